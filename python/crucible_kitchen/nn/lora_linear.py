@@ -1,0 +1,126 @@
+"""A frozen linear layer with a trained low-rank update."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crucible_kitchen import ops
+
+
+class LoraLinear(nn.Module):
+    """``y = x W^T + s (x A^T) B^T (+ bias)`` with W and bias frozen, A and B trained in float32.
+
+    It keeps the names `weight` and `bias` of the layer it replaces, so that a model's own weights
+    have the same names with and without LoRA.
+
+    Args:
+        base: the layer to train; its weight [N, K] and bias [N] are shared, not copied.
+        rank: R, inner size of the update.
+        alpha: strength; the scale s is ``alpha / rank``, or ``alpha / sqrt(rank)`` with rsLoRA.
+        dropout: share of x that the update (never the frozen layer) does not see in training.
+        use_rslora: rank-stabilised scale.
+        path: the layer's name in its model; with `seed` it fixes A and the dropout masks, so that
+            neither depends on the order in which layers are made or run.
+        seed: see `path`.
+
+    Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023,
+        https://arxiv.org/abs/2312.03732
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        use_rslora: bool = False,
+        path: str = "",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not base.weight.is_floating_point():
+            raise TypeError(
+                f"lora_linear: weight must be floating point, got {base.weight.dtype} at {path!r}"
+            )
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.rank, self.alpha, self.dropout, self.use_rslora = rank, alpha, dropout, use_rslora
+        self.scale = alpha / math.sqrt(rank) if use_rslora else alpha / rank
+        self.path, self.seed = path, seed
+        self.dropout_step: int | None = None
+        self.weight = base.weight.requires_grad_(False)
+        self.bias = None if base.bias is None else base.bias.requires_grad_(False)
+        device = base.weight.device
+        self.lora_a = nn.Parameter(torch.empty(rank, self.in_features, device=device))
+        self.lora_b = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
+        self._frozen_weight: Tensor | None = None
+        self.reset_lora()
+
+    @torch.no_grad()
+    def reset_lora(self) -> None:
+        """Start over: A Kaiming-uniform from the seed and the path, B zero, so y is the base's."""
+        # Drawn on the CPU: the same numbers on every device.
+        bound = 1 / math.sqrt(self.in_features)
+        drawn = torch.empty(self.rank, self.in_features)
+        self.lora_a.copy_(drawn.uniform_(-bound, bound, generator=self._generator("init", "cpu")))
+        self.lora_b.zero_()
+
+    @property
+    def merged(self) -> bool:
+        """Whether `weight` holds the update already."""
+        return self._frozen_weight is not None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x, [..., K]. Returns: y, [..., N], in x's dtype."""
+        if self.merged:
+            return F.linear(x, self.weight, self.bias)
+        if self.training and self.dropout > 0:
+            # The update sees another x than the frozen layer does, so one fused pass cannot serve.
+            low_rank = F.linear(F.linear(self._dropped(x), self.lora_a), self.lora_b)
+            return F.linear(x, self.weight, self.bias) + (self.scale * low_rank).to(x.dtype)
+        return ops.lora_linear(x, self.weight, self.lora_a, self.lora_b, self.scale, self.bias)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the update into `weight`; the frozen weight is kept, so `unmerge` is exact."""
+        if self.merged:
+            return
+        frozen = self.weight
+        update = self.scale * (self.lora_b @ self.lora_a)
+        merged = (frozen.to(update.dtype) + update).to(frozen.dtype)
+        self.weight = nn.Parameter(merged, requires_grad=False)
+        self._frozen_weight = frozen
+
+    def unmerge(self) -> None:
+        """Take the update out of `weight` again, bit for bit."""
+        if self._frozen_weight is not None:
+            self.weight, self._frozen_weight = self._frozen_weight, None
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}, "
+            f"dropout={self.dropout}, bias={self.bias is not None}"
+        )
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        x = x.to(self.lora_a.dtype)
+        if self.dropout_step is None:
+            return F.dropout(x, self.dropout)
+        # A mask that depends on the step alone: a layer recomputed under gradient checkpointing
+        # sees the mask of its first pass, and a resumed run sees the masks it would have seen.
+        generator = self._generator(f"dropout {self.dropout_step}", x.device)
+        kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
+        return x * kept / (1 - self.dropout)
+
+    def _generator(self, purpose: str, device: torch.device | str) -> torch.Generator:
+        key = f"{self.seed}/{self.path}/{purpose}".encode()
+        seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
+        return torch.Generator(device).manual_seed(seed)
