@@ -1,0 +1,1 @@
+"""Decoupled AdamW over many tensors in one call; the maths is in README.md."""

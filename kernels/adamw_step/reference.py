@@ -1,0 +1,81 @@
+"""AdamW, by the book: one tensor after another, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_32_BITS = 0xFFFFFFFF
+
+
+def adamw_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    *,
+    step: int | Sequence[int],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    grad_scale: float = 1.0,
+    stochastic_rounding: bool = False,
+    seed: int = 0,
+) -> None:
+    """One step of algorithm 2 of Loshchilov & Hutter 2019, in place; letters as in README.md."""
+    beta1, beta2 = betas
+    steps = [step] * len(params) if isinstance(step, int) else step
+    for i, (p, g, m, v, t) in enumerate(
+        zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True)
+    ):
+        g64 = grad_scale * g.double()
+        m64 = beta1 * m.double() + (1 - beta1) * g64
+        v64 = beta2 * v.double() + (1 - beta2) * g64**2
+        m_hat = m64 / (1 - beta1**t)
+        v_hat = v64 / (1 - beta2**t)
+        p64 = (1 - lr * weight_decay) * p.double() - lr * m_hat / (v_hat.sqrt() + eps)
+        m.copy_(m64)
+        v.copy_(v64)
+        if stochastic_rounding and p.dtype == torch.bfloat16:
+            p.copy_(round_stochastically(p64.float(), tensor=i, seed=seed))
+        else:
+            p.copy_(p64)
+
+
+def round_stochastically(x: Tensor, *, tensor: int, seed: int) -> Tensor:
+    """Round float32 to bfloat16, up with the probability of the fraction cut off.
+
+    The noise is a hash of seed, tensor and element, so it is the same on every backend and for
+    every number of threads.
+
+    Args:
+        x: float32, finite.
+        tensor: place of x in the list of parameters.
+        seed: 64 bits; take another one each step.
+    """
+    key = _mix(_mix(_mix(seed & _32_BITS) ^ (seed >> 32 & _32_BITS)) ^ tensor)
+    element = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
+    noise = _mix_tensor(element & _32_BITS ^ key) >> 16
+    bits = x.flatten().view(torch.int32).to(torch.int64) + noise
+    cut = (bits >> 16 << 16).to(torch.int32).view(torch.float32)
+    return cut.view(x.shape).to(torch.bfloat16)
+
+
+def _mix(h: int) -> int:
+    """A bijection of 32-bit integers in which every output bit depends on every input bit."""
+    h ^= h >> 16
+    h = h * 0x7FEB352D & _32_BITS
+    h ^= h >> 15
+    h = h * 0x846CA68B & _32_BITS
+    return h ^ h >> 16
+
+
+def _mix_tensor(h: Tensor) -> Tensor:
+    h = h ^ h >> 16
+    h = h * 0x7FEB352D & _32_BITS
+    h = h ^ h >> 15
+    h = h * 0x846CA68B & _32_BITS
+    return h ^ h >> 16

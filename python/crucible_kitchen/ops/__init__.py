@@ -1,0 +1,50 @@
+"""The ops: plain functions on torch tensors, each a table of kernels for this machine to choose from.
+
+Kernels load when they first run, so importing this package costs torch and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crucible_kitchen.errors import KernelError, did_you_mean
+from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
+from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
+from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
+
+# One line an op: tests, benchmarks and `explain` walk this table.
+OPS: dict[str, Op] = {
+    "adamw_step": ADAMW_STEP,
+    "grad_norm": GRAD_NORM,
+}
+
+
+def explain(name: str, *args: Any, **options: Any) -> Explanation:
+    """Which kernel (``cuda | triton | cpu | reference``) would run an op, and why not the others.
+
+    Args:
+        name: name of the op, such as ``lora_linear``.
+        *args: what the op would be called with.
+        **options: likewise.
+
+    Returns:
+        A value that prints as a short table.
+
+    Raises:
+        KernelError: there is no such op.
+    """
+    if name not in OPS:
+        raise KernelError(f"explain: no op {name!r}; {did_you_mean(name, OPS)}")
+    return OPS[name].explain(*args, **options)
+
+
+__all__ = [
+    "OPS",
+    "Explanation",
+    "Kernel",
+    "Op",
+    "adamw_step",
+    "explain",
+    "grad_norm",
+    "using",
+]

@@ -1,0 +1,54 @@
+"""`grad_norm`: the Euclidean norm of many tensors, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen.ops._library import LIBRARY
+from crucible_kitchen.ops._table import Kernel, Op
+
+
+def grad_norm(grads: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of all elements of all tensors, for clipping and for finding NaN.
+
+    It is finite exactly if every element is: squares of float32 numbers and their sums cannot
+    overflow float64. It does not depend on the number of threads, to the last bit.
+
+    Args:
+        grads: tensors of any shapes, float32, bfloat16 or float16, on one device.
+
+    Returns:
+        A float64 scalar on that device; 0 for no tensors.
+
+    Raises:
+        KernelError: no kernel takes the device or a dtype.
+    """
+    norm: Tensor = torch.ops.crucible_kitchen.grad_norm(grads)
+    return norm
+
+
+GRAD_NORM = Op(
+    "grad_norm",
+    kernels=(
+        Kernel(
+            "reference", "crucible_kitchen.kernels.grad_norm.reference:grad_norm", lambda _: None
+        ),
+    ),
+)
+
+
+def _run(grads: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = GRAD_NORM.choose(grads)(grads)
+    return norm
+
+
+def _fake(grads: Sequence[Tensor]) -> Tensor:
+    return torch.empty((), dtype=torch.float64, device=grads[0].device if grads else None)
+
+
+LIBRARY.define("grad_norm(Tensor[] grads) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+LIBRARY.impl("grad_norm", _run, "CompositeExplicitAutograd")
+torch.library.register_fake("crucible_kitchen::grad_norm", _fake, lib=LIBRARY)

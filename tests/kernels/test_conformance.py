@@ -1,0 +1,114 @@
+"""The one test that every kernel of every op takes: values and gradients against the reference."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from crucible_kitchen import ops
+
+from .conftest import INTERPRETED, device, promised
+from .trials import Trial, cases_of, disagreements, for_each_tensor, results, run_both, trials
+
+TRIALS = list(trials(promised()))
+
+
+def refusal(trial: Trial, args: tuple[Any, ...]) -> str | None:
+    """Why the trial's kernel does not take its own inputs, or None."""
+    return ops.OPS[trial.op].kernel(trial.backend).refuses(*args, **trial.options)
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize("trial", TRIALS, ids=str)
+def test_matches_reference(trial: Trial) -> None:
+    args = trial.inputs(device())
+    if reason := refusal(trial, args):
+        pytest.skip(reason)  # test_promise_is_kept fails if it refuses everything
+    assert not disagreements(*run_both(trial, args))
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize("trial", TRIALS, ids=str)
+def test_takes_strided_inputs(trial: Trial) -> None:
+    def stride(tensor: Tensor) -> Tensor:
+        """The same values, every other element of a wider tensor."""
+        if tensor.ndim == 0:
+            return tensor
+        wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7, dtype=tensor.dtype)
+        wide = wide.to(tensor.device)
+        wide[..., ::2] = tensor
+        return wide[..., ::2]
+
+    args = for_each_tensor(stride, trial.inputs(device()))
+    if reason := refusal(trial, args):
+        pytest.skip(reason)  # the public op takes them by another kernel, and can explain it
+    assert not disagreements(*run_both(trial, args))
+
+
+@pytest.mark.parametrize("backend", promised())
+def test_promise_is_kept(backend: str) -> None:
+    """A backend this machine promises takes at least one case of each op: a skip hides nothing."""
+    broken = []
+    for name, op in ops.OPS.items():
+        if backend == "cuda" and backend not in {kernel.backend for kernel in op.kernels}:
+            continue  # not every op has a CUDA kernel; every other backend has every op
+        mine = [trial for trial in trials([backend]) if trial.op == name]
+        reasons = {refusal(trial, trial.inputs(device())) for trial in mine}
+        if None not in reasons:
+            broken.append(f"{name}: {' / '.join(sorted(map(str, reasons))) or 'no kernel'}")
+    assert not broken, f"{backend} refuses every case of {broken}"
+
+
+class _Recorder(TorchFunctionMode):
+    """Keeps one call of each of our ops, backward ops included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(func).startswith("crucible_kitchen."):
+            overload = getattr(func, "default", func)
+
+            def copy(tensor: Tensor) -> Tensor:
+                return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+            saved = for_each_tensor(copy, tuple(args))
+            self.calls.setdefault(str(overload), (overload, saved, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the registration does not depend on the kernel")
+@pytest.mark.parametrize("op", ops.OPS)
+def test_torch_accepts_the_registration(op: str) -> None:
+    """Schema, fake kernel and autograd hold what they promise to torch.compile."""
+    trial = Trial(op, "reference", list(cases_of(op).SIZES)[-1], torch.float32)
+    with _Recorder() as recorder:
+        results(trial, getattr(ops, op), trial.inputs("cpu"))
+    assert recorder.calls, "the op is not registered with torch"
+    for overload, args, options in recorder.calls.values():
+        torch.library.opcheck(overload, args, options)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="runs the interpreter itself")
+def test_triton_under_its_interpreter() -> None:
+    """Triton kernels on the CPU, in a process of their own: the switch is read at decoration."""
+    if not any(kernel.backend == "triton" for op in ops.OPS.values() for kernel in op.kernels):
+        pytest.skip("no op has a Triton kernel")
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "CRUCIBLE_BACKENDS": "triton",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
