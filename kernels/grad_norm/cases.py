@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from crucible_kitchen.kernels.adamw_step import cases as adamw_step
 from crucible_kitchen.kernels.adamw_step.cases import BENCHMARK_SIZES, DTYPES, SIZES, Size
 

@@ -1,4 +1,4 @@
-"""The ops: plain functions on torch tensors, each a table of kernels for this machine to choose from.
+"""The ops: plain functions on torch tensors, each with a table of kernels to choose from.
 
 Kernels load when they first run, so importing this package costs torch and nothing else.
 """

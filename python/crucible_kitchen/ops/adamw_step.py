@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crucible_kitchen.ops._library import LIBRARY
+from crucible_kitchen.ops._library import register
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -53,7 +53,7 @@ def adamw_step(
     steps = [step] * len(params) if isinstance(step, int) else step
     _check(params, grads, exp_avgs, exp_avg_sqs, steps, betas)
     with torch.no_grad():
-        torch.ops.crucible_kitchen.adamw_step(
+        _adamw_step(
             params,
             grads,
             exp_avgs,
@@ -152,11 +152,10 @@ def _fake(*args: Any) -> None:
     """Changes its arguments and makes nothing."""
 
 
-LIBRARY.define(
+_adamw_step = register(
     "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     "Tensor(c!)[] exp_avg_sqs, int[] steps, float lr, float beta1, float beta2, float eps, "
     "float weight_decay, float grad_scale, bool stochastic_rounding, int seed) -> ()",
-    tags=torch.Tag.pt2_compliant_tag,
+    _run,
+    _fake,
 )
-LIBRARY.impl("adamw_step", _run, "CompositeExplicitAutograd")
-torch.library.register_fake("crucible_kitchen::adamw_step", _fake, lib=LIBRARY)

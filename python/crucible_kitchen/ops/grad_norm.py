@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crucible_kitchen.ops._library import LIBRARY
+from crucible_kitchen.ops._library import register
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -26,7 +26,7 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     Raises:
         KernelError: no kernel takes the device or a dtype.
     """
-    norm: Tensor = torch.ops.crucible_kitchen.grad_norm(grads)
+    norm: Tensor = _grad_norm(grads)
     return norm
 
 
@@ -49,6 +49,4 @@ def _fake(grads: Sequence[Tensor]) -> Tensor:
     return torch.empty((), dtype=torch.float64, device=grads[0].device if grads else None)
 
 
-LIBRARY.define("grad_norm(Tensor[] grads) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
-LIBRARY.impl("grad_norm", _run, "CompositeExplicitAutograd")
-torch.library.register_fake("crucible_kitchen::grad_norm", _fake, lib=LIBRARY)
+_grad_norm = register("grad_norm(Tensor[] grads) -> Tensor", _run, _fake)
