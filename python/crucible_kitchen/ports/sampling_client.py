@@ -1,0 +1,60 @@
+"""The `sampling_client` port: a model that writes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from crucible_kitchen.types import ModelInput, SampledSequence, SampledToken, SamplingParams
+
+from .base import Port
+from .future import Future
+from .session import Session, SessionConfig
+
+Prompt = ModelInput | Mapping[str, Any] | Sequence[int]
+Params = SamplingParams | Mapping[str, Any]
+
+
+class SamplingClient(Port):
+    """Draws from a model, or asks it for log probabilities."""
+
+    name: ClassVar[str] = "sampling_client"
+
+    @abstractmethod
+    def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:
+        """Load a model, with the update in `config.checkpoint_path` on it if that is given.
+
+        Raises:
+            ConfigError: an unknown key or a wrong value.
+            PortError: the model or the checkpoint cannot be loaded.
+        """
+
+    @abstractmethod
+    def sample(
+        self, session: Session, prompt: Prompt, num_samples: int, params: Params
+    ) -> Future[list[SampledSequence]]:
+        """Draw `num_samples` continuations of `prompt`, each independent of the others.
+
+        Raises:
+            TypeError, ValueError: a malformed prompt, count or parameter.
+            PortError: the session is closed, or the work failed.
+        """
+
+    @abstractmethod
+    def compute_logprobs(self, session: Session, prompt: Prompt) -> Future[list[float | None]]:
+        """Log probability, in nats, of each token given those before it; None for the first."""
+
+    @abstractmethod
+    def close_session(self, session: Session) -> None:
+        """Unload the model; again, it changes nothing."""
+
+    def sample_stream(
+        self, session: Session, prompt: Prompt, params: Params
+    ) -> Iterator[SampledToken]:
+        """One continuation, token by token.
+
+        An adapter that does not override this draws the whole before the first token comes.
+        """
+        (sequence,) = self.sample(session, prompt, 1, params).result()
+        yield from map(SampledToken, sequence.tokens, sequence.logprobs)
