@@ -1,0 +1,207 @@
+"""`AdamW`: torch's interface and state, one fused call for the norm and one for the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from crucible_kitchen import ops
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class AdamW(torch.optim.Optimizer):
+    """Decoupled AdamW with the clipping of the gradients fused into the step.
+
+    `state_dict` is that of `torch.optim.AdamW`, and each loads the other's. A step whose gradients
+    are not all finite changes nothing; it sets `last_step_skipped` and does not raise, so that the
+    caller decides whether to go on.
+
+    Args:
+        params: parameters or parameter groups, float32 or bfloat16.
+        lr: learning rate; schedulers of torch set it.
+        betas: decay of the running means of the gradient and of its square, in [0, 1).
+        eps: added to the root of the second mean.
+        weight_decay: share of a parameter that is subtracted per unit of lr.
+        max_grad_norm: gradients of a greater global norm are scaled down to it; None or 0: never.
+            It holds for all groups together and may be changed between steps.
+        stochastic_rounding: round bfloat16 parameters at random, so that small updates add up.
+        seed: of that rounding.
+
+    Attributes:
+        last_grad_norm: global norm of the gradients of the last step, before clipping; NaN or
+            infinite if that step was skipped, None before the first.
+        last_step_skipped: whether the last step changed nothing because of it.
+
+    Raises:
+        ValueError: a constant is out of its range.
+        KernelError: in `step`, no kernel takes a parameter's device or dtype.
+
+    Source: Loshchilov & Hutter 2019, algorithm 2, https://arxiv.org/abs/1711.05101
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        max_grad_norm: float | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        if max_grad_norm is not None and not max_grad_norm >= 0:
+            raise ValueError(f"AdamW: max_grad_norm must be 0 or more, got {max_grad_norm}")
+        self.max_grad_norm = max_grad_norm
+        self.stochastic_rounding = stochastic_rounding
+        self.seed = seed
+        self.last_grad_norm: float | None = None
+        self.last_step_skipped = False
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch does, with its constants checked."""
+        merged = self.defaults | param_group
+        for name in ("lr", "eps", "weight_decay"):
+            if not float(merged[name]) >= 0:
+                raise ValueError(f"AdamW: {name} must be 0 or more, got {merged[name]}")
+        for i, beta in enumerate(merged["betas"]):
+            if not 0 <= float(beta) < 1:
+                raise ValueError(f"AdamW: betas[{i}] must be in [0, 1), got {beta}")
+        super().add_param_group(param_group)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Clip and apply the gradients; parameters without one are left alone.
+
+        Reading the norm waits for the device: a step that must be skipped is known at once.
+
+        Args:
+            closure: computes the loss and the gradients anew.
+
+        Returns:
+            What the closure returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batches = list(self._batches())
+        self.last_grad_norm = _global_norm(grads for _, _, _, grads in batches)
+        self.last_step_skipped = not math.isfinite(self.last_grad_norm)
+        if not self.last_step_skipped:
+            scale = self._clip_coefficient(self.last_grad_norm)
+            for index, group, params, grads in batches:
+                self._update(index, group, params, grads, scale)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as `torch.optim.AdamW` would give it (steps are float32 tensors there)."""
+        saved = super().state_dict()
+        saved["state"] = {
+            key: {**state, "step": torch.tensor(float(state["step"]))}
+            for key, state in saved["state"].items()
+        }
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state of this class or of `torch.optim.AdamW`.
+
+        Raises:
+            ValueError: the groups differ, or the state needs what this class does not compute.
+        """
+        for group in state_dict["param_groups"]:
+            if group.get("amsgrad") or group.get("maximize"):
+                raise ValueError("AdamW: state must be without amsgrad and maximize, got one")
+            if group.get("decoupled_weight_decay") is False and group["weight_decay"]:
+                raise ValueError("AdamW: state must have decoupled weight decay, got that of Adam")
+        super().load_state_dict(state_dict)
+        keys = (key for group in state_dict["param_groups"] for key in group["params"])
+        params = (param for group in self.param_groups for param in group["params"])
+        for key, param in zip(keys, params, strict=True):
+            if saved := state_dict["state"].get(key):
+                state = self.state[param]
+                state["step"] = int(saved["step"])
+                # torch has cast them to the parameter's dtype; that would lose 16 bits.
+                for name in _MOMENTS:
+                    state[name] = saved[name].to(param.device, _state_dtype(param), copy=True)
+
+    def _batches(self) -> Iterator[tuple[int, dict[str, Any], list[Tensor], list[Tensor]]]:
+        """Index, group, parameters, gradients: of each group and device that has gradients."""
+        for index, group in enumerate(self.param_groups):
+            by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
+            for param in group["params"]:
+                if (grad := param.grad) is not None:
+                    if grad.layout != torch.strided:
+                        raise ValueError(f"AdamW: gradients must be dense, got {grad.layout}")
+                    params, grads = by_device.setdefault(param.device, ([], []))
+                    params.append(param)
+                    grads.append(grad)
+            for params, grads in by_device.values():
+                yield index, group, params, grads
+
+    def _clip_coefficient(self, norm: float) -> float:
+        """What the gradients are multiplied by; 1e-6 as in `torch.nn.utils.clip_grad_norm_`."""
+        return min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm else 1.0
+
+    def _update(
+        self,
+        index: int,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        scale: float,
+    ) -> None:
+        states = [self.state[param] or self._fresh_state(param) for param in params]
+        for state in states:
+            state["step"] += 1
+        steps = [state["step"] for state in states]
+        ops.adamw_step(
+            params,
+            grads,
+            *([state[name] for state in states] for name in _MOMENTS),
+            step=steps,
+            lr=float(group["lr"]),
+            betas=(float(group["betas"][0]), float(group["betas"][1])),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            grad_scale=scale,
+            stochastic_rounding=self.stochastic_rounding,
+            # Another rounding in each step and group, and the same one after a resume.
+            seed=(self.seed << 40 ^ index << 32 ^ max(steps)) & (2**63 - 1),
+        )
+
+    def _fresh_state(self, param: Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[param]
+        state["step"] = 0  # a number: hundreds of one-element tensors would cost more than the step
+        for name in _MOMENTS:
+            state[name] = torch.zeros_like(
+                param, dtype=_state_dtype(param), memory_format=torch.preserve_format
+            )
+        return state
+
+
+def _state_dtype(param: Tensor) -> torch.dtype:
+    """Of the running means: float32, or float64 with a float64 parameter."""
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+def _global_norm(lists: Iterable[list[Tensor]]) -> float:
+    """The norm of all gradients of all lists; each device reduces its own."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for grads in lists:
+        by_device.setdefault(grads[0].device, []).extend(grads)
+    return math.hypot(*(float(ops.grad_norm(grads)) for grads in by_device.values()))
