@@ -89,7 +89,7 @@ def test_what_we_do_not_compute_is_refused(tiny, fresh, tmp_path):
 
 
 def test_a_missing_or_broken_folder_is_one_error(tiny, fresh, tmp_path):
-    with pytest.raises(PortError, match="adapter_config.json"):
+    with pytest.raises(PortError, match="must be a folder with adapter_config"):
         load_lora(fresh, tmp_path / "nowhere")
     save_lora(trained(tiny), tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"broken")

@@ -6,8 +6,8 @@ import hashlib
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from crucible_kitchen import ops
 
@@ -81,11 +81,15 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Args: x, [..., K]. Returns: y, [..., N], in x's dtype."""
         if self.merged:
-            return F.linear(x, self.weight, self.bias)
+            return functional.linear(x, self.weight, self.bias)
         if self.training and self.dropout > 0:
             # The update sees another x than the frozen layer does, so one fused pass cannot serve.
-            low_rank = F.linear(F.linear(self._dropped(x), self.lora_a), self.lora_b)
-            return F.linear(x, self.weight, self.bias) + (self.scale * low_rank).to(x.dtype)
+            low_rank = functional.linear(
+                functional.linear(self._dropped(x), self.lora_a), self.lora_b
+            )
+            return functional.linear(x, self.weight, self.bias) + (self.scale * low_rank).to(
+                x.dtype
+            )
         return ops.lora_linear(x, self.weight, self.lora_a, self.lora_b, self.scale, self.bias)
 
     @torch.no_grad()
@@ -113,7 +117,7 @@ class LoraLinear(nn.Module):
     def _dropped(self, x: Tensor) -> Tensor:
         x = x.to(self.lora_a.dtype)
         if self.dropout_step is None:
-            return F.dropout(x, self.dropout)
+            return functional.dropout(x, self.dropout)
         # A mask that depends on the step alone: a layer recomputed under gradient checkpointing
         # sees the mask of its first pass, and a resumed run sees the masks it would have seen.
         generator = self._generator(f"dropout {self.dropout_step}", x.device)

@@ -1,0 +1,5 @@
+"""Training and sampling in this process, on this machine's devices, with this package's kernels."""
+
+from crucible_kitchen.adapters.local.training_client import TrainingClient
+
+__all__ = ["TrainingClient"]

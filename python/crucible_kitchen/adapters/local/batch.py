@@ -1,0 +1,124 @@
+"""From datums to passes: sequences laid end to end, and the positions whose targets count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from crucible_kitchen.adapters.local.model import Packed
+from crucible_kitchen.errors import DataError
+from crucible_kitchen.types import TOKEN_INPUTS, Datum
+
+
+@dataclass(frozen=True)
+class Example:
+    """One datum, read and checked.
+
+    Args:
+        tokens: T token ids.
+        inputs: the loss inputs by name, [T] each; weights of 1 where the datum has none.
+        rows: int64 [n], the positions to compute.
+    """
+
+    tokens: list[int]
+    inputs: dict[str, npt.NDArray[np.generic]]
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Examples that go through the model together.
+
+    Args:
+        examples: in the batch's order.
+        packed: their tokens.
+        rows: int64 [n], the positions to compute, counted along the packed tokens.
+        inputs: the loss inputs at those positions, [n] each.
+    """
+
+    examples: Sequence[Example]
+    packed: Packed
+    rows: Tensor
+    inputs: dict[str, Tensor]
+
+    def per_example(self, values: Tensor) -> list[Tensor]:
+        """Values at `rows` [n], as one tensor [T] per example that is 0 elsewhere."""
+        parts = torch.split(values, [len(example.rows) for example in self.examples])
+        return [_spread(part, e) for part, e in zip(parts, self.examples, strict=True)]
+
+
+def read(datums: Sequence[Datum], *, vocabulary: int, everywhere: bool = False) -> list[Example]:
+    """Datums as examples.
+
+    Args:
+        vocabulary: how many token ids the model has.
+        everywhere: compute positions of weight 0 too.
+
+    Raises:
+        DataError: a token id that the model does not have, or an image; named by datum.
+    """
+    examples = []
+    for index, datum in enumerate(datums):
+        try:
+            tokens = datum.model_input.to_ints()
+        except ValueError as error:
+            raise DataError(f"forward_backward: datums[{index}]: {error}") from error
+        given = datum.loss_fn_inputs
+        inputs = {name: given[name].numpy() for name in TOKEN_INPUTS if name in given}
+        weights = inputs.setdefault("weights", np.ones(len(tokens), np.float32))
+        rows = np.arange(len(tokens)) if everywhere else np.flatnonzero(weights)
+        for name, ids in (("token", np.asarray(tokens)), ("target", inputs["target_tokens"][rows])):
+            if ids.size and ids.max() >= vocabulary:
+                raise DataError(
+                    f"forward_backward: datums[{index}]: every {name} must be below the model's "
+                    f"vocabulary of {vocabulary}, got {ids.max()}"
+                )
+        examples.append(Example(tokens, inputs, rows))
+    return examples
+
+
+def passes(
+    examples: Sequence[Example], *, tokens_per_pass: int, device: torch.device
+) -> Iterator[Pass]:
+    """Cut a batch, in order, into passes of at most so many tokens, or of one longer example."""
+    group: list[Example] = []
+    size = 0
+    for example in examples:
+        if group and size + len(example.tokens) > tokens_per_pass:
+            yield together(group, device)
+            group, size = [], 0
+        group.append(example)
+        size += len(example.tokens)
+    yield together(group, device)
+
+
+def together(examples: Sequence[Example], device: torch.device) -> Pass:
+    """Examples as one pass."""
+    starts = np.cumsum([0, *(len(example.tokens) for example in examples[:-1])])
+    rows = [example.rows + start for example, start in zip(examples, starts, strict=True)]
+    shared = set.intersection(*(set(example.inputs) for example in examples))
+    return Pass(
+        examples=examples,
+        packed=Packed.of([example.tokens for example in examples], device),
+        rows=torch.from_numpy(np.concatenate(rows)).to(device),
+        inputs={
+            name: torch.from_numpy(np.concatenate([e.inputs[name][e.rows] for e in examples])).to(
+                device
+            )
+            for name in TOKEN_INPUTS
+            if name in shared
+        },
+    )
+
+
+def _spread(values: Tensor, example: Example) -> Tensor:
+    length = len(example.tokens)
+    if len(values) == length:
+        return values
+    rows = torch.from_numpy(example.rows).to(values.device)
+    return values.new_zeros(length).index_put((rows,), values)

@@ -1,0 +1,198 @@
+"""A causal language model as a trainer needs it: log-probabilities of chosen tokens, no logits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from crucible_kitchen import ops
+from crucible_kitchen.adapters.local import attention
+from crucible_kitchen.errors import PortError
+
+# How far the packed computation may be from the model's own, relative to the logits' norm.
+# float32 leaves the rounding of some hundred operations; bfloat16 has 8 bits for each.
+_AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequences laid end to end.
+
+    Args:
+        tokens: int64 [T].
+        positions: int64 [T], counting from 0 in each sequence.
+        lengths: of the sequences, in order; they sum to T.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
+        """Pack token sequences, none of them empty."""
+        tokens = [token for sequence in sequences for token in sequence]
+        positions = [position for sequence in sequences for position in range(len(sequence))]
+        return cls(
+            torch.tensor(tokens, dtype=torch.int64, device=device),
+            torch.tensor(positions, dtype=torch.int64, device=device),
+            tuple(len(sequence) for sequence in sequences),
+        )
+
+
+class CausalModel:
+    """A transformers causal LM that computes several sequences at once without padding.
+
+    Args:
+        model: any causal LM whose attention goes through transformers' attention interface and
+            whose logits are ``hidden @ head.weight.T``; `load` checks both on a few tokens.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.head: nn.Linear = model.get_output_embeddings()
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], *, dtype: str = "auto", device: str = "auto"
+    ) -> CausalModel:
+        """Read a folder of config, tokenizer and safetensors.
+
+        Args:
+            dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes in it.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
+
+        Raises:
+            PortError: the folder cannot be read, or the model computes something else (see above).
+        """
+        where = resolve_device(device)
+        attention.register()
+        try:
+            with _quiet():
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    os.fspath(folder),
+                    dtype=resolve_dtype(dtype, where),
+                    attn_implementation="eager",
+                    local_files_only=True,
+                )
+        except (OSError, ValueError, KeyError) as error:
+            raise PortError(f"training_client: could not load model {folder}: {error}") from error
+        for module in model.modules():
+            # The base is frozen; only the LoRA branch drops anything, reproducibly.
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        loaded = cls(model.to(where).eval().requires_grad_(False))
+        loaded._use_packed_attention()
+        return loaded
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model takes."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def hidden(self, packed: Packed) -> Tensor:
+        """Last hidden states [T, H] of packed sequences."""
+        output = self.model.base_model(
+            input_ids=packed.tokens[None],
+            position_ids=packed.positions[None],
+            use_cache=False,
+            segments=packed.lengths,
+        )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def logprobs(self, packed: Packed, rows: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities, in nats, of one target token at each chosen position.
+
+        Args:
+            rows: int64 [n], positions in the packed sequences.
+            targets: int64 [n], the token that should come next there.
+
+        Returns:
+            float32 [n], differentiable.
+        """
+        hidden = self.hidden(packed)
+        # The head has the most columns of all; only the rows that matter go through it.
+        chosen = hidden if len(rows) == len(hidden) else hidden.index_select(0, rows)
+        return ops.linear_logprobs(chosen, self.head.weight, targets)
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only each layer's input, and compute the layer again in the backward pass."""
+        # transformers 5 renamed it on the way.
+        enable = getattr(self.model, "activation_checkpointing_enable", None)
+        (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    @torch.no_grad()
+    def _use_packed_attention(self) -> None:
+        """Switch the model to packed attention and check on a few tokens that nothing changed."""
+        if self.head.bias is not None:
+            raise PortError("training_client: the model's head must have no bias, but it has one")
+        sequences = [[1, 2, 3], [4, 3, 2, 1, 5], [2]]
+        sequences = [[token % self.vocabulary for token in sequence] for sequence in sequences]
+        tokens = [torch.tensor([sequence], device=self.device) for sequence in sequences]
+        wanted = torch.cat([self.model(input_ids=t, use_cache=False).logits[0] for t in tokens])
+        self.model.set_attn_implementation(attention.NAME)
+        hidden = self.hidden(Packed.of(sequences, self.device))
+        got = functional.linear(hidden, self.head.weight)
+        error = float((got.float() - wanted.float()).norm() / wanted.float().norm())
+        if not error <= _AGREEMENT[self.head.weight.dtype]:
+            kind = type(self.model).__name__
+            raise PortError(
+                f"training_client: {kind} is not supported: with sequences laid end to end and "
+                f"logits as hidden states times the head's weight, they differ by {error:.1e} "
+                "of their norm. Models that scale or cap their logits, or mix tokens outside of "
+                "attention, are of this kind"
+            )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; ``auto`` is cuda where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise PortError(
+            f"training_client: device must be auto, cpu or cuda, got {device!r}"
+        ) from error
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; ``auto`` is bfloat16 where the device computes in it natively."""
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise PortError(f"training_client: dtype must be auto, float32 or bfloat16, got {dtype!r}")
+    return known[dtype]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of transformers; loading a model is one of our own steps."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,150 @@
+"""The state of one training session, and every computation on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen import nn
+from crucible_kitchen.adapters.local.batch import Example, Pass, passes, together
+from crucible_kitchen.adapters.local.losses import PER_TOKEN
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.errors import PortError
+from crucible_kitchen.optim import AdamW
+from crucible_kitchen.ports import CustomLoss, SessionConfig
+from crucible_kitchen.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardResult,
+    OptimStepResult,
+    TensorData,
+)
+
+
+class Trainer:
+    """A model, the low-rank update trained on it, its optimizer, and the counters that make a
+    continued run the same as one that never stopped.
+
+    Args:
+        model: loaded and frozen; gets LoRA here.
+        config: of the session.
+        tokens_per_pass: most tokens that go through the model at once; more are split, exactly.
+    """
+
+    def __init__(self, model: CausalModel, config: SessionConfig, *, tokens_per_pass: int) -> None:
+        self.model, self.config, self.tokens_per_pass = model, config, tokens_per_pass
+        nn.apply_lora(
+            model.model,
+            nn.LoraConfig(
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
+                targets=config.lora_targets,
+                use_rslora=config.use_rslora,
+                seed=config.seed,
+            ),
+        )
+        if config.gradient_checkpointing:
+            model.checkpoint_gradients()
+        self.parameters = nn.lora_parameters(model.model)
+        self.optimizer = AdamW(self.parameters)
+        self.steps = 0
+        self.trained_passes = 0
+
+    @torch.no_grad()
+    def forward(
+        self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
+    ) -> ForwardBackwardResult:
+        """The loss of a batch, without gradients and without dropout."""
+        self.model.model.eval()
+        return self._losses(examples, loss_fn, settings)
+
+    def forward_backward(
+        self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
+    ) -> ForwardBackwardResult:
+        """The loss of a batch; its gradients are added to those that wait for `optim_step`."""
+        self.model.model.train()
+        return self._losses(examples, loss_fn, settings)
+
+    def forward_backward_custom(
+        self, examples: Sequence[Example], datums: Sequence[Datum], fn: CustomLoss
+    ) -> ForwardBackwardResult:
+        """As `forward_backward`, for a loss that sees the whole batch at once."""
+        self.model.model.train()
+        batch = together(examples, self.model.device)
+        logprobs = batch.per_example(self._logprobs(batch))
+        loss, metrics = fn(datums, logprobs)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise TypeError(
+                "forward_backward_custom: fn must give a scalar tensor that depends on the log "
+                f"probabilities, got {loss!r}"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        return ForwardBackwardResult(
+            loss=value,
+            loss_fn_outputs=tuple({"logprobs": TensorData(lp)} for lp in logprobs),
+            metrics={**metrics, "loss:sum": value, **_counts(examples)},
+        )
+
+    def optim_step(self, params: AdamParams) -> OptimStepResult:
+        """Apply the gradients and clear them.
+
+        Raises:
+            PortError: they are not finite; the weights are as before, the gradients are cleared.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"], group["eps"] = params.learning_rate, params.eps
+            group["betas"] = (params.beta1, params.beta2)
+            group["weight_decay"] = params.weight_decay
+        self.optimizer.max_grad_norm = params.grad_clip_norm
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        norm = self.optimizer.last_grad_norm
+        assert norm is not None  # a step has been tried
+        if self.optimizer.last_step_skipped:
+            raise PortError(
+                f"training_client: step {self.steps + 1}: gradients must be finite, got a norm of "
+                f"{norm}; the weights are those of step {self.steps}"
+            )
+        self.steps += 1
+        return OptimStepResult(self.steps, norm, params.learning_rate)
+
+    def _losses(
+        self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
+    ) -> ForwardBackwardResult:
+        total, outputs = 0.0, []
+        device, size = self.model.device, self.tokens_per_pass
+        for batch in passes(examples, tokens_per_pass=size, device=device):
+            if not len(batch.rows):
+                outputs += [TensorData([0.0] * len(e.tokens), "float32") for e in batch.examples]
+                continue
+            logprobs = self._logprobs(batch)
+            losses = PER_TOKEN[loss_fn](logprobs, batch.inputs, settings) * batch.inputs["weights"]
+            if losses.requires_grad:
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+            total += float(losses.detach().double().sum())
+            outputs += [TensorData(lp) for lp in batch.per_example(logprobs.detach())]
+        counts = _counts(examples)
+        weight = sum(float(e.inputs["weights"].sum(dtype="float64")) for e in examples)
+        return ForwardBackwardResult(
+            loss=total / weight if weight else math.nan,
+            loss_fn_outputs=tuple({"logprobs": output} for output in outputs),
+            metrics={"loss:sum": total, "weights:sum": weight, **counts},
+        )
+
+    def _logprobs(self, batch: Pass) -> Tensor:
+        if torch.is_grad_enabled():
+            nn.set_dropout_step(self.model.model, self.trained_passes)
+            self.trained_passes += 1
+        return self.model.logprobs(batch.packed, batch.rows, batch.inputs["target_tokens"])
+
+
+def _counts(examples: Sequence[Example]) -> dict[str, float]:
+    """How many tokens went through the model, and at how many the loss was taken."""
+    trained = (int((example.inputs["weights"] != 0).sum()) for example in examples)
+    tokens = sum(len(example.tokens) for example in examples)
+    return {"tokens:sum": tokens, "trained_tokens:sum": sum(trained)}

@@ -1,0 +1,230 @@
+"""`TrainingClient` in this process: LoRA on a transformers model, with this package's kernels."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from crucible_kitchen.adapters.local.models import prepare_model
+from transformers import AutoTokenizer
+
+from crucible_kitchen import ports
+from crucible_kitchen.adapters.local import batch, checkpoint
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.trainer import Trainer
+from crucible_kitchen.adapters.local.worker import Worker
+from crucible_kitchen.errors import DataError, PortError
+from crucible_kitchen.nn import save_lora
+from crucible_kitchen.ports import (
+    CustomLoss,
+    Data,
+    Future,
+    Session,
+    SessionConfig,
+    Tokenizer,
+    check_datums,
+    check_loss,
+)
+from crucible_kitchen.types import AdamParams, ForwardBackwardResult, OptimStepResult
+
+T = TypeVar("T")
+
+
+class LocalSession(Session):
+    """A session of this process.
+
+    Args:
+        tokenizer: the model's.
+        vocabulary: how many token ids the model takes.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - a session's id
+        config: SessionConfig,
+        tokenizer: Tokenizer,
+        vocabulary: int,
+    ) -> None:
+        super().__init__(id, config)
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+
+
+class TrainingClient(ports.TrainingClient):
+    """Trains in this process, on one thread of its own.
+
+    Sequences of a batch are laid end to end, never padded, and the head sees only the positions
+    that count. So `forward_backward` and `forward_backward_custom` do not compute a position whose
+    weight is 0: its log probability reads 0. `forward` computes every position.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
+        tokens_per_pass: most tokens that go through the model at once. It bounds memory; results
+            do not depend on it beyond rounding. A custom loss needs its batch in one pass.
+        weights_dir: where `save_weights_for_sampler` writes; by default a temporary folder that
+            goes with the client.
+    """
+
+    concurrent = True
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        tokens_per_pass: int = 8192,
+        weights_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if tokens_per_pass < 1:
+            raise ValueError(
+                f"training_client: tokens_per_pass must be at least 1, got {tokens_per_pass}"
+            )
+        self._device, self._tokens_per_pass = device, tokens_per_pass
+        self._weights_dir = None if weights_dir is None else Path(weights_dir)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._worker = Worker("training_client")
+        self._ids = itertools.count()
+        self._trainers: dict[str, Trainer] = {}
+
+    def start_session(self, config: SessionConfig | Mapping[str, Any]) -> LocalSession:
+        """See `ports.TrainingClient.start_session`."""
+        config = SessionConfig.coerce(config)
+        folder = os.fspath(prepare_model(config.model))
+        tokenizer = load_tokenizer(folder)
+
+        def start() -> Trainer:
+            model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
+            trainer = Trainer(model, config, tokens_per_pass=self._tokens_per_pass)
+            if config.checkpoint_path is not None:
+                path = Path(config.checkpoint_path)
+                # An adapter alone is a place to start from too, with a fresh optimizer.
+                load = (
+                    checkpoint.load if checkpoint.is_checkpoint(path) else checkpoint.load_weights
+                )
+                load(trainer, path)
+            return trainer
+
+        trainer = self._worker.submit(start).result()
+        session_id = f"local-{next(self._ids)}"
+        self._trainers[session_id] = trainer
+        return LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
+
+    def forward_backward(
+        self,
+        session: Session,
+        datums: Data,
+        loss_fn: str = "cross_entropy",
+        loss_fn_config: Mapping[str, float] | None = None,
+    ) -> Future[ForwardBackwardResult]:
+        """See `ports.TrainingClient.forward_backward`."""
+        settings = check_loss(loss_fn, loss_fn_config)
+        checked = check_datums(datums, loss_fn)
+        trainer = self.trainer(session)
+        examples = batch.read(checked, vocabulary=trainer.model.vocabulary)
+        if not any(len(example.rows) for example in examples):
+            raise DataError("forward_backward: datums must have a weight other than 0, got none")
+        return self._submit(session, lambda t: t.forward_backward(examples, loss_fn, settings))
+
+    def forward(
+        self,
+        session: Session,
+        datums: Data,
+        loss_fn: str = "cross_entropy",
+        loss_fn_config: Mapping[str, float] | None = None,
+    ) -> Future[ForwardBackwardResult]:
+        """See `ports.TrainingClient.forward`."""
+        settings = check_loss(loss_fn, loss_fn_config)
+        checked = check_datums(datums, loss_fn)
+        trainer = self.trainer(session)
+        examples = batch.read(checked, vocabulary=trainer.model.vocabulary, everywhere=True)
+        return self._submit(session, lambda t: t.forward(examples, loss_fn, settings))
+
+    def forward_backward_custom(
+        self, session: Session, datums: Data, fn: CustomLoss
+    ) -> Future[ForwardBackwardResult]:
+        """See `ports.TrainingClient.forward_backward_custom`."""
+        checked = check_datums(datums, None)
+        trainer = self.trainer(session)
+        examples = batch.read(checked, vocabulary=trainer.model.vocabulary)
+        return self._submit(session, lambda t: t.forward_backward_custom(examples, checked, fn))
+
+    def optim_step(
+        self, session: Session, params: AdamParams | Mapping[str, Any] | float
+    ) -> Future[OptimStepResult]:
+        """See `ports.TrainingClient.optim_step`."""
+        adam = AdamParams.coerce(params)
+        return self._submit(session, lambda t: t.optim_step(adam))
+
+    def save_checkpoint(self, session: Session, path: str) -> Future[str]:
+        """See `ports.TrainingClient.save_checkpoint`; `path` is a folder."""
+        return self._submit(session, lambda t: checkpoint.save(t, Path(path)))
+
+    def load_checkpoint(self, session: Session, path: str) -> None:
+        """See `ports.TrainingClient.load_checkpoint`."""
+        self._submit(session, lambda t: checkpoint.load(t, Path(path))).result()
+
+    def save_weights_for_sampler(self, session: Session, name: str) -> Future[str]:
+        """See `ports.TrainingClient.save_weights_for_sampler`; the format is PEFT's."""
+        folder = self._folder_for_weights() / name
+        model = session.config.model
+        return self._submit(session, lambda t: save_lora(t.model.model, folder, base_model=model))
+
+    def get_tokenizer(self, session: Session) -> Tokenizer:
+        """See `ports.TrainingClient.get_tokenizer`."""
+        self.trainer(session)
+        assert isinstance(session, LocalSession)
+        return session.tokenizer
+
+    def close_session(self, session: Session) -> None:
+        """See `ports.TrainingClient.close_session`."""
+        trainer = self._trainers.pop(session.id, None)
+        if trainer is not None:
+            self._worker.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Close every session and end the thread."""
+        self._trainers.clear()
+        self._worker.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def trainer(self, session: Session) -> Trainer:
+        """What a session trains.
+
+        Raises:
+            PortError: the session is closed, or another client's.
+        """
+        trainer = self._trainers.get(session.id)
+        if trainer is None:
+            raise PortError(
+                f"training_client: session must be open here, got {session.id!r}, which is closed "
+                "or another client's"
+            )
+        return trainer
+
+    def _submit(self, session: Session, work: Callable[[Trainer], T]) -> Future[T]:
+        trainer = self.trainer(session)
+        return self._worker.submit(lambda: work(trainer))
+
+    def _folder_for_weights(self) -> Path:
+        if self._weights_dir is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="crucible-weights-")
+            self._weights_dir = Path(self._temporary.name)
+        return self._weights_dir
+
+
+def load_tokenizer(folder: str) -> Tokenizer:
+    """The tokenizer in a model's folder.
+
+    Raises:
+        PortError: there is none, or it cannot be read.
+    """
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise PortError(
+            f"training_client: could not load the tokenizer of {folder}: {error}"
+        ) from error
+    return tokenizer
