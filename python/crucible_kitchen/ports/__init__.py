@@ -9,8 +9,8 @@ from .evaluator import Evaluator
 from .future import Future
 from .hub_client import HubClient
 from .losses import CUSTOM_INPUTS, LOSSES, Loss, check_datums, check_loss
-from .metrics_store import HasMetadata, MetricsStore, Run, run_id_of
-from .model_registry import ModelRegistry, already_registered, model_id
+from .metrics_store import HasMetadata, MetricsStore, Run, metric_point, run_id_of
+from .model_registry import ModelRegistry, already_registered, model_id, page
 from .sampling_client import Params, Prompt, SamplingClient
 from .session import Session, SessionConfig
 from .tokenizer import Tokenizer
@@ -50,7 +50,9 @@ __all__ = [
     "check_loss",
     "completion_params",
     "find_problems",
+    "metric_point",
     "model_id",
+    "page",
     "resolve",
     "run_id_of",
 ]

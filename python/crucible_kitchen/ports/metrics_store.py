@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -39,8 +40,36 @@ def run_id_of(run: Run) -> str:
     return run_id
 
 
+def metric_point(
+    run: Run,
+    name: str,
+    value: float,
+    step: int | None,
+    metadata: Mapping[str, Any] | None,
+    time: float | None = None,
+) -> MetricPoint:
+    """Arguments of `record`, checked, as the point to keep.
+
+    Raises:
+        TypeError: no run, a name that is not text, a value that is not a number, or a step that is
+            not a whole number.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"metrics_store: name must be text, not empty, got {name!r}")
+    try:
+        # float() reads text too, but a number that came as text is a mistake somewhere else.
+        number = float(None if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        raise TypeError(f"metrics_store: {name} must be a number, got {value!r}") from None
+    try:
+        at = None if step is None else operator.index(step)
+    except TypeError:
+        raise TypeError(f"metrics_store: step must be a whole number, got {step!r}") from None
+    return MetricPoint(run_id_of(run), name, number, at, time, dict(metadata or {}))
+
+
 class MetricsStore(Port):
-    """Keeps metrics. Every method takes a run's id or its `Context` (adapters: `run_id_of`)."""
+    """Keeps metrics of runs; every method takes a run's id or its `Context`."""
 
     name: ClassVar[str] = "metrics_store"
     concurrent: ClassVar[bool] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from crucible_kitchen.errors import PortError
@@ -76,6 +76,20 @@ def model_id(name: str, version: str, artifact_uri: str) -> str:
     if ":" in version:
         raise ValueError(f"register: version must have no colon, got {version!r}")
     return f"{name}:{version}"
+
+
+def page(
+    models: Iterable[RegisteredModel], name: str | None, limit: int | None, offset: int
+) -> list[RegisteredModel]:
+    """The part of all models, in order, that `list` was asked for.
+
+    Raises:
+        ValueError: a negative limit or offset.
+    """
+    if offset < 0 or (limit is not None and limit < 0):
+        raise ValueError(f"list: limit, offset must be at least 0, got {limit}, {offset}")
+    found = [model for model in models if name is None or model.name == name]
+    return found[offset:] if limit is None else found[offset : offset + limit]
 
 
 def already_registered(known: RegisteredModel) -> PortError:

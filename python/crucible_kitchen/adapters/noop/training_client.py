@@ -1,0 +1,282 @@
+"""A `TrainingClient` that computes no model: its loss falls because steps are counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from crucible_kitchen import ports
+from crucible_kitchen.adapters.disk import speaking_our_errors, write_atomically
+from crucible_kitchen.errors import PortError
+from crucible_kitchen.ports import Future, SessionConfig, check_datums, check_loss
+from crucible_kitchen.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardResult,
+    OptimStepResult,
+    TensorData,
+)
+
+from .model import logprobs, token_losses
+from .tokenizer import ByteTokenizer
+
+T = TypeVar("T")
+_FILE: Final = "noop_checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that the client received: its method, and arguments worth asserting on."""
+
+    method: str
+    session: str
+    arguments: Mapping[str, Any]
+
+
+class NoopSession(ports.Session):
+    """What the client keeps of a session; only its worker thread changes it."""
+
+    def __init__(self, id: str, config: SessionConfig) -> None:  # noqa: A002 - a session's id
+        super().__init__(id, config)
+        self.steps = 0
+        self.learned = 0
+        self.gradients = 0.0
+        self.closed = False
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Take up a saved state, without gradients."""
+        self.steps, self.learned, self.gradients = state["steps"], state["learned"], 0.0
+
+
+class TrainingClient(ports.TrainingClient):
+    """Deterministic, without weights; the port's rules on arguments, order and state all hold.
+
+    The loss falls with every `optim_step` that has gradients to apply and a learning rate above 0.
+    Checkpoints whose path has a folder in it are written there; a bare name stays in memory.
+
+    Attributes:
+        calls: everything asked for, in order, for tests to look at.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._executor: ThreadPoolExecutor | None = None
+        self._checkpoints: dict[str, dict[str, int]] = {}
+        self._sessions = 0
+
+    def start_session(self, config: SessionConfig | Mapping[str, Any]) -> NoopSession:
+        """A session at step 0, or at that of `config.checkpoint_path`."""
+        config = SessionConfig.coerce(config)
+        path = config.checkpoint_path
+        state = {"steps": 0, "learned": 0} if path is None else self._find(path)
+        self._sessions += 1
+        session = NoopSession(f"noop-{self._sessions}", config)
+        session.restore(state)
+        self._note("start_session", session, config=config)
+        return session
+
+    def forward_backward(
+        self,
+        session: ports.Session,
+        datums: ports.Data,
+        loss_fn: str = "cross_entropy",
+        loss_fn_config: Mapping[str, float] | None = None,
+    ) -> Future[ForwardBackwardResult]:
+        """The loss at the session's step; the batch counts as gradients."""
+        return self._losses("forward_backward", session, datums, loss_fn, loss_fn_config)
+
+    def forward(
+        self,
+        session: ports.Session,
+        datums: ports.Data,
+        loss_fn: str = "cross_entropy",
+        loss_fn_config: Mapping[str, float] | None = None,
+    ) -> Future[ForwardBackwardResult]:
+        """The loss at the session's step."""
+        return self._losses("forward", session, datums, loss_fn, loss_fn_config)
+
+    def _losses(
+        self,
+        method: str,
+        session: ports.Session,
+        datums: ports.Data,
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float] | None,
+    ) -> Future[ForwardBackwardResult]:
+        settings = check_loss(loss_fn, loss_fn_config)
+        batch = check_datums(datums, loss_fn)
+        mine = self._open(session)
+        self._note(method, mine, datums=len(batch), loss_fn=loss_fn, loss_fn_config=settings)
+
+        def work() -> ForwardBackwardResult:
+            result, tokens = _evaluate(batch, loss_fn, settings, mine.learned)
+            if method == "forward_backward":
+                mine.gradients += tokens
+            return result
+
+        return self._submit(work)
+
+    def forward_backward_custom(
+        self, session: ports.Session, datums: ports.Data, fn: ports.CustomLoss
+    ) -> Future[ForwardBackwardResult]:
+        """Call `fn` on torch tensors that take gradients, and differentiate what it gives."""
+        batch = check_datums(datums, None)
+        mine = self._open(session)
+        self._note("forward_backward_custom", mine, datums=len(batch))
+
+        def work() -> ForwardBackwardResult:
+            import torch
+
+            values = [logprobs(_targets(datum), mine.learned).astype(np.float32) for datum in batch]
+            leaves = [torch.from_numpy(value).requires_grad_() for value in values]
+            loss, metrics = fn(batch, leaves)
+            loss.backward()  # type: ignore[no-untyped-call]
+            grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+            mine.gradients += float(sum(grad.abs().sum() for grad in grads))
+            total = float(loss.detach())
+            outputs = tuple({"logprobs": TensorData(value)} for value in values)
+            return ForwardBackwardResult(total, outputs, {**metrics, "loss:sum": total})
+
+        return self._submit(work)
+
+    def optim_step(
+        self, session: ports.Session, params: AdamParams | Mapping[str, Any] | float
+    ) -> Future[OptimStepResult]:
+        """Count a step, and clear what `forward_backward` left."""
+        adam = AdamParams.coerce(params)
+        mine = self._open(session)
+        self._note("optim_step", mine, params=adam)
+
+        def work() -> OptimStepResult:
+            grad_norm = math.sqrt(mine.gradients)
+            mine.learned += grad_norm > 0.0 and adam.learning_rate > 0.0
+            mine.gradients = 0.0
+            mine.steps += 1
+            return OptimStepResult(mine.steps, grad_norm, adam.learning_rate)
+
+        return self._submit(work)
+
+    def save_checkpoint(self, session: ports.Session, path: str) -> Future[str]:
+        """Keep the session's step in memory under a name, or in a folder."""
+        return self._save("save_checkpoint", session, os.fspath(path))
+
+    def save_weights_for_sampler(self, session: ports.Session, name: str) -> Future[str]:
+        """As `save_checkpoint`; the noop `SamplingClient` takes any name."""
+        return self._save("save_weights_for_sampler", session, os.fspath(name))
+
+    def _save(self, method: str, session: ports.Session, path: str) -> Future[str]:
+        if not path:
+            raise ValueError(f"{method}: path must be a folder or a name, got {path!r}")
+        mine = self._open(session)
+        self._note(method, mine, path=path)
+
+        def work() -> str:
+            state = {"steps": mine.steps, "learned": mine.learned}
+            if Path(path).name == path:
+                self._checkpoints[path] = state
+            else:
+                with speaking_our_errors("training_client", f"save {path}"):
+                    write_atomically(Path(path) / _FILE, json.dumps(state).encode())
+            return path
+
+        return self._submit(work)
+
+    def load_checkpoint(self, session: ports.Session, path: str) -> None:
+        """Put the session back to the step it was saved at."""
+        mine = self._open(session)
+        self._note("load_checkpoint", mine, path=path)
+
+        def work() -> None:
+            mine.restore(self._find(os.fspath(path)))
+
+        self._submit(work).result()
+
+    def _find(self, path: str) -> dict[str, int]:
+        if path in self._checkpoints:
+            return self._checkpoints[path]
+        return read_checkpoint(path, "training_client")
+
+    def get_tokenizer(self, session: ports.Session) -> ByteTokenizer:
+        """The byte tokenizer, the same for every model."""
+        self._open(session)
+        return ByteTokenizer()
+
+    def close_session(self, session: ports.Session) -> None:
+        """Wait for the session's work; it takes no more."""
+        mine = self._mine(session)
+        if not mine.closed:
+            self._note("close_session", mine)
+            self._submit(lambda: None).result()
+            mine.closed = True
+
+    def close(self) -> None:
+        """End the worker thread."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+            self._executor = None
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        # One worker, so work is done in the order it was asked for.
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="noop-training-client")
+        return Future.of(self._executor.submit(work))
+
+    def _mine(self, session: ports.Session) -> NoopSession:
+        if not isinstance(session, NoopSession):
+            raise PortError(f"training_client: session must be one of this client, got {session!r}")
+        return session
+
+    def _open(self, session: ports.Session) -> NoopSession:
+        mine = self._mine(session)
+        if mine.closed:
+            raise PortError(f"training_client: session {mine.id} is closed")
+        return mine
+
+    def _note(self, method: str, session: ports.Session, **arguments: Any) -> None:
+        self.calls.append(Call(method, session.id, arguments))
+
+
+def read_checkpoint(path: str, port: str) -> dict[str, int]:
+    """The state in a folder that `save_checkpoint` wrote.
+
+    Raises:
+        PortError: there is none, or it is damaged; `port` says for whom.
+    """
+    with speaking_our_errors(port, f"load checkpoint {path}"):
+        text = (Path(path) / _FILE).read_bytes()
+    try:
+        state = json.loads(text)
+        return {"steps": int(state["steps"]), "learned": int(state["learned"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise PortError(f"{port}: checkpoint {path} is damaged: {error}") from error
+
+
+def _targets(datum: Datum) -> Any:
+    return datum.loss_fn_inputs["target_tokens"].numpy()
+
+
+def _evaluate(
+    batch: list[Datum], loss_fn: str, settings: Mapping[str, float], learned: int
+) -> tuple[ForwardBackwardResult, float]:
+    """The result for a batch, and how many tokens had a weight (their weights' absolute sum)."""
+    total, weight_sum, weight_size = 0.0, 0.0, 0.0
+    outputs: list[dict[str, TensorData]] = []
+    for datum in batch:
+        lp = logprobs(_targets(datum), learned)
+        losses = token_losses(loss_fn, settings, lp, datum.loss_fn_inputs)
+        given = datum.loss_fn_inputs.get("weights")
+        weights = np.ones_like(lp) if given is None else given.numpy().astype(np.float64)
+        total += float(weights @ losses)
+        weight_sum += float(weights.sum())
+        weight_size += float(np.abs(weights).sum())
+        outputs.append({"logprobs": TensorData(lp.astype(np.float32))})
+    loss = total / weight_sum if weight_sum else 0.0
+    return ForwardBackwardResult(loss, tuple(outputs), {"loss:sum": total}), weight_size
