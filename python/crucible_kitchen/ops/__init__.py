@@ -11,11 +11,14 @@ from crucible_kitchen.errors import KernelError, did_you_mean
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
+from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
+from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
 
 # One line an op: tests, benchmarks and `explain` walk this table.
 OPS: dict[str, Op] = {
     "adamw_step": ADAMW_STEP,
     "grad_norm": GRAD_NORM,
+    "linear_logprobs": LINEAR_LOGPROBS,
 }
 
 
@@ -46,5 +49,7 @@ __all__ = [
     "adamw_step",
     "explain",
     "grad_norm",
+    "linear_cross_entropy",
+    "linear_logprobs",
     "using",
 ]

@@ -1,0 +1,47 @@
+"""Inputs of `linear_logprobs`, shared by its tests and its benchmark."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Size(NamedTuple):
+    """Tokens, hidden, vocabulary."""
+
+    T: int
+    H: int
+    V: int
+
+
+SIZES = {
+    "empty": Size(0, 16, 40),
+    "one_row": Size(1, 64, 300),
+    "one_word": Size(5, 8, 1),
+    "odd": Size(67, 37, 1031),
+}
+BENCHMARK_SIZES = {
+    "smollm2_135m_512": Size(512, 576, 49152),
+    "smollm2_135m_1024": Size(1024, 576, 49152),
+    "llama3_8b_1024": Size(1024, 4096, 128256),
+}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+GRADIENTS = (0, 1)  # hidden and weight
+
+
+def inputs(
+    size: Size, dtype: torch.dtype, device: str, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden, weight, targets; a third of the tokens are sure of their target, as in real text."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(size.V, size.H, generator=generator)
+    targets = torch.randint(size.V, (size.T,), generator=generator)
+    hidden = torch.randn(size.T, size.H, generator=generator) * (2.0 / size.H**0.5)
+    hidden[::3] += weight[targets[::3]] * (12.0 / size.H)
+    return (
+        hidden.to(device=device, dtype=dtype),
+        weight.to(device=device, dtype=dtype),
+        targets.to(device),
+    )

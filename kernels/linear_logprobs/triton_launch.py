@@ -1,0 +1,228 @@
+"""Host side of the Triton variant: blocks of the vocabulary, scratch, and the last few digits.
+
+The scratch is bounded whatever T is; everything else is [T], [tiles, T] or a result.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .triton_kernels import _gather_head, _gather_slope, _merge, _score
+from .variant import Forward, Variant
+
+# Entries of the scratch of one block of the vocabulary: 64 MiB in bfloat16.
+SCRATCH_ENTRIES = 1 << 25
+# Keeps probabilities near 1e-8 normal numbers in a float16 scratch; a power of two rounds nothing.
+LIFT = 4096.0
+
+
+class Tiles(NamedTuple):
+    """Tile sizes and launch shape of all kernels here, for one dtype."""
+
+    tokens: int
+    vocabulary: int
+    hidden: int
+    warps: int
+    stages: int
+    precision: str
+
+
+def tiles_for(dtype: torch.dtype) -> Tiles:
+    """float32 goes through three tf32 products, which take more registers: smaller tiles."""
+    if dtype == torch.float32:
+        return Tiles(64, 64, 32, warps=4, stages=2, precision="tf32x3")
+    return Tiles(128, 128, 64, warps=8, stages=3, precision="tf32")
+
+
+def forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    logit_softcap: float = 0.0,
+    label_smoothing: float = 0.0,
+    want_slope: bool = True,
+) -> Forward:
+    """See `reference.forward`; hidden and weight share one of float32, float16 and bfloat16."""
+    V, H = weight.shape
+    head = _Head(hidden, weight, targets, logit_softcap)
+    # A softcap bends every logit of a token differently, so its even share has to wait for the lse.
+    even_waits = logit_softcap != 0.0 and label_smoothing != 0.0
+    running, slope = head.read(
+        totals=label_smoothing != 0.0, gather_slope=want_slope and not even_waits
+    )
+    others = running.top + running.summed.log()
+    lse = torch.logaddexp(others, running.at_target)
+    miss = torch.sigmoid(others - running.at_target)
+    # -log(1 + exp(others - target)) keeps its digits near 0; the difference to lse does not.
+    logprobs = torch.nn.functional.logsigmoid(running.at_target - others)
+    if label_smoothing != 0.0:
+        logprobs = (1 - label_smoothing) * logprobs + label_smoothing * (running.total / V - lse)
+    if not want_slope:
+        return Forward(logprobs, lse, miss, hidden.new_empty((0, H), dtype=torch.float32))
+    even_share = label_smoothing / V
+    at_row = miss - label_smoothing
+    if even_waits:
+        slope = head.slope_given(lse, even_share)
+        at_row = at_row + even_share
+    else:
+        slope *= -torch.exp(running.top - lse)[:, None]
+        if label_smoothing != 0.0:
+            slope += weight.sum(0, dtype=torch.float32) * even_share
+    slope.addcmul_(weight[targets].float(), (running.bend * at_row)[:, None])
+    return Forward(logprobs, lse, miss, slope)
+
+
+def grad_weight(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    lse: Tensor,
+    miss: Tensor,
+    logit_softcap: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """See `reference.grad_weight`; the logits are computed a second time, block by block."""
+    even_share = label_smoothing / weight.shape[0]
+    head = _Head(hidden, weight, targets, logit_softcap)
+    return head.gradient(grad.float(), lse, miss - label_smoothing + even_share, even_share)
+
+
+class _Running(NamedTuple):
+    """Statistics of each token over the vocabulary so far, [T] float32; the target stays outside.
+
+    Args:
+        top, summed: maximum of the other tokens' logits, and the sum of exp(logit - top).
+        total: sum of all logits, for label smoothing.
+        at_target, bend: the target's logit and its derivative in the raw logit.
+        rescale: what the last change of `top` makes of sums kept until then.
+    """
+
+    top: Tensor
+    summed: Tensor
+    total: Tensor
+    at_target: Tensor
+    bend: Tensor
+    rescale: Tensor
+
+
+class _Head:
+    """One pass over the head: launches block by block, and the scratch they share."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> None:
+        self.hidden, self.weight = hidden.contiguous(), weight.contiguous()
+        self.targets, self.softcap = targets.contiguous(), softcap
+        self.T, self.H = hidden.shape
+        self.V = weight.shape[0]
+        self.tiles = tiles_for(hidden.dtype)
+        width = self.tiles.vocabulary
+        self.block = min(self.V, max(SCRATCH_ENTRIES // self.T // width, 1) * width)
+        self.scratch = hidden.new_empty(self.T * self.block)
+
+    def read(self, *, totals: bool, gather_slope: bool) -> tuple[_Running, Tensor]:
+        """Statistics of all tokens, and sum over v of exp(logit_v - top) weight_v where asked."""
+        running = _Running(*self.hidden.new_zeros((6, self.T), dtype=torch.float32))
+        running.top.fill_(-torch.inf)
+        slope = self._zero_slope()
+        for first in range(0, self.V, self.block):
+            tile_top, tile_summed, tile_total = self._tile_statistics(first)
+            self._score(
+                first, (tile_top, tile_summed, tile_total, running.at_target, running.bend),
+                TOTALS=totals, STORE=gather_slope,
+            )  # fmt: skip
+            _merge[(triton.cdiv(self.T, self.tiles.tokens),)](
+                tile_top, tile_summed, tile_total,
+                running.top, running.summed, running.total, running.rescale,
+                self.T, tile_top.shape[0], TOTALS=totals, BLOCK_T=self.tiles.tokens,
+            )  # fmt: skip
+            if gather_slope:
+                self._gather_slope(first, tile_top, running.rescale, slope)
+        return running, slope
+
+    def slope_given(self, lse: Tensor, even_share: float) -> Tensor:
+        """Sum over v of (even_share - p_tv) bend_tv weight_v without the target's own, [T, H]."""
+        slope, ones = self._zero_slope(), torch.ones_like(lse)
+        for first in range(0, self.V, self.block):
+            self._score(
+                first, (), (lse, torch.zeros_like(lse), torch.full_like(lse, LIFT)), even_share
+            )
+            factor = torch.ones_like(self._tile_statistics(first)[0])
+            self._gather_slope(first, factor, ones, slope)
+        return slope.div_(LIFT)
+
+    def gradient(self, grad: Tensor, lse: Tensor, at_target: Tensor, even_share: float) -> Tensor:
+        """Sum over t of grad_t (q_tv - p_tv) bend_tv hidden_t, [V, H] in the head's dtype."""
+        # An all-zero gradient divides by the smallest normal number instead, and stays zero.
+        lift = LIFT / grad.abs().amax().clamp_min(torch.finfo(torch.float32).tiny * LIFT)
+        dw, unlift = torch.empty_like(self.weight), 1 / lift
+        for first in range(0, self.V, self.block):
+            columns = self._columns(first)
+            self._score(first, (), (lse, at_target, grad * lift), even_share)
+            grid = (
+                triton.cdiv(columns, self.tiles.vocabulary),
+                triton.cdiv(self.H, self.tiles.hidden),
+            )
+            _gather_head[grid](
+                self.scratch, self.hidden, dw, unlift,
+                self.T, self.H, first, columns, **self._launch(),
+            )  # fmt: skip
+        return dw
+
+    def _score(
+        self,
+        first: int,
+        written: tuple[Tensor, ...],
+        given: tuple[Tensor, ...] = (),
+        even_share: float = 0.0,
+        *,
+        TOTALS: bool = False,
+        STORE: bool = True,
+    ) -> None:
+        columns = self._columns(first)
+        tiles = self.tiles
+        grid = (triton.cdiv(self.T, tiles.tokens) * triton.cdiv(columns, tiles.vocabulary),)
+        _score[grid](
+            self.hidden, self.weight, self.targets, self.scratch,
+            *(written or (None,) * 5), *(given or (None,) * 3),
+            self.T, self.H, first, columns, self.softcap or 1.0, even_share,
+            SOFTCAP=self.softcap != 0.0, TOTALS=TOTALS, STORE=STORE, GIVEN_LSE=bool(given),
+            **self._launch(),
+        )  # fmt: skip
+
+    def _gather_slope(self, first: int, factor: Tensor, rescale: Tensor, slope: Tensor) -> None:
+        grid = (
+            triton.cdiv(self.T, self.tiles.tokens),
+            triton.cdiv(self.H, self.tiles.hidden),
+        )
+        _gather_slope[grid](
+            self.scratch, self.weight, factor, rescale, slope,
+            self.T, self.H, first, self._columns(first), **self._launch(),
+        )  # fmt: skip
+
+    def _launch(self) -> dict[str, object]:
+        tiles = self.tiles
+        return {
+            "BLOCK_T": tiles.tokens,
+            "BLOCK_V": tiles.vocabulary,
+            "BLOCK_H": tiles.hidden,
+            "PRECISION": tiles.precision,
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+        }
+
+    def _columns(self, first: int) -> int:
+        return min(self.block, self.V - first)
+
+    def _tile_statistics(self, first: int) -> Tensor:
+        tiles = triton.cdiv(self._columns(first), self.tiles.vocabulary)
+        return self.hidden.new_empty((3, tiles, self.T), dtype=torch.float32)
+
+    def _zero_slope(self) -> Tensor:
+        return self.hidden.new_zeros((self.T, self.H), dtype=torch.float32)
+
+
+linear_logprobs = Variant(forward, grad_weight)

@@ -1,0 +1,101 @@
+"""`linear_cross_entropy`: a linear head and its cross-entropy, on `linear_logprobs`."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen.errors import did_you_mean
+from crucible_kitchen.ops.linear_logprobs import check, score
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    weights: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    logit_softcap: float | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of softmax(hidden @ weight.T) against targets, [T, V] never in memory.
+
+    A token whose target is `ignore_index` or whose weight is 0 is not computed at all.
+
+    Args:
+        hidden: activations, [T, H], float32, bfloat16 or float16.
+        weight: the head, [V, H], in hidden's dtype.
+        targets: token ids in [0, V), or `ignore_index`, [T] int64.
+        weights: factor of each token's loss, a constant, [T]; None is 1 everywhere.
+        ignore_index: the target of a token that does not count.
+        reduction: "sum" of weight times loss; "mean", that sum over the sum of the weights that
+            count; "none", weight times loss of each token, [T].
+        logit_softcap: c replaces a logit z by c tanh(z / c).
+        label_smoothing: share of the target's mass spread evenly over the vocabulary, in [0, 1].
+
+    Returns:
+        Nats, float32. Where no token counts the result is 0 in every reduction, and so are its
+        gradients: a batch without a trained token changes nothing (torch's mean is NaN there).
+
+    Raises:
+        ValueError: an option out of its range, shapes that do not fit, a target out of range.
+        TypeError: dtypes that do not fit.
+        KernelError: no kernel takes the device or the dtype.
+    """
+    op = "linear_cross_entropy"
+    check(op, hidden, weight, targets)
+    _check_options(op, targets, weights, reduction, logit_softcap, label_smoothing)
+    keep = targets != ignore_index
+    if weights is not None:
+        keep = keep & (weights != 0)
+    logprobs = score(
+        op,
+        hidden,
+        weight,
+        targets,
+        keep=keep,
+        logit_softcap=logit_softcap or 0.0,
+        label_smoothing=label_smoothing,
+    )
+    factors = keep.to(logprobs.dtype) if weights is None else weights.to(logprobs.dtype) * keep
+    losses = -logprobs * factors
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    counted = factors.sum()
+    return losses.sum() / torch.where(keep.any(), counted, 1.0)
+
+
+def _check_options(
+    op: str,
+    targets: Tensor,
+    weights: Tensor | None,
+    reduction: str,
+    logit_softcap: float | None,
+    label_smoothing: float,
+) -> None:
+    if weights is not None:
+        if weights.shape != targets.shape:
+            raise ValueError(
+                f"{op}: weights must have shape [T] = {list(targets.shape)}, "
+                f"got {list(weights.shape)}"
+            )
+        if weights.requires_grad:
+            raise ValueError(f"{op}: weights must not require a gradient; pass weights.detach()")
+    known = get_args(Reduction)
+    if reduction not in known:
+        raise ValueError(
+            f"{op}: reduction must be one of {', '.join(known)}, got {reduction!r}; "
+            f"{did_you_mean(reduction, known)}"
+        )
+    if logit_softcap is not None and not logit_softcap > 0:
+        raise ValueError(f"{op}: logit_softcap must be above 0 or None, got {logit_softcap}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")

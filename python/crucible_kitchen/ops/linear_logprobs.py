@@ -1,0 +1,253 @@
+"""`linear_logprobs`: log-probabilities of targets under a linear head, without the logits.
+
+`score` is the same op with the options that the losses use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen.kernels.linear_logprobs.variant import Forward, Variant
+from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._refusals import triton_refuses
+from crucible_kitchen.ops._table import Kernel, Op
+
+
+def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target under softmax(hidden @ weight.T), [T, V] never in memory.
+
+    Differentiable in `hidden` and `weight`. With a frozen head the forward computes the whole
+    gradient but for its scale: two matrix products in all, one where nothing needs a gradient.
+
+    Args:
+        hidden: activations, [T, H], float32, bfloat16 or float16.
+        weight: the head, [V, H], in hidden's dtype.
+        targets: token ids, each in [0, V), [T] int64.
+
+    Returns:
+        Log-probabilities in nats, [T] float32; the logits were summed and kept in float32.
+
+    Raises:
+        ValueError: shapes that do not fit, or a target that is no row of `weight`.
+        TypeError: dtypes that do not fit.
+        KernelError: no kernel takes the device or the dtype.
+
+    Source: kernels/linear_logprobs/README.md
+    """
+    return score("linear_logprobs", hidden, weight, targets)
+
+
+def score(
+    op: str,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    keep: Tensor | None = None,
+    logit_softcap: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """`linear_logprobs` with options; `op` is the name that errors carry.
+
+    Args:
+        keep: False where a token is not to be computed: its result is 0, its target is not looked
+            at. [T] bool.
+        logit_softcap: c > 0 replaces a logit z by c tanh(z / c); 0 leaves it.
+        label_smoothing: share of the target's mass spread evenly over V, in [0, 1].
+
+    Returns:
+        sum over v of q_tv log p_tv, with q the smoothed target, nats, [T] float32.
+    """
+    check(op, hidden, weight, targets)
+    want_slope = torch.is_grad_enabled() and hidden.requires_grad
+    logprobs: Tensor = _linear_logprobs(
+        hidden, weight, targets, keep, logit_softcap, label_smoothing, want_slope, op
+    )[0]
+    return logprobs
+
+
+def check(op: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+    """Shapes, dtypes and devices, in that order; values are looked at where they are computed."""
+    for name, tensor, dims in (("hidden", hidden, "[T, H]"), ("weight", weight, "[V, H]")):
+        if tensor.ndim != 2:
+            raise ValueError(
+                f"{op}: {name} must have shape {dims}, got {list(tensor.shape)} ({tensor.dtype})"
+            )
+    if weight.shape[1] != hidden.shape[1]:
+        raise ValueError(
+            f"{op}: weight must have shape [V, H] = [V, {hidden.shape[1]}], "
+            f"got {list(weight.shape)} ({weight.dtype})"
+        )
+    if targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"{op}: targets must have shape [T] = [{hidden.shape[0]}], got {list(targets.shape)}"
+        )
+    if weight.dtype != hidden.dtype or not hidden.dtype.is_floating_point:
+        raise TypeError(
+            f"{op}: hidden and weight must have one floating dtype, "
+            f"got {hidden.dtype} and {weight.dtype}"
+        )
+    if targets.dtype != torch.int64:
+        raise TypeError(f"{op}: targets must be torch.int64, got {targets.dtype}")
+    for name, tensor in (("weight", weight), ("targets", targets)):
+        if tensor.device != hidden.device:
+            raise ValueError(
+                f"{op}: {name} must be on hidden's device, {hidden.device}, got {tensor.device}"
+            )
+
+
+def _refuse_triton(hidden: Tensor, *args: Any, **options: Any) -> str | None:
+    if hidden.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"hidden is {hidden.dtype}; it takes float32, float16 and bfloat16"
+    return triton_refuses(hidden)
+
+
+LINEAR_LOGPROBS = Op(
+    "linear_logprobs",
+    kernels=(
+        Kernel(
+            "triton",
+            "crucible_kitchen.kernels.linear_logprobs.triton_launch:linear_logprobs",
+            _refuse_triton,
+        ),
+        Kernel(
+            "reference",
+            "crucible_kitchen.kernels.linear_logprobs.reference:linear_logprobs",
+            lambda *args, **options: None,
+        ),
+    ),
+)
+
+
+def _check_targets(caller: str, targets: Tensor, kept: Tensor | None, vocabulary: int) -> None:
+    """`kept`: positions of `targets` in what the caller passed, or None where those are all."""
+    wrong = (targets < 0) | (targets >= vocabulary)
+    if not wrong.any():
+        return
+    i = int(wrong.nonzero()[0])
+    position = i if kept is None else int(kept[i])
+    raise ValueError(
+        f"{caller}: targets must be in [0, V) = [0, {vocabulary}), "
+        f"got {int(targets[i])} at position {position}"
+    )
+
+
+def _kept(keep: Tensor | None) -> Tensor | None:
+    """Positions of the tokens to compute, or None where those are all."""
+    if keep is None or keep.all():
+        return None
+    return keep.nonzero().squeeze(1)
+
+
+def _run(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    keep: Tensor | None,
+    logit_softcap: float,
+    label_smoothing: float,
+    want_slope: bool,
+    caller: str,
+) -> Forward:
+    T, H = hidden.shape
+    kept = _kept(keep)
+    if kept is not None:
+        hidden, targets = hidden[kept], targets[kept]
+    _check_targets(caller, targets, kept, weight.shape[0])
+    options = (logit_softcap, label_smoothing, want_slope)
+    if len(targets) == 0:
+        made = _fake(hidden, weight, targets, None, *options, caller)
+    else:
+        kernel: Variant = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # type: ignore[assignment]
+        made = kernel.forward(hidden, weight, targets, *options)
+    if kept is None:
+        return made
+    spread = [part.new_zeros(T).index_copy_(0, kept, part) for part in made[:3]]
+    slope = made.slope
+    if want_slope:
+        slope = slope.new_zeros((T, H)).index_copy_(0, kept, slope)
+    return Forward._make([*spread, slope])
+
+
+def _fake(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    keep: Tensor | None,
+    logit_softcap: float,
+    label_smoothing: float,
+    want_slope: bool,
+    caller: str,
+) -> Forward:
+    T, H = hidden.shape
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    row = [hidden.new_empty(T, dtype=dtype) for _ in range(3)]
+    slope = hidden.new_empty((T if want_slope else 0, H), dtype=dtype)
+    return Forward._make([*row, slope])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, targets, keep, ctx.logit_softcap, ctx.label_smoothing, *_ = inputs
+    _, lse, miss, slope = output
+    ctx.mark_non_differentiable(lse, miss, slope)
+    ctx.hidden_dtype = hidden.dtype
+    ctx.save_for_backward(slope)
+    if ctx.needs_input_grad[1]:
+        ctx.save_for_backward(slope, hidden, weight, targets, keep, lse, miss)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    slope, *rest = ctx.saved_tensors
+    grad_hidden = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_hidden = (grad[:, None] * slope).to(ctx.hidden_dtype)
+    if ctx.needs_input_grad[1]:
+        grad_weight = _grad_weight(grad, *rest, ctx.logit_softcap, ctx.label_smoothing)
+    return grad_hidden, grad_weight, *[None] * 6
+
+
+def _run_grad_weight(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    keep: Tensor | None,
+    lse: Tensor,
+    miss: Tensor,
+    logit_softcap: float,
+    label_smoothing: float,
+) -> Tensor:
+    kept = _kept(keep)
+    if kept is not None:
+        grad, hidden, targets, lse, miss = (t[kept] for t in (grad, hidden, targets, lse, miss))
+    if len(targets) == 0:
+        return torch.zeros_like(weight)
+    kernel: Variant = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # type: ignore[assignment]
+    return kernel.grad_weight(
+        grad, hidden, weight, targets, lse, miss, logit_softcap, label_smoothing
+    )
+
+
+def _fake_grad_weight(grad: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return weight.new_empty(weight.shape)
+
+
+_linear_logprobs = register(
+    "linear_logprobs(Tensor hidden, Tensor weight, Tensor targets, Tensor? keep, "
+    "float logit_softcap, float label_smoothing, bool want_slope, str caller) "
+    "-> (Tensor logprobs, Tensor lse, Tensor miss, Tensor slope)",
+    _run,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+
+_grad_weight = register(
+    "linear_logprobs_grad_weight(Tensor grad, Tensor hidden, Tensor weight, Tensor targets, "
+    "Tensor? keep, Tensor lse, Tensor miss, float logit_softcap, float label_smoothing) -> Tensor",
+    _run_grad_weight,
+    _fake_grad_weight,
+)
