@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -28,3 +29,37 @@ def triton_refuses(tensor: torch.Tensor) -> str | None:
     if not interpreted and tensor.device.type != "cuda":
         return f"the tensors are on {tensor.device.type}; Triton needs a GPU"
     return None
+
+
+def same_layout_refuses(
+    first: Sequence[torch.Tensor], *others: Sequence[torch.Tensor]
+) -> str | None:
+    """Why kernels that walk tensors of equal shapes as flat memory cannot take these, or None.
+
+    Args:
+        first: tensors that decide the layout.
+        *others: as many tensors each, with the shapes of the first.
+    """
+    # Hundreds of tensors, nearly always contiguous: map stays in C.
+    contiguous = torch.Tensor.is_contiguous
+    if all(map(contiguous, first)) and all(all(map(contiguous, other)) for other in others):
+        return None
+    for tensors in zip(first, *others, strict=True):
+        orders = [_order(tensor) for tensor in tensors]
+        if None in orders:
+            return f"a tensor of shape {list(tensors[0].shape)} has gaps in memory"
+        if any(order != orders[0] for order in orders):
+            return f"tensors of shape {list(tensors[0].shape)} do not share one order in memory"
+    return None
+
+
+def _order(tensor: torch.Tensor) -> list[int] | None:
+    """Dimensions from the fastest to the slowest in memory, or None if it has gaps."""
+    strides = tensor.stride()
+    order = sorted((d for d, n in enumerate(tensor.shape) if n != 1), key=lambda d: strides[d])
+    dense = 1
+    for dimension in order:
+        if strides[dimension] != dense and tensor.numel():
+            return None
+        dense *= tensor.shape[dimension]
+    return order

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._refusals import same_layout_refuses, triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -107,9 +108,47 @@ def _mismatch(name: str, wanted: list[torch.Size], got: list[torch.Size]) -> str
     )
 
 
+_NARROW = {torch.float32, torch.bfloat16}
+
+
+def _dense_refuses(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+) -> str | None:
+    """Why a kernel that walks flat memory cannot take these, or None."""
+    moments = (*exp_avgs, *exp_avg_sqs)
+    if len({tensor.device for tensors in (params, grads, moments) for tensor in tensors}) > 1:
+        return "the tensors are on several devices"
+    for name, tensors in (("params", params), ("grads", grads)):
+        if others := {tensor.dtype for tensor in tensors} - _NARROW:
+            return f"{name} must be float32 or bfloat16, got {others.pop()}"
+    if others := {tensor.dtype for tensor in moments} - {torch.float32}:
+        return f"exp_avgs and exp_avg_sqs must be float32, got {others.pop()}"
+    return same_layout_refuses(params, grads, exp_avgs, exp_avg_sqs)
+
+
+def _triton_refuses(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    **options: Any,
+) -> str | None:
+    if not params:
+        return "there is no tensor to find the device by"
+    return triton_refuses(params[0]) or _dense_refuses(params, grads, exp_avgs, exp_avg_sqs)
+
+
 ADAMW_STEP = Op(
     "adamw_step",
     kernels=(
+        Kernel(
+            "triton",
+            "crucible_kitchen.kernels.adamw_step.triton_kernels:adamw_step",
+            _triton_refuses,
+        ),
         Kernel(
             "reference",
             "crucible_kitchen.kernels.adamw_step.reference:adamw_step",

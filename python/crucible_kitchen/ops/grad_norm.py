@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._refusals import same_layout_refuses, triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -30,9 +31,32 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     return norm
 
 
+_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
+
+
+def _dense_refuses(grads: Sequence[Tensor]) -> str | None:
+    """Why a kernel that walks flat memory cannot take these, or None."""
+    if len({grad.device for grad in grads}) > 1:
+        return "the tensors are on several devices"
+    if others := {grad.dtype for grad in grads} - _DTYPES:
+        return f"gradients must be float32, bfloat16 or float16, got {others.pop()}"
+    return same_layout_refuses(grads)
+
+
+def _triton_refuses(grads: Sequence[Tensor]) -> str | None:
+    if not grads:
+        return "there is no tensor to find the device by"
+    return triton_refuses(grads[0]) or _dense_refuses(grads)
+
+
 GRAD_NORM = Op(
     "grad_norm",
     kernels=(
+        Kernel(
+            "triton",
+            "crucible_kitchen.kernels.grad_norm.triton_kernels:grad_norm",
+            _triton_refuses,
+        ),
         Kernel(
             "reference", "crucible_kitchen.kernels.grad_norm.reference:grad_norm", lambda _: None
         ),

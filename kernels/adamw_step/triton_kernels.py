@@ -1,0 +1,137 @@
+"""AdamW in Triton: all tensors of one pair of dtypes in one launch, by tables of addresses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from crucible_kitchen.kernels.common.blocks import blocks_of
+from torch import Tensor
+
+_BLOCK = 2048
+
+
+@triton.jit
+def _mix(h):
+    """A bijection of 32-bit integers, as in reference.py."""
+    h = h ^ (h >> 16)
+    h = h * 0x7FEB352D
+    h = h ^ (h >> 15)
+    h = h * 0x846CA68B
+    return h ^ (h >> 16)
+
+
+@triton.jit(do_not_specialize=["seed_key"])
+def _update(
+    like_param,  # a tensor of the parameters' dtype; only its type is used
+    like_grad,
+    like_moment,
+    addresses,  # [TENSORS, 4] of params, grads, exp_avgs, exp_avg_sqs
+    sizes,  # [TENSORS, 2]: elements; place in the caller's list
+    corrections,  # [TENSORS, 2]: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+    blocks,  # [BLOCKS, 2]: tensor, first element
+    beta1,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    decay,
+    eps,
+    grad_scale,
+    seed_key,
+    STOCHASTIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    tensor = tl.load(blocks + tl.program_id(0) * 2)
+    element = tl.load(blocks + tl.program_id(0) * 2 + 1) + tl.arange(0, BLOCK)  # [BLOCK]
+    inside = element < tl.load(sizes + tensor * 2)
+    p_ptr = tl.load(addresses + tensor * 4).to(like_param.dtype) + element
+    g_ptr = tl.load(addresses + tensor * 4 + 1).to(like_grad.dtype) + element
+    m_ptr = tl.load(addresses + tensor * 4 + 2).to(like_moment.dtype) + element
+    v_ptr = tl.load(addresses + tensor * 4 + 3).to(like_moment.dtype) + element
+    step_size = tl.load(corrections + tensor * 2)
+    root_correction = tl.load(corrections + tensor * 2 + 1)
+
+    g = tl.load(g_ptr, mask=inside, other=0.0).to(tl.float32) * grad_scale  # [BLOCK]
+    m = beta1 * tl.load(m_ptr, mask=inside, other=0.0) + one_minus_beta1 * g
+    v = beta2 * tl.load(v_ptr, mask=inside, other=0.0) + one_minus_beta2 * g * g
+    p = tl.load(p_ptr, mask=inside, other=0.0).to(tl.float32)
+    p = decay * p - step_size * m / (tl.sqrt_rn(v) * root_correction + eps)
+    tl.store(m_ptr, m, mask=inside)
+    tl.store(v_ptr, v, mask=inside)
+    if STOCHASTIC:
+        key = _mix(seed_key.to(tl.uint32) ^ tl.load(sizes + tensor * 2 + 1).to(tl.uint32))
+        bits = p.to(tl.uint32, bitcast=True) + (_mix(element.to(tl.uint32) ^ key) >> 16)
+        p = ((bits >> 16) << 16).to(tl.float32, bitcast=True)
+    tl.store(p_ptr, p.to(like_param.dtype.element_ty), mask=inside)
+
+
+def adamw_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    *,
+    step: int | Sequence[int],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    grad_scale: float = 1.0,
+    stochastic_rounding: bool = False,
+    seed: int = 0,
+) -> None:
+    """One step in place; arguments as in reference.py, each tensor dense."""
+    steps = [step] * len(params) if isinstance(step, int) else step
+    groups: dict[tuple[torch.dtype, torch.dtype], list[int]] = defaultdict(list)
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        if param.numel():
+            groups[param.dtype, grad.dtype].append(i)
+    for (param_dtype, _), members in groups.items():
+        device, first = params[members[0]].device, members[0]
+        tensors = [(params[i], grads[i], exp_avgs[i], exp_avg_sqs[i]) for i in members]
+        addresses = torch.tensor([[t.data_ptr() for t in four] for four in tensors])
+        sizes = torch.tensor([[params[i].numel(), i] for i in members])
+        corrections = torch.tensor(
+            [
+                (lr / (1 - betas[0] ** steps[i]), (1 - betas[1] ** steps[i]) ** -0.5)
+                for i in members
+            ],
+            dtype=torch.float32,
+        )
+        blocks = blocks_of(sizes[:, 0], _BLOCK)
+        _update[(len(blocks),)](
+            params[first],
+            grads[first],
+            exp_avgs[first],
+            addresses.to(device),
+            sizes.to(device),
+            corrections.to(device),
+            blocks.to(device),
+            betas[0],
+            1 - betas[0],
+            betas[1],
+            1 - betas[1],
+            1 - lr * weight_decay,
+            eps,
+            grad_scale,
+            _seed_key(seed),
+            STOCHASTIC=stochastic_rounding and param_dtype == torch.bfloat16,
+            BLOCK=_BLOCK,
+        )
+
+
+def _seed_key(seed: int) -> int:
+    """The part of reference.py's key that does not depend on the tensor."""
+
+    def mix(h: int) -> int:
+        h ^= h >> 16
+        h = h * 0x7FEB352D & 0xFFFFFFFF
+        h ^= h >> 15
+        h = h * 0x846CA68B & 0xFFFFFFFF
+        return h ^ h >> 16
+
+    key = mix(mix(seed & 0xFFFFFFFF) ^ (seed >> 32 & 0xFFFFFFFF))
+    return key - 2**32 if key >= 2**31 else key  # always an int32: one compiled kernel for all keys

@@ -1,0 +1,1 @@
+"""What two ops already share, and nothing else."""
