@@ -1,0 +1,72 @@
+// The arithmetic of one element of AdamW, shared by the CPU and the CUDA kernel, so that testing
+// one of them tests it. Letters as in README.md.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../common/bfloat16.h"
+
+namespace crucible::adamw_step {
+
+// What is the same for all tensors of a step.
+struct Constants {
+  float beta1;
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float decay;  // 1 - lr weight_decay
+  float eps;
+  float grad_scale;
+};
+
+// What depends on the tensor: its number of steps and its place in the list.
+struct Corrections {
+  float step_size;        // lr / (1 - beta1^t)
+  float root_correction;  // 1 / sqrt(1 - beta2^t)
+  std::uint32_t key;      // of the rounding noise
+};
+
+// p after the step; m and v in place.
+CRUCIBLE_HOST_DEVICE float update(const Constants& c, const Corrections& at, float p, float g,
+                                  float& m, float& v) {
+  g *= c.grad_scale;
+  m = c.beta1 * m + c.one_minus_beta1 * g;
+  v = c.beta2 * v + c.one_minus_beta2 * (g * g);
+  return c.decay * p - at.step_size * m / (sqrtf(v) * at.root_correction + c.eps);
+}
+
+// A bijection of 32-bit integers in which every output bit depends on every input bit.
+CRUCIBLE_HOST_DEVICE std::uint32_t mix(std::uint32_t h) {
+  h ^= h >> 16;
+  h *= 0x7feb352dU;
+  h ^= h >> 15;
+  h *= 0x846ca68bU;
+  return h ^ (h >> 16);
+}
+
+// The part of the noise that depends on the seed and the tensor.
+CRUCIBLE_HOST_DEVICE std::uint32_t noise_key(std::uint64_t seed, std::uint32_t tensor) {
+  const auto low = static_cast<std::uint32_t>(seed);
+  const auto high = static_cast<std::uint32_t>(seed >> 32);
+  return mix(mix(mix(low) ^ high) ^ tensor);
+}
+
+// Up with the probability of the fraction that is cut off.
+CRUCIBLE_HOST_DEVICE BFloat16 round_stochastically(float x, std::uint32_t key,
+                                                   std::uint32_t element) {
+  return cut(bits_of(x), mix(element ^ key) >> 16);
+}
+
+template <bool kStochastic>
+CRUCIBLE_HOST_DEVICE void narrow(float x, std::uint32_t, std::uint32_t, float& into) {
+  into = x;
+}
+
+template <bool kStochastic>
+CRUCIBLE_HOST_DEVICE void narrow(float x, std::uint32_t key, std::uint32_t element,
+                                 BFloat16& into) {
+  into = kStochastic ? round_stochastically(x, key, element) : round_to_nearest(x);
+}
+
+}  // namespace crucible::adamw_step
