@@ -1,0 +1,68 @@
+"""`JsonLines`: one line of JSON an event."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crucible_kitchen.engine.events import Event
+from crucible_kitchen.engine.redact import HIDDEN, hides
+
+_LONGEST = 200
+
+
+class JsonLines:
+    """Appends every event to a file; fields that do not apply are left out.
+
+    Args:
+        path: of the file; its folder must exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        fields = {
+            name: value
+            for name, value in zip(Event._fields, event, strict=True)
+            if value is not None and value != {}
+        }
+        line = json.dumps(plain(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        self._file.write(line + "\n")
+        if not event.kind.startswith(("stage.st", "iteration")):
+            self._file.flush()  # what somebody may be waiting for is there at once
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._file.close()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it.
+
+    Numbers that are not finite become the strings ``NaN``, ``Infinity`` and ``-Infinity``; secrets
+    are hidden; what JSON does not know is its `repr`, shortened.
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {
+            str(key): HIDDEN if hides(key, inner) else plain(inner) for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy or torch
+        return plain(value.item())
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

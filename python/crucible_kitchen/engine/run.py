@@ -1,0 +1,288 @@
+"""`run` and `arun`: a workflow from its first stage to its clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crucible_kitchen.context import Context, MetricLog
+from crucible_kitchen.errors import CrucibleError
+from crucible_kitchen.graph import Workflow, as_workflow, validate
+from crucible_kitchen.ports import Ports, resolve
+
+from .bridge import Bridge
+from .compile import Step, compile_body
+from .events import Emitter, Event, Handler
+from .handlers import make_handlers
+from .redact import Redactor
+from .runtime import Runtime
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave.
+
+    Args:
+        context: at the end: state, configuration, metadata.
+        metrics: everything recorded, in order.
+        duration_s: of the whole run, clean-up included.
+        run_dir: the run's folder, None where it has none.
+    """
+
+    context: Context
+    metrics: MetricLog
+    duration_s: float
+    run_dir: Path | None
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """Files the run left behind: keys of the state that hold a path, or end in ``_path``."""
+        return {
+            key: os.fspath(value)
+            for key, value in self.context.state.items()
+            if isinstance(value, os.PathLike) or (key.endswith("_path") and isinstance(value, str))
+        }
+
+
+def run(
+    workflow: object,
+    config: object = None,
+    adapters: Mapping[str, Any] | Ports | None = None,
+    *,
+    handlers: Iterable[str | Handler] = (),
+    run_dir: str | os.PathLike[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    on_context: Callable[[Context], object] | None = None,
+) -> RunResult:
+    """Check a workflow completely, then run it in this thread.
+
+    Adapters given as classes are made for this run and closed after it; an instance stays open, it
+    belongs to the caller. Works inside a running event loop as well, which it blocks; see `arun`.
+
+    Args:
+        workflow: value, or `Workflow` class.
+        config: mapping or pydantic model.
+        adapters: port name -> instance, class, or ``(class, {options})``.
+        handlers: ``"console"``, ``"jsonl"``, or callables that take an `Event`.
+        run_dir: folder for what the run leaves behind; made where it does not exist.
+        metadata: joined to the context's metadata.
+        seed: of `Rng`; where left out, the configuration's ``seed``, or 0.
+        on_context: called with the last context, also after a failure, before ports are closed.
+    Raises:
+        WorkflowError: the workflow cannot run; nothing has run.
+        PortError: an adapter could not be made; nothing has run.
+        StageError: a stage failed; its `__cause__` is the stage's own exception.
+    """
+    job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, Bridge())
+    return job.run()
+
+
+async def arun(
+    workflow: object,
+    config: object = None,
+    adapters: Mapping[str, Any] | Ports | None = None,
+    *,
+    handlers: Iterable[str | Handler] = (),
+    run_dir: str | os.PathLike[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    on_context: Callable[[Context], object] | None = None,
+) -> RunResult:
+    """`run` for async code: async stages run in this event loop, the others on one thread.
+
+    Cancelling it cancels the async stage that is running, or ends the run after the stage that is
+    running; the clean-up runs in either case before the cancellation goes on.
+    """
+    loop = asyncio.get_running_loop()
+    bridge = Bridge(loop)
+    job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, bridge)
+    outcome: asyncio.Future[RunResult] = loop.create_future()
+
+    def settle(result: RunResult | None, error: BaseException | None) -> None:
+        if error is None:
+            assert result is not None
+            outcome.set_result(result)
+        elif isinstance(error, asyncio.CancelledError):
+            outcome.cancel()
+        else:
+            outcome.set_exception(error)
+
+    def work() -> None:
+        try:
+            result = job.run()
+        except BaseException as error:  # noqa: BLE001 - handed to the awaiting task
+            loop.call_soon_threadsafe(settle, None, error)
+        else:
+            loop.call_soon_threadsafe(settle, result, None)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="crucible-run", daemon=True).start()
+    try:
+        return await asyncio.shield(outcome)
+    except asyncio.CancelledError:
+        job.cancel()
+        await asyncio.wait([outcome])
+        if not outcome.cancelled():
+            outcome.exception()  # seen: the cancellation is what the caller asked for
+        raise
+
+
+class _Job:
+    """One run: made, run once, cancelled from another thread at most."""
+
+    def __init__(
+        self,
+        workflow: object,
+        config: object,
+        adapters: Mapping[str, Any] | Ports | None,
+        handlers: Iterable[str | Handler],
+        run_dir: str | os.PathLike[str] | None,
+        metadata: Mapping[str, Any] | None,
+        seed: int | None,
+        on_context: Callable[[Context], object] | None,
+        bridge: Bridge,
+    ) -> None:
+        self.workflow: Workflow = as_workflow(workflow)
+        self.config = {} if config is None else config
+        self.adapters = {} if adapters is None else adapters
+        self.handlers = handlers
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.metadata = dict(metadata or {})
+        self.seed = seed
+        self.on_context = on_context
+        self.bridge = bridge
+        self._runtime: Runtime | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the run at the next stage, and the async stage that is running now."""
+        self._cancelled = True
+        if self._runtime is not None:
+            self._runtime.cancelled = True
+        self.bridge.cancel()
+
+    def run(self) -> RunResult:
+        validate(self.workflow, self.config, self.adapters)
+        began = time.perf_counter()
+        if self.run_dir is not None:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        ports = resolve(self.adapters)
+        emitter: Emitter | None = None
+        failed = True
+        try:
+            emitter = Emitter(make_handlers(self.handlers, self.run_dir))
+            runtime = self._runtime = self._prepare(ports, emitter if emitter.handlers else None)
+            runtime.cancelled = self._cancelled
+            _execute(self.workflow, runtime, began)
+            failed = False
+        finally:
+            if self._runtime is not None and self.on_context is not None:
+                self.on_context(_last_context(self._runtime))
+            self.bridge.close()
+            if emitter is not None:
+                emitter.close()
+            _close_owned(ports, self.adapters, failed)
+        context = _last_context(runtime)
+        return RunResult(context, context.metrics, time.perf_counter() - began, self.run_dir)
+
+    def _prepare(self, ports: Ports, emitter: Emitter | None) -> Runtime:
+        metadata = {
+            "workflow": self.workflow.name,
+            "run_dir": None if self.run_dir is None else str(self.run_dir),
+            **self.metadata,
+        }
+        base = Context(self.config, self.adapters, metadata=metadata, ports=ports)
+        seed = base.get_config("seed", 0) if self.seed is None else self.seed
+        redact = Redactor(dict(base.config), dict(base.adapters))
+        return Runtime(base, ports, emitter, int(seed or 0), self.bridge, redact)
+
+
+def _last_context(runtime: Runtime) -> Context:
+    return runtime.base.replace(
+        _state=dict(runtime.state), _log=runtime.metrics.log, _recorder=None
+    )
+
+
+def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
+    """The body, then the clean-up; the first error is the one that is raised."""
+    name = workflow.name
+    body = compile_body(workflow.body, rt, name)
+    final = compile_body(workflow.finally_body or (), rt, f"{name}/finally")
+    rt.tell("run.start", name, name=name, metadata=dict(rt.base.metadata))
+    first: BaseException | None = None
+    try:
+        rt.prefix = f"{name}/"
+        for step in body:
+            step()
+    except BaseException as error:  # noqa: BLE001 - raised below, after the clean-up
+        first = error
+    if final:
+        first = _clean_up(final, rt, name, first)
+    if first is None:
+        store = rt.ports.get("metrics_store")
+        if store is not None:
+            rt.ports.metrics_store.flush(rt.base.get_metadata("run_id"))
+    spent = time.perf_counter() - began
+    if first is not None:
+        said = str(first) or type(first).__name__
+        rt.tell("run.error", name, name=name, duration_s=spent, error=said)
+        raise first
+    rt.tell("run.stop", name, name=name, duration_s=spent)
+
+
+def _clean_up(
+    steps: tuple[Step, ...], rt: Runtime, name: str, first: BaseException | None
+) -> BaseException | None:
+    """Every stage of ``.finally_``, each even if another one failed; the first error of the run."""
+    where = f"{name}/finally"
+    rt.prefix = f"{where}/"
+    rt.cancelled = False
+    rt.tell("block.start", where, block="finally")
+    began = time.perf_counter()
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - raised by `_execute`, or told beside the first
+            if first is None:
+                first = error
+            else:
+                warnings.warn(f"clean-up failed as well: {error}", RuntimeWarning, stacklevel=2)
+    rt.tell("block.stop", where, block="finally", duration_s=time.perf_counter() - began)
+    return first
+
+
+def _close_owned(ports: Ports, given: Mapping[str, Any] | Ports, failed: bool) -> None:
+    """Close the adapters that were made for this run, last first.
+
+    Raises:
+        CrucibleError: one could not be closed, unless the run has failed before.
+    """
+    if isinstance(given, Ports):
+        return
+    problem: CrucibleError | OSError | None = None
+    for name in reversed(list(ports)):
+        adapter = ports[name]
+        if adapter is given[name]:
+            continue
+        try:
+            adapter.close()
+        except (CrucibleError, OSError) as error:
+            problem = problem or error
+    if problem is None:
+        return
+    if failed:
+        warnings.warn(f"an adapter could not be closed: {problem}", RuntimeWarning, stacklevel=2)
+    else:
+        raise problem
+
+
+__all__ = ["Event", "RunResult", "arun", "run"]

@@ -1,0 +1,133 @@
+"""Workflows as `networkx.DiGraph`s; networkx is imported here and nowhere else, when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import networkx as nx
+
+from .blocks import Block, Loop, Node, Workflow
+from .flow import carried, keys_read, keys_written
+from .stage import StageNode
+
+
+def nested(workflow: Workflow) -> Any:
+    """A DiGraph of the body; a block is one node whose attribute ``graph`` is again a DiGraph.
+
+    Nodes are names, in the order of the text; they have ``kind, spec, reads, writes, carried,
+    source``. An edge says that its head must come later, with ``keys`` and ``why``: ``read-after-
+    write``, ``write-after-read``, ``write-after-write`` or ``same-port``. Every level is acyclic.
+    """
+    return _regions_graph(workflow)
+
+
+def _regions_graph(block: Block) -> Any:
+    first, *others = block.regions
+    graph = _graph(first[1])
+    for label, body in others:
+        last = list(graph)
+        graph.add_node(
+            label,
+            kind=label,
+            spec=None,
+            reads=tuple(dict.fromkeys(keys_read(body))),
+            writes=tuple(dict.fromkeys(keys_written(body))),
+            carried=(),
+            source=block.source,
+            graph=_graph(body),
+        )
+        if label == "finally":  # after everything, whatever it reads
+            graph.add_edges_from(((name, label) for name in last), why=("finally",), keys=())
+    return graph
+
+
+def _graph(body: Iterable[Node]) -> Any:
+    graph = nx.DiGraph()
+    earlier: list[tuple[Node, set[str], set[str], set[str]]] = []
+    for node in body:
+        reads, writes, ports = _touches(node)
+        graph.add_node(
+            node.name,
+            kind=node.kind,
+            spec=node,
+            reads=tuple(sorted(reads)),
+            writes=tuple(sorted(writes)),
+            carried=carried(node) if isinstance(node, Loop) else (),
+            source=node.source,
+        )
+        if isinstance(node, Block):
+            graph.nodes[node.name]["graph"] = _regions_graph(node)
+        for before, its_reads, its_writes, its_ports in earlier:
+            causes = {
+                "read-after-write": reads & its_writes,
+                "write-after-read": writes & its_reads,
+                "write-after-write": writes & its_writes,
+                "same-port": ports & its_ports,
+            }
+            if _is_barrier(node) or _is_barrier(before):
+                causes["barrier"] = {before.name}
+            why = tuple(cause for cause, shared in causes.items() if shared)
+            if why:
+                keys = tuple(sorted(set().union(*(causes[cause] for cause in why))))
+                graph.add_edge(before.name, node.name, why=why, keys=keys)
+        earlier.append((node, reads, writes, ports))
+    return graph
+
+
+def _touches(node: Node) -> tuple[set[str], set[str], set[str]]:
+    """Keys read and written and exclusive ports used by a node and all that is in it."""
+    from crucible_kitchen.ports import PORTS
+
+    names: set[str] = set()
+    for inner in _below(node):
+        if isinstance(inner, StageNode):
+            names.update(inner.ports)
+        elif isinstance(inner, Block):
+            names.update(
+                i.role for _, value in inner.values for i in value.signature.injected if i.is_port
+            )
+    exclusive = {name for name in names if name not in PORTS or not PORTS[name].concurrent}
+    return set(keys_read([node])), set(keys_written([node])), exclusive
+
+
+def _below(node: Node) -> Iterable[Node]:
+    from .flow import walk
+
+    return (inner for _, inner in walk(node))
+
+
+def _is_barrier(node: Node) -> bool:
+    """Whether a node may read or write anything, so that nothing moves across it."""
+    return any(
+        isinstance(inner, StageNode) and (inner.opaque or inner.signature.sees_context)
+        for inner in _below(node)
+    )
+
+
+def flat(workflow: Workflow) -> Any:
+    """One DiGraph of every node at any depth; ids are paths, ``parent`` is the path of the block."""
+    graph = nx.DiGraph()
+
+    def add(inner: Any, parent: str) -> None:
+        for name, attributes in inner.nodes(data=True):
+            path = f"{parent}/{name}"
+            own = {key: value for key, value in attributes.items() if key != "graph"}
+            graph.add_node(path, parent=parent, **own)
+            if "graph" in attributes:
+                add(attributes["graph"], path)
+        for head, tail, attributes in inner.edges(data=True):
+            graph.add_edge(f"{parent}/{head}", f"{parent}/{tail}", **attributes)
+
+    graph.add_node(
+        workflow.name,
+        parent=None,
+        kind=workflow.kind,
+        spec=workflow,
+        reads=tuple(dict.fromkeys(keys_read([workflow]))),
+        writes=tuple(dict.fromkeys(keys_written([workflow]))),
+        carried=(),
+        source=workflow.source,
+    )
+    add(nested(workflow), workflow.name)
+    return graph

@@ -1,0 +1,295 @@
+"""Stages: `@stage` for functions, `Stage` for classes, `StageNode` for a stage's place in a workflow."""
+
+from __future__ import annotations
+
+import re
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, overload
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crucible_kitchen.context import Context
+from crucible_kitchen.errors import ConfigError, did_you_mean
+
+from .retry import Retry
+from .signature import Defect, Read, Signature, Write, read_signature
+from .values import code_location
+
+OPTIONS = ("name", "retry", "timeout")
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A value bound to a parameter in place of a key."""
+
+    value: Any
+
+    def __hash__(self) -> int:
+        return hash(Literal)
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """A stage's place in a workflow: an immutable value that can still be called like the function.
+
+    Args:
+        name: last part of its path.
+        call: the function, or the `Stage` object.
+        signature: what it declares.
+        bound: (parameter, key or `Literal`), by `bind`.
+        renamed: (declared key, key written instead), by `bind`.
+        retry: how often it is tried.
+        timeout: seconds one attempt may take.
+        source: ``file:line`` of the declaration.
+        defects: what is wrong with the declaration.
+    """
+
+    kind: ClassVar[str] = "stage"
+
+    name: str
+    call: Any
+    signature: Signature = field(compare=False)
+    bound: tuple[tuple[str, Any], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    retry: Retry | None = None
+    timeout: float | None = None
+    source: str = field(default="", compare=False)
+    defects: tuple[Defect, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__doc__", getattr(self.call, "__doc__", None))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, as in a test of the stage alone."""
+        if isinstance(self.call, Stage):
+            return self.call.execute(*args, **kwargs)
+        return self.call(*args, **kwargs)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether it may write keys that it does not declare."""
+        return isinstance(self.call, Stage) and type(self.call).writes is None
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Names of the ports it uses."""
+        if isinstance(self.call, Stage):
+            return tuple(type(self.call).ports)
+        return tuple(injected.role for injected in self.signature.injected if injected.is_port)
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """Keys read, after `bind`."""
+        bound = dict(self.bound)
+        return tuple(
+            replace(read, key=bound.get(read.param, read.key))
+            for read in self.signature.reads
+            if not isinstance(bound.get(read.param), Literal)
+        )
+
+    @property
+    def writes(self) -> tuple[Write, ...]:
+        """Keys written, after `bind`."""
+        renamed = dict(self.renamed)
+        return tuple(
+            replace(write, key=renamed.get(write.key, write.key)) for write in self.signature.writes
+        )
+
+    def bind(
+        self, *, writes: Mapping[str, str] | str | None = None, **parameters: Any
+    ) -> StageNode:
+        """Read other keys, or write to other keys, than the signature names.
+
+        Args:
+            writes: declared key -> key written instead; a string where one key is declared.
+            **parameters: parameter -> key, as a string; anything else is the value itself.
+        """
+        known = {read.param for read in self.signature.reads}
+        declared = [write.key for write in self.signature.writes]
+        defects = [
+            Defect("unknown-option", f"bind: no parameter {name!r}", did_you_mean(name, known))
+            for name in parameters
+            if name not in known
+        ]
+        if isinstance(writes, str) and len(declared) != 1:
+            message = (
+                f"bind: writes={writes!r} renames one key, {self.name} declares {len(declared)}"
+            )
+            defects.append(Defect("unknown-option", message, "pass writes={declared: written}"))
+            writes = None
+        names = {declared[0]: writes} if isinstance(writes, str) else dict(writes or {})
+        defects += [
+            Defect(
+                "unknown-option",
+                f"bind: {self.name} writes no key {key!r}",
+                did_you_mean(key, declared),
+            )
+            for key in names
+            if key not in declared
+        ]
+        new = {
+            name: to if isinstance(to, str) else Literal(to)
+            for name, to in parameters.items()
+            if name in known
+        }
+        return replace(
+            self,
+            bound=tuple({**dict(self.bound), **new}.items()),
+            renamed=tuple({**dict(self.renamed), **names}.items()),
+            defects=(*self.defects, *defects),
+        )
+
+    def with_(self, **options: Any) -> StageNode:
+        """The same stage with other options.
+
+        Args:
+            name: last part of its path.
+            retry: a `Retry`, or how often it is tried, the first time included.
+            timeout: seconds one attempt may take; only for ``async`` stages.
+        """
+        changes, defects = check_options(options)
+        return replace(self, **changes, defects=(*self.defects, *defects))
+
+
+def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Defect]]:
+    """Options of a stage that can be used, and what is wrong with the others."""
+    good: dict[str, Any] = {}
+    defects: list[Defect] = []
+    for name, value in options.items():
+        if name not in OPTIONS:
+            defects.append(
+                Defect("unknown-option", f"unknown option {name!r}", did_you_mean(name, OPTIONS))
+            )
+        elif name == "name" and not (isinstance(value, str) and is_name(value)):
+            defects.append(Defect("bad-option", f"name must be {NAME_RULE}, got {value!r}"))
+        elif name == "timeout" and value is not None and not _positive(value):
+            defects.append(
+                Defect("bad-option", f"timeout must be a number of seconds above 0, got {value!r}")
+            )
+        elif name == "retry" and value is not None and not isinstance(value, Retry):
+            try:
+                good[name] = Retry(value)
+            except ValueError as error:
+                defects.append(Defect("bad-option", f"retry: {error}"))
+        else:
+            good[name] = value
+    return good, defects
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+NAME_RULE = "letters, digits, '_' and '-'"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be part of a path."""
+    return re.fullmatch(r"[\w-]+", text) is not None
+
+
+@overload
+def stage(function: Callable[..., Any], /) -> StageNode: ...
+@overload
+def stage(
+    *, writes: str | Sequence[str] | None = None, **options: Any
+) -> Callable[[Callable[..., Any]], StageNode]: ...
+def stage(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    writes: str | Sequence[str] | None = None,
+    **options: Any,
+) -> StageNode | Callable[[Callable[..., Any]], StageNode]:
+    """Declare a function as a stage; its signature says what it reads, uses and writes.
+
+    Args:
+        function: when used without parentheses.
+        writes: key, or keys, of the returned value; left out for a NamedTuple or for None.
+        **options: those of `StageNode.with_`.
+    """
+
+    def declare(function: Callable[..., Any], depth: int = 2) -> StageNode:
+        signature = read_signature(function, writes, depth=depth)
+        node = StageNode(
+            getattr(function, "__name__", type(function).__name__),
+            function,
+            signature,
+            source=code_location(function),
+            defects=signature.defects,
+        )
+        return node.with_(**options) if options else node
+
+    return declare if function is None else declare(function, 3)
+
+
+class Stage(BaseModel):
+    """A stage as a class: options are pydantic fields, and `execute` turns one context into the next.
+
+    Without `writes` it is opaque: it may write any key, and is checked only when it has run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    reads: ClassVar[Sequence[str] | None] = None
+    """Keys that must be there before it runs."""
+    writes: ClassVar[Sequence[str] | None] = None
+    """Keys it may write, and all that it may write."""
+    ports: ClassVar[Sequence[str]] = ()
+    """Names of the ports it uses."""
+    declared_at: ClassVar[str] = ""
+    """``file:line`` of the class, filled in when it is defined."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
+            frame = frame.f_back
+        cls.declared_at = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    def __init__(self, **options: Any) -> None:
+        name, fields = type(self).__name__, type(self).model_fields
+        unknown = [option for option in options if option not in fields]
+        if unknown:
+            raise ConfigError(
+                f"{name}: no option {unknown[0]!r}; {did_you_mean(unknown[0], fields)}"
+            )
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            # Without the values: they may be secrets.
+            said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(f"{name}: {'; '.join(said)}") from None
+
+    @abstractmethod
+    def execute(self, ctx: Context) -> Context:
+        """Do the work and return the context with what it gave; may be ``async``."""
+
+    def validate(self, ctx: Context) -> None:  # type: ignore[override]
+        """Raise if it cannot run; called before `execute`."""
+
+    def rollback(self, ctx: Context, error: BaseException) -> Context:
+        """Undo what a failed `execute` left behind; the error goes on afterwards."""
+        return ctx
+
+    def with_(self, **options: Any) -> StageNode:
+        """This stage with options of its place in a workflow, see `StageNode.with_`."""
+        return class_node(self).with_(**options)
+
+
+def snake_case(name: str) -> str:
+    """``TrainEpoch`` as ``train_epoch``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def class_node(given: Stage) -> StageNode:
+    """The place in a workflow of a stage written as a class."""
+    kind = type(given)
+    signature = Signature(
+        reads=tuple(Read(key, key) for key in kind.reads or ()),
+        writes=tuple(Write(key) for key in kind.writes or ()),
+    )
+    return StageNode(snake_case(kind.__name__), given, signature, source=kind.declared_at)
