@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crucible_kitchen import nn
-from crucible_kitchen.errors import ConfigError, PortError
+from crucible_kitchen.errors import PortError
 from crucible_kitchen.nn.peft_format import write_lora
 
 if TYPE_CHECKING:
@@ -51,22 +51,10 @@ def load(trainer: Trainer, path: Path) -> None:
             this session trains.
     """
     state, moments = _read(path)
-    load_weights(trainer, path)
+    trainer.model.load_adapter(path)
     trainer.optimizer.zero_grad()
     trainer.optimizer.load_state_dict(_optimizer_state(trainer, moments))
     trainer.steps, trainer.trained_passes = state["step"], state["trained_passes"]
-
-
-def load_weights(trainer: Trainer, path: Path) -> None:
-    """Copy the adapter in `path` into a session; nothing else of it changes.
-
-    Raises:
-        PortError: there is none, or it is of another update than this session trains.
-    """
-    try:
-        nn.load_lora(trainer.model.model, path)
-    except ConfigError as error:
-        raise PortError(f"training_client: {path} does not fit the session: {error}") from error
 
 
 def is_checkpoint(path: Path) -> bool:

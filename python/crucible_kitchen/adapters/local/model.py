@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
 from crucible_kitchen.adapters.local import attention
-from crucible_kitchen.errors import PortError
+from crucible_kitchen.errors import ConfigError, PortError
+from crucible_kitchen.nn import load_lora
 
 # How far the packed computation may be from the model's own, relative to the logits' norm.
 # float32 leaves the rounding of some hundred operations; bfloat16 has 8 bits for each.
@@ -55,11 +56,18 @@ class CausalModel:
     Args:
         model: any causal LM whose attention goes through transformers' attention interface and
             whose logits are ``hidden @ head.weight.T``; `load` checks both on a few tokens.
+
+    Attributes:
+        end_tokens: ids that end a sequence, by the model's own settings.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.head: nn.Linear = model.get_output_embeddings()
+        end = model.generation_config.eos_token_id
+        self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
+        # What a model's authors like to sample with must not leak into what the caller asks for.
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
 
     @classmethod
     def load(
@@ -85,7 +93,7 @@ class CausalModel:
                     local_files_only=True,
                 )
         except (OSError, ValueError, KeyError) as error:
-            raise PortError(f"training_client: could not load model {folder}: {error}") from error
+            raise PortError(f"local model: could not load model {folder}: {error}") from error
         for module in model.modules():
             # The base is frozen; only the LoRA branch drops anything, reproducibly.
             if isinstance(module, nn.Dropout):
@@ -129,6 +137,17 @@ class CausalModel:
         chosen = hidden if len(rows) == len(hidden) else hidden.index_select(0, rows)
         return ops.linear_logprobs(chosen, self.head.weight, targets)
 
+    def load_adapter(self, path: str | os.PathLike[str]) -> None:
+        """Put an adapter on the model, or copy it over the one that is there.
+
+        Raises:
+            PortError: there is none at `path`, or it does not fit.
+        """
+        try:
+            load_lora(self.model, path)
+        except ConfigError as error:
+            raise PortError(f"local model: {os.fspath(path)} does not fit: {error}") from error
+
     def checkpoint_gradients(self) -> None:
         """Keep only each layer's input, and compute the layer again in the backward pass."""
         # transformers 5 renamed it on the way.
@@ -139,7 +158,7 @@ class CausalModel:
     def _use_packed_attention(self) -> None:
         """Switch the model to packed attention and check on a few tokens that nothing changed."""
         if self.head.bias is not None:
-            raise PortError("training_client: the model's head must have no bias, but it has one")
+            raise PortError("local model: the model's head must have no bias, but it has one")
         sequences = [[1, 2, 3], [4, 3, 2, 1, 5], [2]]
         sequences = [[token % self.vocabulary for token in sequence] for sequence in sequences]
         tokens = [torch.tensor([sequence], device=self.device) for sequence in sequences]
@@ -151,7 +170,7 @@ class CausalModel:
         if not error <= _AGREEMENT[self.head.weight.dtype]:
             kind = type(self.model).__name__
             raise PortError(
-                f"training_client: {kind} is not supported: with sequences laid end to end and "
+                f"local model: {kind} is not supported: with sequences laid end to end and "
                 f"logits as hidden states times the head's weight, they differ by {error:.1e} "
                 "of their norm. Models that scale or cap their logits, or mix tokens outside of "
                 "attention, are of this kind"
@@ -165,9 +184,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         return torch.device(device)
     except RuntimeError as error:
-        raise PortError(
-            f"training_client: device must be auto, cpu or cuda, got {device!r}"
-        ) from error
+        raise PortError(f"local model: device must be auto, cpu or cuda, got {device!r}") from error
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -176,7 +193,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype not in known:
-        raise PortError(f"training_client: dtype must be auto, float32 or bfloat16, got {dtype!r}")
+        raise PortError(f"local model: dtype must be auto, float32 or bfloat16, got {dtype!r}")
     return known[dtype]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -131,7 +130,7 @@ class Trainer:
         counts = _counts(examples)
         weight = sum(float(e.inputs["weights"].sum(dtype="float64")) for e in examples)
         return ForwardBackwardResult(
-            loss=total / weight if weight else math.nan,
+            loss=total / weight if weight else 0.0,
             loss_fn_outputs=tuple({"logprobs": output} for output in outputs),
             metrics={"loss:sum": total, "weights:sum": weight, **counts},
         )

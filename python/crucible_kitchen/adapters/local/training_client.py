@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crucible_kitchen.adapters.local.models import prepare_model
-from transformers import AutoTokenizer
 
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local import batch, checkpoint
 from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.trainer import Trainer
 from crucible_kitchen.adapters.local.worker import Worker
-from crucible_kitchen.errors import DataError, PortError
+from crucible_kitchen.errors import PortError
 from crucible_kitchen.nn import save_lora
 from crucible_kitchen.ports import (
     CustomLoss,
@@ -84,7 +84,7 @@ class TrainingClient(ports.TrainingClient):
         self._device, self._tokens_per_pass = device, tokens_per_pass
         self._weights_dir = None if weights_dir is None else Path(weights_dir)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._worker = Worker("training_client")
+        self.worker = Worker("training_client")
         self._ids = itertools.count()
         self._trainers: dict[str, Trainer] = {}
 
@@ -92,7 +92,7 @@ class TrainingClient(ports.TrainingClient):
         """See `ports.TrainingClient.start_session`."""
         config = SessionConfig.coerce(config)
         folder = os.fspath(prepare_model(config.model))
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, port="training_client")
 
         def start() -> Trainer:
             model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
@@ -100,13 +100,13 @@ class TrainingClient(ports.TrainingClient):
             if config.checkpoint_path is not None:
                 path = Path(config.checkpoint_path)
                 # An adapter alone is a place to start from too, with a fresh optimizer.
-                load = (
-                    checkpoint.load if checkpoint.is_checkpoint(path) else checkpoint.load_weights
-                )
-                load(trainer, path)
+                if checkpoint.is_checkpoint(path):
+                    checkpoint.load(trainer, path)
+                else:
+                    trainer.model.load_adapter(path)
             return trainer
 
-        trainer = self._worker.submit(start).result()
+        trainer = self.worker.submit(start).result()
         session_id = f"local-{next(self._ids)}"
         self._trainers[session_id] = trainer
         return LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
@@ -123,8 +123,6 @@ class TrainingClient(ports.TrainingClient):
         checked = check_datums(datums, loss_fn)
         trainer = self.trainer(session)
         examples = batch.read(checked, vocabulary=trainer.model.vocabulary)
-        if not any(len(example.rows) for example in examples):
-            raise DataError("forward_backward: datums must have a weight other than 0, got none")
         return self._submit(session, lambda t: t.forward_backward(examples, loss_fn, settings))
 
     def forward(
@@ -181,12 +179,12 @@ class TrainingClient(ports.TrainingClient):
         """See `ports.TrainingClient.close_session`."""
         trainer = self._trainers.pop(session.id, None)
         if trainer is not None:
-            self._worker.submit(lambda: None).result()
+            self.worker.submit(lambda: None).result()
 
     def close(self) -> None:
         """Close every session and end the thread."""
         self._trainers.clear()
-        self._worker.close()
+        self.worker.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -206,25 +204,10 @@ class TrainingClient(ports.TrainingClient):
 
     def _submit(self, session: Session, work: Callable[[Trainer], T]) -> Future[T]:
         trainer = self.trainer(session)
-        return self._worker.submit(lambda: work(trainer))
+        return self.worker.submit(lambda: work(trainer))
 
     def _folder_for_weights(self) -> Path:
         if self._weights_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="crucible-weights-")
             self._weights_dir = Path(self._temporary.name)
         return self._weights_dir
-
-
-def load_tokenizer(folder: str) -> Tokenizer:
-    """The tokenizer in a model's folder.
-
-    Raises:
-        PortError: there is none, or it cannot be read.
-    """
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise PortError(
-            f"training_client: could not load the tokenizer of {folder}: {error}"
-        ) from error
-    return tokenizer

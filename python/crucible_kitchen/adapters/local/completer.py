@@ -1,0 +1,165 @@
+"""`Completer` in this process: chat with a local model, or with one that is being trained."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from crucible_kitchen import ports
+from crucible_kitchen.adapters.local import sampler
+from crucible_kitchen.adapters.local.sampling_client import (
+    Loaded,
+    SamplingClient,
+    prompt_tokens,
+    stream,
+)
+from crucible_kitchen.adapters.local.training_client import TrainingClient
+from crucible_kitchen.adapters.local.worker import Worker
+from crucible_kitchen.errors import ConfigError, PortError
+from crucible_kitchen.ports import (
+    Conversation,
+    Session,
+    SessionConfig,
+    Tokenizer,
+    completion_params,
+)
+from crucible_kitchen.types import (
+    Completion,
+    CompletionChunk,
+    Message,
+    SampledSequence,
+    SamplingParams,
+    Usage,
+)
+
+# What a decoder gives for bytes that are not a whole character yet.
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class Completer(ports.Completer):
+    """Answers by the model's own chat template. It loads the model at the first question.
+
+    Args:
+        model: a hub name, a local folder, or a name such as ``smollm2-135m``.
+        checkpoint_path: an adapter or checkpoint folder to put on it.
+        training_client: instead of `model`: answer with the weights that `session` has now.
+        session: an open session of `training_client`.
+        device: as for `SamplingClient`.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+    """
+
+    concurrent = True
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        checkpoint_path: str | None = None,
+        training_client: TrainingClient | None = None,
+        session: Session | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        live = training_client is not None and session is not None
+        if live == (model is not None) or (training_client is None) != (session is None):
+            raise ConfigError(
+                "completer: give either model, or training_client with session; got "
+                f"model={model!r}, training_client={training_client!r}, session={session!r}"
+            )
+        self._training_client, self._session = training_client, session
+        self._sampling_client: SamplingClient | None = None
+        self._own_session: Session | None = None
+        self._device = device
+        self._lock = threading.Lock()
+        self._config = (
+            session.config
+            if session is not None
+            else SessionConfig.coerce(
+                {"model": model, "checkpoint_path": checkpoint_path, "dtype": dtype}
+            )
+        )
+
+    def complete(self, messages: Conversation, **options: Any) -> Completion:
+        """See `ports.Completer.complete`."""
+        params = completion_params(options)
+        worker, loaded = self._loaded()
+        prompt = _prompt(loaded, messages)
+        (answer,) = worker.submit(
+            lambda: sampler.sample(loaded.model, loaded.tokenizer, prompt, 1, params)
+        ).result()
+        text = _text(loaded.tokenizer, answer.tokens, params)
+        return Completion(text, answer.stop_reason, Usage(len(prompt), len(answer.tokens)))
+
+    def stream_complete(self, messages: Conversation, **options: Any) -> Iterator[CompletionChunk]:
+        """See `ports.Completer.stream_complete`; together the pieces are what `complete` gives."""
+        params = completion_params(options)
+        worker, loaded = self._loaded()
+        prompt = _prompt(loaded, messages)
+        tokens: list[int] = []
+        answers: list[SampledSequence] = []
+        said = ""
+        for token in stream(worker, loaded, prompt, params, finished=answers.append):
+            tokens.append(token.token)
+            text = _text(loaded.tokenizer, tokens, params)
+            if text != said and not _unsettled(text, params):
+                yield CompletionChunk(text[len(said) :])
+                said = text
+        text = _text(loaded.tokenizer, tokens, params)
+        yield CompletionChunk(text[len(said) :], answers[0].stop_reason)
+
+    def get_model(self) -> str:
+        """The model's name."""
+        return self._config.model
+
+    def close(self) -> None:
+        """Unload a model that this completer loaded."""
+        with self._lock:
+            if self._sampling_client is not None:
+                self._sampling_client.close()
+                self._sampling_client = self._own_session = None
+
+    def _loaded(self) -> tuple[Worker, Loaded]:
+        """The model that answers, and the thread that may use it."""
+        if self._training_client is not None and self._session is not None:
+            trainer = self._training_client.trainer(self._session)
+            tokenizer = self._training_client.get_tokenizer(self._session)
+            return self._training_client.worker, Loaded(trainer.model, tokenizer)
+        with self._lock:
+            if self._sampling_client is None or self._own_session is None:
+                self._sampling_client = SamplingClient(device=self._device)
+                self._own_session = self._sampling_client.start_session(self._config)
+            return self._sampling_client.worker, self._sampling_client.loaded(self._own_session)
+
+
+def _prompt(loaded: Loaded, messages: Conversation) -> Sequence[int]:
+    """A conversation as the token ids after which the model answers."""
+    try:
+        turns = [Message.coerce(message).to_dict() for message in messages]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"completer: {error}") from error
+    if not turns:
+        raise PortError("completer: messages must hold at least one message, got none")
+    if loaded.tokenizer.chat_template is None:
+        raise PortError("completer: the model must have a chat template, it has none")
+    text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    # The template writes the special tokens itself.
+    tokens = loaded.tokenizer.encode(text, add_special_tokens=False)
+    return prompt_tokens(tokens, loaded.model)
+
+
+def _text(tokenizer: Tokenizer, tokens: Sequence[int], params: SamplingParams) -> str:
+    """The answer that tokens spell, up to a stop text."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    for stop in params.stop or ():
+        if isinstance(stop, str):
+            text = text.partition(stop)[0]
+    return text
+
+
+def _unsettled(text: str, params: SamplingParams) -> bool:
+    """Whether more tokens could change the end of `text`: half a character, or of a stop text."""
+    if text.endswith(_INCOMPLETE):
+        return True
+    stops = [stop for stop in params.stop or () if isinstance(stop, str)]
+    return any(text.endswith(stop[:n]) for stop in stops for n in range(1, len(stop)))
