@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crucible_kitchen.errors import ConfigError, did_you_mean
 
@@ -32,9 +32,7 @@ class SessionConfig(BaseModel):
     lora_rank: Annotated[int, Field(ge=1)] = 16
     lora_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lora_targets: (
-        Literal["all-linear", "attention", "mlp"] | Annotated[list[str], Field(min_length=1)]
-    ) = "all-linear"
+    lora_targets: Literal["all-linear", "attention", "mlp"] | list[str] = "all-linear"
     use_rslora: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
@@ -50,6 +48,15 @@ class SessionConfig(BaseModel):
                     advice = did_you_mean(str(key), cls.model_fields)
                     raise ValueError(f"unknown key {key!r}; {advice}")
         return fields
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _targets(cls, targets: Any) -> Any:
+        # Before the union, whose own message would complain about each of its members.
+        names = isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)
+        if not names and targets not in ("all-linear", "attention", "mlp"):
+            raise ValueError("wanted all-linear, attention, mlp or a list of layer names")
+        return targets
 
     @classmethod
     def coerce(cls, value: SessionConfig | Mapping[str, Any]) -> SessionConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ TOKEN_INPUTS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Datum(Record):
     """One training example.
 
@@ -43,14 +43,18 @@ class Datum(Record):
     model_input: ModelInput
     loss_fn_inputs: dict[str, TensorData]
 
-    def __post_init__(self) -> None:
-        model_input = ModelInput.coerce(self.model_input)
-        if not isinstance(self.loss_fn_inputs, Mapping):
+    def __init__(
+        self,
+        model_input: ModelInput | Mapping[str, Any] | Iterable[int],
+        loss_fn_inputs: Mapping[str, Any],
+    ) -> None:
+        model_input = ModelInput.coerce(model_input)
+        if not isinstance(loss_fn_inputs, Mapping):
             raise TypeError(
                 "Datum: loss_fn_inputs must be a mapping from name to tensor, "
-                f"got {type(self.loss_fn_inputs).__name__}"
+                f"got {type(loss_fn_inputs).__name__}"
             )
-        given = dict(self.loss_fn_inputs)
+        given = dict(loss_fn_inputs)
         inputs: dict[str, TensorData] = {}
         if "labels" in given:
             inputs.update(_from_labels(given, model_input.length))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ class EncodedTextChunk(Record):
         tokens: ids, whole numbers from 0; any iterable, kept as a tuple.
     """
 
-    tokens: tuple[int, ...]
+    tokens: Sequence[int]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", token_ids(self.tokens, "EncodedTextChunk"))
@@ -75,7 +75,7 @@ class ImageChunk(Record):
 Chunk = EncodedTextChunk | ImageChunk
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ModelInput(Record):
     """A sequence of chunks, in reading order.
 
@@ -85,12 +85,12 @@ class ModelInput(Record):
 
     chunks: tuple[Chunk, ...] = ()
 
-    def __post_init__(self) -> None:
-        if isinstance(self.chunks, str | bytes | Mapping) or not isinstance(self.chunks, Iterable):
+    def __init__(self, chunks: Iterable[Chunk | Mapping[str, Any]] = ()) -> None:
+        if isinstance(chunks, str | bytes | Mapping) or not isinstance(chunks, Iterable):
             raise TypeError(
-                f"ModelInput: chunks must be a list of chunks, got {type(self.chunks).__name__}"
+                f"ModelInput: chunks must be a list of chunks, got {type(chunks).__name__}"
             )
-        object.__setattr__(self, "chunks", tuple(map(_chunk, self.chunks)))
+        object.__setattr__(self, "chunks", tuple(map(_chunk, chunks)))
 
     @classmethod
     def from_ints(cls, tokens: Iterable[int]) -> ModelInput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class SamplingParams(Record):
     top_k: int = -1
     top_p: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] | tuple[int, ...] | None = None
+    stop: Sequence[str] | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k", "seed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,8 +29,8 @@ class ForwardBackwardResult(Record):
     """
 
     loss: float
-    loss_fn_outputs: tuple[dict[str, TensorData], ...] = ()
-    metrics: dict[str, float] = field(default_factory=dict)
+    loss_fn_outputs: Sequence[Mapping[str, TensorData]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         outputs = tuple(
@@ -66,8 +67,8 @@ class SampledSequence(Record):
         stop_reason: ``stop`` at a stop token or string, ``length`` at `max_tokens`.
     """
 
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
     stop_reason: StopReason = "stop"
 
     def __post_init__(self) -> None:
