@@ -1,4 +1,4 @@
-"""What a stage can see: configuration, state, ports and metrics of one run, never changed in place."""
+"""What a stage can see: configuration, state, ports and metrics of one run, all immutable."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class View(Mapping[str, Any]):
     """
 
     __slots__ = ("_data", "_label")
+    _data: Mapping[str, Any]
+    _label: str
 
     def __init__(self, data: Mapping[str, Any], label: str) -> None:
         object.__setattr__(self, "_data", data)
@@ -62,7 +64,7 @@ class View(Mapping[str, Any]):
         return key in self._data
 
     def items(self) -> ItemsView[str, Any]:
-        return self._data.items()
+        return ItemsView(self._data)
 
     def __repr__(self) -> str:
         # Keys only: values may be secrets or gigabytes.
@@ -118,7 +120,8 @@ class MetricLog:
         if not found:
             known = {record.name for record in self}
             raise MissingKeyError(
-                f"metrics: {name!r} was never recorded; {did_you_mean(name, known) or 'nothing was'}"
+                f"metrics: {name!r} was never recorded; "
+                f"{did_you_mean(name, known) or 'nothing was'}"
             )
         return found
 
@@ -240,6 +243,14 @@ class Context:
         "_stage",
         "_state",
     )
+    _config: dict[str, Any]
+    _lazy_ports: _LazyPorts
+    _log: MetricLog
+    _metadata: dict[str, Any]
+    _options: dict[str, Any]
+    _recorder: Metrics | None
+    _stage: str | None
+    _state: dict[str, Any]
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where async stages run: an event loop on its own thread, or the loop of the one who awaits the run."""
+"""Where async stages run: an event loop on a thread of its own, or the loop of the caller."""
 
 from __future__ import annotations
 

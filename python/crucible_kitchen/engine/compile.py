@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import operator
 import random
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from time import perf_counter
 from typing import Any
 
 from crucible_kitchen.context import Context
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import Loop, Node, Stage, StageNode, When
-from crucible_kitchen.graph.annotations import runtime_classes, show
 from crucible_kitchen.graph.rules import is_async
-from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature
-from crucible_kitchen.graph.stage import Literal
 from crucible_kitchen.graph.values import Value
 
+from .call import arguments, no_keywords, store
 from .events import Event
-from .rng import Rng
-from .runtime import BorderError, Runtime, wrong_type
+from .runtime import BorderError, Runtime
 
 Step = Callable[[], None]
-Gather = Callable[[dict[Any, Any]], tuple[Any, ...]]
 
 
 def compile_body(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, ...]:
@@ -98,157 +92,15 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
 def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
     """One call of a function: gather what it reads, call it, check and store what it gives."""
     values = rt.values
-    gather, keywords, function = _arguments(node.call, node.signature, dict(node.bound), rt, path)
-    store = _store(node, rt)
+    gather, keywords, function = arguments(node.call, node.signature, dict(node.bound), rt, path)
+    keep = store(node, rt)
     if is_async(node):
         call = rt.bridge.call
         timeout = node.timeout
-        return lambda: store(call(function(*gather(values), **keywords()), timeout))
-    if keywords is _no_keywords:
-        return lambda: store(function(*gather(values)))
-    return lambda: store(function(*gather(values), **keywords()))
-
-
-def _no_keywords() -> dict[str, Any]:
-    return {}
-
-
-def _arguments(
-    function: Callable[..., Any],
-    signature: Signature,
-    bound: dict[str, Any],
-    rt: Runtime,
-    path: str,
-) -> tuple[Gather, Callable[[], dict[str, Any]], Callable[..., Any]]:
-    """How to call a function: positional arguments, fresh keyword arguments, and what to call."""
-    reads = {read.param: read for read in signature.reads}
-    injected = {injected.param: injected for injected in signature.injected}
-    constant: dict[str, Any] = {}
-    fresh: dict[str, Callable[[], Any]] = {}
-    for name, one in injected.items():
-        if one.role in ("rng", "context"):
-            fresh[name] = _fresh(one, rt, path.rpartition("/")[2])
-        else:
-            constant[name] = _service(one, rt, path)
-    getters = [_getter(name, reads, bound, constant, fresh, rt, path) for name in signature.order]
-    keyword_constant = {k: v for k, v in constant.items() if k not in signature.order}
-    keyword_fresh = {k: v for k, v in fresh.items() if k not in signature.order}
-    called = partial(function, **keyword_constant) if keyword_constant else function
-    if not keyword_fresh:
-        return _gather(getters, rt), _no_keywords, called
-    return _gather(getters, rt), lambda: {k: make() for k, make in keyword_fresh.items()}, called
-
-
-def _service(injected: Injected, rt: Runtime, path: str) -> Any:
-    if injected.role == "metrics":
-        return rt.metrics
-    if injected.role == "logger":
-        return rt.logger(path)
-    return rt.ports[injected.role] if injected.required else rt.ports.get(injected.role)
-
-
-def _fresh(injected: Injected, rt: Runtime, name: str) -> Callable[[], Any]:
-    if injected.role == "rng":
-        return lambda: Rng(rt.seed, rt.prefix + name)
-    return lambda: rt.context(rt.prefix + name)
-
-
-def _getter(
-    name: str,
-    reads: dict[str, Read],
-    bound: dict[str, Any],
-    constant: dict[str, Any],
-    fresh: dict[str, Callable[[], Any]],
-    rt: Runtime,
-    path: str,
-) -> Any:
-    """A key of `rt.values`, or a function of them."""
-    if name in fresh:
-        make = fresh[name]
-        return lambda values: make()
-    to = bound.get(name, name)
-    if name in constant or isinstance(to, Literal):
-        key = (path, name)  # no key of a user is a tuple
-        rt.values[key] = to.value if isinstance(to, Literal) else constant[name]
-        return key
-    default = reads[name].default
-    if default is MISSING or to in rt.config:
-        return to
-    return lambda values: values.get(to, default)
-
-
-def _gather(getters: list[Any], rt: Runtime) -> Gather:
-    missing = rt.missing
-    if not getters:
-        return lambda values: ()
-    if any(callable(getter) for getter in getters):
-        each = [g if callable(g) else operator.itemgetter(g) for g in getters]
-
-        def collect(values: dict[Any, Any]) -> tuple[Any, ...]:
-            return tuple([get(values) for get in each])
-
-    elif len(getters) == 1:
-        (only,) = getters
-
-        def collect(values: dict[Any, Any]) -> tuple[Any, ...]:
-            return (values[only],)
-
-    else:
-        collect = operator.itemgetter(*getters)
-
-    def checked(values: dict[Any, Any]) -> tuple[Any, ...]:
-        try:
-            return collect(values)
-        except KeyError as error:
-            raise missing(error.args[0]) from None
-
-    return checked
-
-
-def _store(node: StageNode, rt: Runtime) -> Callable[[Any], None]:
-    """Check what a function gives against its declaration and write it to the state."""
-    state, values = rt.state, rt.values
-    writes = node.writes
-    kinds = tuple(runtime_classes(write.type) or (object,) for write in writes)
-
-    def nothing(result: Any) -> None:
-        if result is not None:
-            raise BorderError(f"declares no key to write, but returned {type(result).__name__}")
-
-    if not writes:
-        return nothing
-    if len(writes) == 1 and node.signature.record is None:
-        (write,), (classes,) = writes, kinds
-        key = write.key
-
-        def one(result: Any) -> None:
-            if not isinstance(result, classes):
-                raise wrong_type(node, key, write.type, result)
-            state[key] = values[key] = result
-
-        return one
-    record = node.signature.record
-    expected: Any = record or (tuple, list)
-    said = show(record) if record else f"a tuple of {len(writes)}"
-    triples = tuple(
-        (write.key, classes, write.type) for write, classes in zip(writes, kinds, strict=True)
-    )
-
-    def several(result: Any) -> None:
-        if not isinstance(result, expected) or len(result) != len(triples):
-            raise BorderError(f"must return {said}, got {_shown(result)}")
-        for (key, classes, kind), value in zip(triples, result, strict=True):
-            if not isinstance(value, classes):
-                raise wrong_type(node, key, kind, value)
-        for (key, _, _), value in zip(triples, result, strict=True):
-            state[key] = values[key] = value
-
-    return several
-
-
-def _shown(result: object) -> str:
-    size = f" of {len(result)}" if isinstance(result, (tuple, list)) else ""
-    return f"{type(result).__name__}{size}"
+        return lambda: keep(call(function(*gather(values), **keywords()), timeout))
+    if keywords is no_keywords:
+        return lambda: keep(function(*gather(values)))
+    return lambda: keep(function(*gather(values), **keywords()))
 
 
 def _class_attempt(node: StageNode, rt: Runtime) -> Step:
@@ -341,7 +193,7 @@ def compile_value(value: Value, rt: Runtime, path: str) -> Callable[[], Any]:
                 raise rt.missing(value.of) from None
 
         return look_up
-    gather, keywords, function = _arguments(value.of, value.signature, {}, rt, path)
+    gather, keywords, function = arguments(value.of, value.signature, {}, rt, path)
     if value.signature.is_async:
         return lambda: rt.bridge.call(function(*gather(values), **keywords()))
     return lambda: function(*gather(values), **keywords())
@@ -369,52 +221,54 @@ def _when(node: When, rt: Runtime, path: str) -> Step:
 
 def _loop(node: Loop, rt: Runtime, path: str) -> Step:
     body = compile_body(node.body, rt, path)
-    name, source = node.name, node.source
+    name = node.name
     item_key, index_key = node.variables
     state, values = rt.state, rt.values
     items = _items(node, rt, path)
 
-    def iterate(outer: str, source_of_items: Iterable[Any], total: int | None) -> None:
-        for index, item in enumerate(source_of_items):
+    def iterate() -> None:
+        outer = rt.prefix
+        every = items()
+        total = len(every) if hasattr(every, "__len__") else None
+        rt.tell("block.start", outer + name, block="loop", total=total)
+        for index, item in enumerate(every):
             rt.check_cancelled()
             here = f"{outer}{name}[{index}]"
             rt.prefix = here + "/"
             state[item_key] = values[item_key] = item
             state[index_key] = values[index_key] = index
             if rt.emit is not None:
-                rt.tell("iteration.start", here, index=index, total=total)
+                rt.tell("iteration.start", here, iteration=index, total=total)
             for step in body:
                 step()
             rt.prefix = outer
 
     def step() -> None:
-        outer = rt.prefix
-        where = outer + name
+        where = rt.prefix + name
         began = perf_counter()
         try:
-            every = items()
-            total = len(every) if hasattr(every, "__len__") else None
-            rt.tell("block.start", where, block="loop", total=total)
-            iterate(outer, every, total)
-        except BaseException as error:
-            failure = error
+            iterate()
+        except StageError as error:
+            _block_failed(rt, where, began, error)
+            raise
+        except Exception as error:
             # The stages have turned theirs into StageErrors, so this came from the items.
-            if isinstance(error, Exception) and not isinstance(error, StageError):
-                failure = rt.failure(where, source, error)
-                failure.__cause__ = error
-            rt.tell(
-                "block.error",
-                where,
-                block="loop",
-                duration_s=perf_counter() - began,
-                error=str(failure) or type(failure).__name__,
-            )
-            raise failure from failure.__cause__
+            failure = rt.failure(where, node.source, error)
+            _block_failed(rt, where, began, failure)
+            raise failure from error
+        except BaseException as error:
+            _block_failed(rt, where, began, error)
+            raise
         finally:
             rt.drop(item_key, index_key)
         rt.tell("block.stop", where, block="loop", duration_s=perf_counter() - began)
 
     return step
+
+
+def _block_failed(rt: Runtime, where: str, began: float, error: BaseException) -> None:
+    said = str(error) or type(error).__name__
+    rt.tell("block.error", where, block="loop", duration_s=perf_counter() - began, error=said)
 
 
 def _items(node: Loop, rt: Runtime, path: str) -> Callable[[], Any]:

@@ -31,7 +31,7 @@ class Event(NamedTuple):
         time: seconds since the epoch.
         duration_s: of what stopped or failed.
         block: of block events: ``loop``, ``when`` or ``finally``.
-        index: of iteration events, from 0.
+        iteration: of iteration events, from 0.
         total: of a loop's events: how many iterations there will be, None where nobody knows.
         attempt: of retry events: the one that failed, from 1.
         error: text of what went wrong, without secrets.
@@ -46,7 +46,7 @@ class Event(NamedTuple):
     time: float
     duration_s: float | None = None
     block: str | None = None
-    index: int | None = None
+    iteration: int | None = None
     total: int | None = None
     attempt: int | None = None
     error: str | None = None

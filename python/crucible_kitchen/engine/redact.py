@@ -55,7 +55,7 @@ class Redactor:
         return text
 
     def clean(self, error: BaseException) -> None:
-        """Take the secrets out of an exception and of what caused it: its traceback will be printed."""
+        """Take the secrets out of an exception and its causes: a traceback prints them all."""
         seen: set[int] = set()
         current: BaseException | None = error
         while current is not None and self._secrets and id(current) not in seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,10 +25,6 @@ class Rng(np.random.Generator):
         digest = hashlib.blake2b(f"{seed}:{path}".encode(), digest_size=16).digest()
         super().__init__(np.random.Philox(key=int.from_bytes(digest, "little")))
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Generator's own way would call Rng with a bit generator.
-        return _restored, (self.bit_generator,)
-
-
-def _restored(bits: np.random.BitGenerator) -> np.random.Generator:
-    return np.random.Generator(bits)
+    def __reduce__(self) -> Any:
+        # A copy goes on from the same place, which a seed and a path cannot say.
+        return np.random.Generator, (self.bit_generator,)

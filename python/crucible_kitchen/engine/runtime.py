@@ -10,8 +10,6 @@ from typing import Any
 
 from crucible_kitchen.context import Context, MetricRecord, Metrics
 from crucible_kitchen.errors import StageError, did_you_mean
-from crucible_kitchen.graph import StageNode
-from crucible_kitchen.graph.annotations import show
 from crucible_kitchen.ports import Ports
 
 from .bridge import Bridge
@@ -133,8 +131,3 @@ class Runtime:
                 step=record.step,
                 metadata=record.metadata,
             )
-
-
-def wrong_type(node: StageNode, key: str, wanted: Any, got: object) -> BorderError:
-    """The error for a value of another type than declared."""
-    return BorderError(f"must write {key!r} as {show(wanted)}, got {type(got).__name__}")

@@ -154,7 +154,7 @@ class Workflow(Block):
 
     @property
     def finally_(self) -> Brackets[Workflow]:
-        """``workflow("w")[...].finally_[...]``: runs at the end, whatever happened, also on Ctrl-C."""
+        """``workflow("w")[...].finally_[...]``: runs whatever happened, also on Ctrl-C."""
         return Brackets(lambda nodes: replace(self, finally_body=nodes))
 
     @property
@@ -165,7 +165,7 @@ class Workflow(Block):
 
     @property
     def graph(self) -> Any:
-        """The nested `networkx.DiGraph`: a block is one node whose attribute ``graph`` is its inside."""
+        """The nested `networkx.DiGraph`; a block is a node whose ``graph`` is its inside."""
         from .digraph import nested
 
         return nested(self)
@@ -196,14 +196,15 @@ def loop(
 ) -> Loop:
     """Repeat: once for each item of `over`, or while `while_` holds.
 
-    Inside, the keys ``<name>.item`` and ``<name>.index`` can be bound. `over` is iterated lazily; no
-    items, no iterations.
+    Inside, the keys ``<name>.item`` and ``<name>.index`` can be bound. `over` is iterated lazily;
+    no items, no iterations.
 
     Args:
         name: part of the paths inside.
         over: callable whose parameters are keys, key, or iterable.
-        while_: callable whose parameters are keys, key, or truth value; asked before each iteration.
-        max_iterations: most iterations; where `while_` still holds after them, the run fails.
+        while_: callable whose parameters are keys, key, or truth value; asked before each
+            iteration.
+        max_iterations: the loop ends after this many, even where `while_` still holds.
         **unknown: reported by validation.
     """
     defects = list(_name_defects("loop", name))

@@ -14,9 +14,9 @@ def describe(workflow: object) -> dict[str, Any]:
     """A workflow as nested dicts and lists of strings and numbers.
 
     Returns:
-        ``kind, name, path, source, reads, writes, ports, children``; of a stage also ``doc`` and its
-        options; of a block also what it asks for (``over``, ``while_``, ``predicate``). Branches and
-        clean-up are children of kind ``otherwise`` and ``finally``.
+        ``kind, name, path, source, reads, writes, ports, children``; of a stage also ``doc`` and
+        its options; of a block also what it asks for (``over``, ``while_``, ``predicate``).
+        Branches and clean-up are children of kind ``otherwise`` and ``finally``.
     """
     value = as_workflow(workflow)
     return _node(value, value.name)

@@ -106,7 +106,7 @@ def _is_barrier(node: Node) -> bool:
 
 
 def flat(workflow: Workflow) -> Any:
-    """One DiGraph of every node at any depth; ids are paths, ``parent`` is the path of the block."""
+    """One DiGraph of every node at any depth; ids are paths, ``parent`` is the block's path."""
     graph = nx.DiGraph()
 
     def add(inner: Any, parent: str) -> None:

@@ -1,4 +1,4 @@
-"""What is written where: keys that are certain, possible or impossible at each point of the text."""
+"""What is written where: which keys are certain or possible at each point of the text."""
 
 from __future__ import annotations
 

@@ -58,7 +58,6 @@ class Injected:
     role: str
     is_port: bool
     required: bool
-    port_type: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -167,78 +166,64 @@ def read_signature(
         depth: frames between this call and the declaration, whose local names annotations may use.
     """
     try:
-        parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         name = getattr(function, "__name__", repr(function))
-        return Signature(
-            defects=(
-                Defect(
-                    "bad-signature", f"{name!r} has no readable signature", "wrap it in a lambda"
-                ),
-            )
-        )
+        message = f"{name!r} has no readable signature"
+        return Signature(defects=(Defect("bad-signature", message, "wrap it in a lambda"),))
     names = _names_seen_by(function, sys._getframe(depth).f_locals)
-    reads: list[Read] = []
-    injected: list[Injected] = []
-    order: list[str] = []
-    defects: list[Defect] = []
-    for parameter in parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            defects.append(
-                Defect(
-                    "bad-signature",
-                    f"parameter {str(parameter)!r} names no key",
-                    "name each key read",
-                )
-            )
-            continue
-        kind, optional = without_none(_resolve(parameter.annotation, names))
-        role = _role(kind, parameter.name, parameter.annotation is not MISSING)
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            order.append(parameter.name)
-        if role is not None:
-            required = not optional and parameter.default is MISSING
-            injected.append(Injected(parameter.name, *role, required, kind if role[1] else None))
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            defects.append(_not_injectable(parameter, kind))
-        else:
-            whole = UNKNOWN if kind is UNKNOWN else (kind | None if optional else kind)
-            reads.append(Read(parameter.name, parameter.name, whole, parameter.default))
-    signature = inspect.unwrap(function)
-    declared, record, wrong = (), None, ()
+    read: list[Read | Injected | Defect] = [_read_parameter(one, names) for one in parameters]
+    defects = [one for one in read if isinstance(one, Defect)]
+    target = function if inspect.isroutine(function) else type(function).__call__
+    declared: tuple[Write, ...] = ()
+    record = None
     if returns_writes:
-        annotation = getattr(signature, "__annotations__", {}).get("return", MISSING)
-        declared, record, wrong = _read_writes(annotation, names, writes)
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    if (inspect.isgeneratorfunction(target) and returns_writes) or inspect.isasyncgenfunction(target):
-        defects.append(
-            Defect(
-                "bad-signature",
-                "a stage cannot be a generator",
-                "return the values instead of yielding",
-            )
-        )
+        annotations = getattr(inspect.unwrap(function), "__annotations__", {})
+        declared, record, wrong = _read_writes(annotations.get("return", MISSING), names, writes)
+        defects += wrong
+        if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+            message = "a stage cannot be a generator"
+            defects.append(Defect("bad-signature", message, "return the values, do not yield"))
     return Signature(
-        tuple(reads),
-        tuple(injected),
-        declared,
-        tuple(order),
-        record,
-        inspect.iscoroutinefunction(target),
-        (*defects, *wrong),
+        reads=tuple(one for one in read if isinstance(one, Read)),
+        injected=tuple(one for one in read if isinstance(one, Injected)),
+        writes=declared,
+        order=tuple(one.name for one in parameters if one.kind in _POSITIONAL),
+        record=record,
+        is_async=inspect.iscoroutinefunction(target),
+        defects=tuple(defects),
     )
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _read_parameter(
+    parameter: inspect.Parameter, names: ChainMap[str, Any]
+) -> Read | Injected | Defect:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        message = f"parameter {str(parameter)!r} names no key"
+        return Defect("bad-signature", message, "name each key that is read")
+    annotated = parameter.annotation is not MISSING
+    whole = _resolve(parameter.annotation, names)
+    kind, optional = without_none(whole)
+    role = _role(kind, parameter.name, annotated)
+    if role is not None:
+        required = not optional and parameter.default is MISSING
+        return Injected(parameter.name, *role, required)
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return _not_injectable(parameter, kind)
+    return Read(parameter.name, parameter.name, whole, parameter.default)
 
 
 def _not_injectable(parameter: inspect.Parameter, kind: Any) -> Defect:
-    shown = (
-        parameter.annotation
-        if isinstance(parameter.annotation, str)
-        else getattr(kind, "__name__", kind)
-    )
+    shown = "no annotation"
+    if parameter.annotation is not MISSING:
+        shown = parameter.annotation if kind is UNKNOWN else getattr(kind, "__name__", str(kind))
     return Defect(
         "not-injectable",
         f"keyword-only parameter {parameter.name!r} must be annotated with a port, Metrics, Rng, "
-        f"Logger or Context, got {'no annotation' if kind is UNKNOWN and shown is Any else shown}",
+        f"Logger or Context, got {shown}",
         "keys that are read stand before the star",
     )
 

@@ -1,4 +1,4 @@
-"""Stages: `@stage` for functions, `Stage` for classes, `StageNode` for a stage's place in a workflow."""
+"""Stages: `@stage` for functions, `Stage` for classes, `StageNode` for a place in a workflow."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def stage(
 
 
 class Stage(BaseModel):
-    """A stage as a class: options are pydantic fields, and `execute` turns one context into the next.
+    """A stage as a class: options are pydantic fields, `execute` makes the next context.
 
     Without `writes` it is opaque: it may write any key, and is checked only when it has run.
     """
