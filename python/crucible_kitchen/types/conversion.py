@@ -31,6 +31,9 @@ _STORAGE: Final[Mapping[str, np.dtype[Any]]] = {
     "bool": np.dtype(np.bool_),
 }
 
+# A dtype's own `name` is computed at each call, which costs more than copying a short array.
+_NAMES: Final = {dtype: name for name, dtype in _STORAGE.items() if name != "bfloat16"}
+
 DTYPES: Final[tuple[str, ...]] = tuple(_STORAGE)
 
 
@@ -66,10 +69,9 @@ def from_bytes(data: bytes, dtype: str | None) -> tuple[npt.NDArray[Any], str]:
 def as_array(data: Any) -> tuple[npt.NDArray[Any], str]:
     """`data` as an array, with its dtype's own name (which may be one that only numpy has)."""
     if isinstance(data, np.ndarray):
+        name = _NAMES.get(data.dtype) or data.dtype.name
         # ml_dtypes' bfloat16 is an extension type; its bits are all that is needed of it.
-        if data.dtype.name == "bfloat16":
-            return data.view(np.uint16), "bfloat16"
-        return data, data.dtype.name
+        return (data.view(np.uint16) if name == "bfloat16" else data), name
     if type(data).__module__.partition(".")[0] == "torch" and hasattr(data, "detach"):
         return _from_torch(data)
     if isinstance(data, str) or not isinstance(data, Sequence | int | float | np.generic):
@@ -108,7 +110,7 @@ def _from_torch(tensor: Any) -> tuple[npt.NDArray[Any], str]:
 
 
 def converted(array: npt.NDArray[Any], have: str, want: str | None) -> tuple[npt.NDArray[Any], str]:
-    """`array`, of dtype `have`, as dtype `want`; a value that does not fit is an error."""
+    """A copy of `array`, of dtype `have`, as dtype `want`; what does not fit is an error."""
     if want is None:
         want = "float32" if have == "float64" else have
         if want not in _STORAGE:
@@ -116,7 +118,7 @@ def converted(array: npt.NDArray[Any], have: str, want: str | None) -> tuple[npt
                 f"TensorData: dtype must be given for {have} data, one of {', '.join(DTYPES)}"
             )
     if have == want:
-        return array.astype(_STORAGE[want], copy=False), want
+        return array.astype(_STORAGE[want], order="C"), want
     values = bfloat16_to_float32(array) if have == "bfloat16" else array
     try:
         with np.errstate(over="raise"):
@@ -124,7 +126,7 @@ def converted(array: npt.NDArray[Any], have: str, want: str | None) -> tuple[npt
                 return _rounded_to_bfloat16(values.astype(np.float32, order="C")), want
             if want not in ("float32", "float16"):
                 _check_whole_numbers(values, want)
-            return values.astype(_STORAGE[want]), want
+            return values.astype(_STORAGE[want], order="C"), want
     except FloatingPointError:
         raise ValueError(f"TensorData: data must fit {want}, got values beyond its range") from None
 

@@ -45,16 +45,16 @@ class TensorData:
         if dtype is not None:
             dtype = dtype_name(dtype)
         if isinstance(data, TensorData):
-            array, name = converted(data._array, data._dtype, dtype)
+            array, name = data._array, data._dtype
+            if dtype is not None and dtype != name:
+                array, name = converted(array, name, dtype)
         elif isinstance(data, bytes | bytearray | memoryview):
             array, name = from_bytes(bytes(data), dtype)
         else:
             array, name = converted(*as_array(data), dtype)
+        array.flags.writeable = False
         if shape is not None:
             array = array.reshape(checked_shape(shape, array.size))
-        if array.flags.writeable:
-            array = array.copy() if array.base is not None or array is data else array
-            array.flags.writeable = False
         object.__setattr__(self, "_array", array)
         object.__setattr__(self, "_dtype", name)
 
