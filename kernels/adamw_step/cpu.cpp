@@ -2,9 +2,10 @@
 // same instructions whatever the number of threads.
 #include <algorithm>
 
+#include "../common/threads.h"
 #include "launch.h"
 
-namespace crucible::adamw_step::cpu {
+namespace crucible::adamw_step::CRUCIBLE_ISA {
 namespace {
 
 constexpr std::int64_t kChunk = 16384;
@@ -64,4 +65,4 @@ void launch(const Step& step, int threads) {
                [&](std::int64_t i) { update_chunk(step, chunks[static_cast<std::size_t>(i)]); });
 }
 
-}  // namespace crucible::adamw_step::cpu
+}  // namespace crucible::adamw_step::CRUCIBLE_ISA

@@ -7,7 +7,9 @@
 #if defined(__CUDACC__)
 #define CRUCIBLE_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define CRUCIBLE_HOST_DEVICE inline
+// Always: a copy that stands alone in an object for a newer instruction set could be the one that
+// the linker keeps for all of them.
+#define CRUCIBLE_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace crucible {

@@ -3,9 +3,10 @@
 #include <cmath>
 
 #include "../common/bfloat16.h"
+#include "../common/threads.h"
 #include "launch.h"
 
-namespace crucible::grad_norm::cpu {
+namespace crucible::grad_norm::CRUCIBLE_ISA {
 namespace {
 
 constexpr int kLanes = 16;  // independent sums: enough to hide the latency of an addition
@@ -58,4 +59,4 @@ double launch(const std::vector<Gradient>& gradients, int threads) {
   return std::sqrt(sum);
 }
 
-}  // namespace crucible::grad_norm::cpu
+}  // namespace crucible::grad_norm::CRUCIBLE_ISA
