@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -65,3 +66,9 @@ def options(size: Size) -> dict[str, object]:
         "weight_decay": 0.1,
         "grad_scale": 0.5,
     }
+
+
+def work(size: Size, dtype: torch.dtype) -> tuple[float, float]:
+    """Flops and bytes of a step at the least; the count is in README.md."""
+    elements = sum(math.prod(shape) for shape in size.shapes)
+    return 14 * elements, elements * (3 * dtype.itemsize + 16)

@@ -53,6 +53,16 @@ def test_takes_strided_inputs(trial: Trial) -> None:
     assert not disagreements(*run_both(trial, args))
 
 
+@pytest.mark.parametrize("trial", TRIALS, ids=str)
+def test_repeats_bit_for_bit(trial: Trial) -> None:
+    if reason := refusal(trial, trial.inputs(device())):
+        pytest.skip(reason)
+    first, _ = run_both(trial, trial.inputs(device()))
+    second, _ = run_both(trial, trial.inputs(device()))
+    for name, tensors in first.items():
+        assert all(torch.equal(a, b) for a, b in zip(tensors, second[name], strict=True)), name
+
+
 @pytest.mark.parametrize("backend", promised())
 def test_promise_is_kept(backend: str) -> None:
     """A backend this machine promises takes at least one case of each op: a skip hides nothing."""

@@ -1,0 +1,144 @@
+"""Triton kernels compiled for GPUs this machine does not have; no register may spill.
+
+The kernels' tests under the interpreter say what they compute; this says that they fit.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from .conftest import INTERPRETED
+
+triton = pytest.importorskip("triton")
+if INTERPRETED:
+    pytest.skip("an interpreted kernel cannot be compiled", allow_module_level=True)
+
+from crucible_kitchen.kernels.linear_logprobs import triton_kernels as logprobs  # noqa: E402
+from crucible_kitchen.kernels.linear_logprobs import triton_launch  # noqa: E402
+from crucible_kitchen.kernels.lora_linear import triton_kernels as lora  # noqa: E402
+
+ARCHITECTURES = (80, 90, 100)
+SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block may take
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+class Build(NamedTuple):
+    """One kernel with everything it is specialised on."""
+
+    kernel: Any
+    pointers: dict[str, str]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    floats: tuple[str, ...] = ()
+
+
+def _logprobs_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    tiles = triton_launch.tiles_for(dtype)
+    blocks = {
+        "BLOCK_T": tiles.tokens,
+        "BLOCK_V": tiles.vocabulary,
+        "BLOCK_H": tiles.hidden,
+        "PRECISION": tiles.precision,
+    }
+    own = {f"{name}_ptr": NAMES[dtype] for name in ("x", "w", "scratch", "dw")}
+    own["targets_ptr"] = "i64"
+    shape = (tiles.warps, tiles.stages)
+    for softcap in (False, True):
+        plain = {"SOFTCAP": softcap, "TOTALS": softcap, "STORE": True, "GIVEN_LSE": False}
+        given = {"SOFTCAP": softcap, "TOTALS": False, "STORE": True, "GIVEN_LSE": True}
+        floats = ("softcap", "even_share")
+        name = "score-softcap" if softcap else "score"
+        yield name, Build(logprobs._score, own, plain | blocks, *shape, floats)
+        yield f"{name}-given_lse", Build(logprobs._score, own, given | blocks, *shape, floats)
+    merge = {"TOTALS": True, "BLOCK_T": tiles.tokens}
+    yield "merge", Build(logprobs._merge, own, merge, 4, 3)
+    yield "gather_slope", Build(logprobs._gather_slope, own, blocks, *shape)
+    yield "gather_head", Build(logprobs._gather_head, own, blocks, *shape)
+
+
+def _lora_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {f"{name}_ptr": NAMES[dtype] for name in ("x", "p", "q", "z", "bias", "y", "xq", "s")}
+    for rank in (8, 64, 128):
+        block_r = lora.block_of_rank(rank)
+        tiles = lora.tiles_for(dtype, block_r)
+        blocks = {"BLOCK_R": block_r, "PRECISION": tiles.precision}
+        multiply = blocks | {
+            "BIAS": True, "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k,
+        }  # fmt: skip
+        # Which stride is 1 depends on the direction; the compiler drops it from the arguments.
+        forward = multiply | {"stride_pk": 1, "stride_qk": 1, "stride_zr": 1}
+        backward = multiply | {"stride_pn": 1, "stride_qr": 1, "stride_zn": 1}
+        shape = (tiles.warps, tiles.stages)
+        yield f"forward-r{rank}", Build(lora._multiply, own, forward, *shape, ("scale",))
+        yield f"backward-r{rank}", Build(lora._multiply, own, backward, *shape, ("scale",))
+        sums = blocks | {"BLOCK_M": 64, "BLOCK_C": 64}
+        yield f"rank_gradient-r{rank}", Build(lora._rank_gradient, own, sums, 4, 3, ("scale",))
+
+
+BUILDS = {
+    f"{op}-{name}-{NAMES[dtype]}": build
+    for dtype in NAMES
+    for op, builds in (
+        ("linear_logprobs", _logprobs_builds(dtype)),
+        ("lora_linear", _lora_builds(dtype)),
+    )
+    for name, build in builds
+}
+
+
+def compiled(build: Build, architecture: int) -> Any:
+    """The kernel as the JIT would build it for aligned pointers and sizes that 16 divides."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, aligned = {}, {}
+    for i, name in enumerate(build.kernel.arg_names):
+        if name in build.constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = "*" + build.pointers.get(name, "fp32")
+        else:
+            signature[name] = "fp32" if name in build.floats else "i32"
+        if signature[name][0] in "*i":
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(build.kernel, signature, build.constants, aligned)
+    return triton.compile(
+        source,
+        target=GPUTarget("cuda", architecture, 32),
+        options={
+            "num_warps": build.warps, "num_stages": build.stages, "enable_fp_fusion": True,
+        },
+    )  # fmt: skip
+
+
+def resources(kernel: Any, folder: Path) -> dict[str, int]:
+    """Registers a thread and bytes of stack and local memory, as the assembler counted them."""
+    from triton import knobs
+
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+    said = subprocess.run(
+        [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return {name: int(n) for name, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
+def test_compiles_without_spilling(build: Build, architecture: int, tmp_path: Path) -> None:
+    kernel = compiled(build, architecture)
+    assert kernel.metadata.shared <= SHARED_MEMORY[architecture]
+    used = resources(kernel, tmp_path)
+    assert used["REG"] > 0, "cuobjdump no longer says what it did"
+    assert used["STACK"] == used["LOCAL"] == 0, f"registers spill: {used}"
