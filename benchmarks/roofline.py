@@ -30,7 +30,7 @@ class Peak:
 
 
 def measure(device: str, dtype: torch.dtype) -> Peak:
-    """The machine's peaks: torch's matrix product and a pass in place over memory that no cache holds."""
+    """The machine's peaks: torch's matrix product, and a pass in place over uncached memory."""
     side, count = (8192, 2**27) if device == "cuda" else (1536, 2**24)
     a = torch.randn(side, side, device=device).to(dtype)
     b = torch.randn(side, side, device=device).to(dtype)

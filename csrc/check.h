@@ -46,6 +46,8 @@ inline const char* name_of(DType dtype) {
       return "float32";
     case DType::bfloat16:
       return "bfloat16";
+    case DType::float64:
+      return "float64";
     case DType::int64:
       return "int64";
     case DType::other:

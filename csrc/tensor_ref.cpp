@@ -83,6 +83,7 @@ DType TensorRef::dtype() const {
   if (t.lanes != 1) return DType::other;
   if (t.code == dlpack::kFloat && t.bits == 32) return DType::float32;
   if (t.code == dlpack::kBfloat && t.bits == 16) return DType::bfloat16;
+  if (t.code == dlpack::kFloat && t.bits == 64) return DType::float64;
   if (t.code == dlpack::kInt && t.bits == 64) return DType::int64;
   return DType::other;
 }

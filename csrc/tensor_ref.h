@@ -11,7 +11,7 @@
 
 namespace crucible {
 
-enum class DType { float32, bfloat16, int64, other };
+enum class DType { float32, bfloat16, float64, int64, other };
 
 class TensorRef {
  public:

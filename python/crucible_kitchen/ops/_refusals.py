@@ -34,7 +34,7 @@ def triton_refuses(tensor: torch.Tensor) -> str | None:
 def same_layout_refuses(
     first: Sequence[torch.Tensor], *others: Sequence[torch.Tensor]
 ) -> str | None:
-    """Why kernels that walk tensors of equal shapes as flat memory cannot take these, or None.
+    """Why kernels that walk equal shapes as flat memory cannot take these, or None.
 
     Args:
         first: tensors that decide the layout.
