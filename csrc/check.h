@@ -1,89 +1,88 @@
-// The checks of the doors. A message names the op, the argument, what was wanted and what came.
+// Checks of a door. Each throws, as `op: argument must be WANTED, got GOT`, ValueError for a wrong
+// value and TypeError for a wrong dtype.
 #pragma once
 
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <string>
 
+#include "dtype.h"
 #include "tensor_ref.h"
 
 namespace crucible {
 
-[[noreturn]] inline void refuse_value(const char* op, const std::string& what) {
-  throw pybind11::value_error(std::string(op) + ": " + what);
+namespace check_internal {
+
+inline std::string must(const char* op, const char* argument) {
+  return std::string(op) + ": " + argument + " must ";
 }
 
-inline std::string show(std::initializer_list<std::int64_t> shape) {
-  std::string shown = "[";
-  for (const std::int64_t size : shape) {
-    shown += (shown.size() > 1 ? ", " : "") + std::to_string(size);
-  }
-  return shown + "]";
-}
+}  // namespace check_internal
 
-// `letters` is the shape in the letters of the docs, such as "[R, K]".
+// ValueError: lora_linear: lora_a must have shape [R, K] = [3, 8], got [3, 7] (torch.float32)
 inline void check_shape(const char* op, const char* argument, const TensorRef& tensor,
                         const char* letters, std::initializer_list<std::int64_t> wanted) {
-  bool same = tensor.ndim() == static_cast<int>(wanted.size());
-  int axis = 0;
-  for (const std::int64_t size : wanted) same = same && tensor.size(axis++) == size;
-  if (!same) {
-    refuse_value(op, std::string(argument) + " must have shape " + letters + " = " + show(wanted) +
-                         ", got " + tensor.show_shape() + " (" + tensor.show_dtype() + ")");
+  bool same = tensor.ndim() == static_cast<std::int64_t>(wanted.size());
+  std::string shown = "[";
+  std::int64_t dim = 0;
+  for (const std::int64_t size : wanted) {
+    same = same && tensor.size(dim) == size;
+    shown += (dim == 0 ? "" : ", ") + std::to_string(size);
+    ++dim;
   }
+  if (same) return;
+  throw pybind11::value_error(check_internal::must(op, argument) + "have shape " + letters + " = " +
+                              shown + "], got " + show_shape(tensor) + " (" + show(tensor.dtype()) +
+                              ")");
 }
 
+// ValueError: lora_linear: x must have shape [M, K], got [3] (torch.float32)
 inline void check_ndim(const char* op, const char* argument, const TensorRef& tensor,
-                       const char* letters, int wanted) {
-  if (tensor.ndim() != wanted) {
-    refuse_value(op, std::string(argument) + " must have shape " + letters + ", got " +
-                         tensor.show_shape() + " (" + tensor.show_dtype() + ")");
-  }
+                       const char* letters, std::int64_t ndim) {
+  if (tensor.ndim() == ndim) return;
+  throw pybind11::value_error(check_internal::must(op, argument) + "have shape " + letters +
+                              ", got " + show_shape(tensor) + " (" + show(tensor.dtype()) + ")");
 }
 
-inline const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return "float32";
-    case DType::bfloat16:
-      return "bfloat16";
-    case DType::float64:
-      return "float64";
-    case DType::int64:
-      return "int64";
-    case DType::other:
-      break;
-  }
-  return "other";
-}
-
+// TypeError: lora_linear: x must be torch.float32 or torch.bfloat16, got torch.int64
 inline void check_dtype(const char* op, const char* argument, const TensorRef& tensor,
-                        std::initializer_list<DType> wanted) {
-  std::string known;
-  for (const DType dtype : wanted) {
+                        std::initializer_list<DataType> wanted) {
+  std::string shown;
+  std::size_t i = 0;
+  for (const DataType dtype : wanted) {
     if (tensor.dtype() == dtype) return;
-    known += (known.empty() ? "" : " or ") + std::string(name_of(dtype));
+    if (i > 0) shown += i + 1 == wanted.size() ? " or " : ", ";
+    shown += show(dtype);
+    ++i;
   }
-  throw pybind11::type_error(std::string(op) + ": " + argument + " must have dtype " + known +
-                             ", got " + tensor.show_dtype());
+  throw pybind11::type_error(check_internal::must(op, argument) + "be " + shown + ", got " +
+                             show(tensor.dtype()));
 }
 
-inline void check_cpu(const char* op, const char* argument, const TensorRef& tensor) {
-  if (!tensor.on_cpu()) {
-    refuse_value(op, std::string(argument) + " must be on the CPU, got " + tensor.show_device());
-  }
+// ValueError: lora_linear: weight must be on cpu, got cuda:0
+inline void check_device(const char* op, const char* argument, const TensorRef& tensor,
+                         Device wanted) {
+  if (tensor.device() == wanted) return;
+  throw pybind11::value_error(check_internal::must(op, argument) + "be on " + show(wanted) +
+                              ", got " + show(tensor.device()));
 }
 
+inline void check_on_cpu(const char* op, const char* argument, const TensorRef& tensor) {
+  check_device(op, argument, tensor, {kCpu, 0});
+}
+
+// ValueError: lora_linear: y must be contiguous, got strides [1, 3] for shape [3, 7]
 inline void check_contiguous(const char* op, const char* argument, const TensorRef& tensor) {
-  if (!tensor.is_contiguous()) {
-    refuse_value(op, std::string(argument) +
-                         " must be contiguous, got strides that are not those of " +
-                         tensor.show_shape());
+  if (tensor.is_contiguous()) return;
+  std::string strides = "[";
+  for (std::int64_t d = 0; d < tensor.ndim(); ++d) {
+    strides += (d == 0 ? "" : ", ") + std::to_string(tensor.stride(d));
   }
-}
-
-inline int check_threads(const char* op, int threads) {
-  if (threads < 1) refuse_value(op, "threads must be at least 1, got " + std::to_string(threads));
-  return threads;
+  throw pybind11::value_error(check_internal::must(op, argument) + "be contiguous, got strides " +
+                              strides + "] for shape " + show_shape(tensor));
 }
 
 }  // namespace crucible

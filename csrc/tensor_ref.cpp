@@ -2,134 +2,134 @@
 
 #include <unordered_map>
 
-namespace crucible {
 namespace py = pybind11;
+
+namespace crucible {
+
+// DLPackExchangeAPI of DLPack 1.x: https://dmlc.github.io/dlpack/latest/c_api.html. The functions
+// that are not called here are only places in the table.
+struct ExchangeApi {
+  std::uint32_t major;
+  std::uint32_t minor;
+  const ExchangeApi* previous;
+  void* managed_tensor_allocator;
+  void* managed_tensor_from_py_object;
+  void* managed_tensor_to_py_object;
+  int (*dltensor_from_py_object)(void* object, DLTensor* out);
+  int (*current_work_stream)(std::int32_t device_type, std::int32_t device, void** out);
+};
+
 namespace {
 
 constexpr std::uint32_t kMajor = 1;
 
-const dlpack::ExchangeApi* find_api(PyTypeObject* type) {
-  py::handle handle(reinterpret_cast<PyObject*>(type));
-  if (!py::hasattr(handle, "__dlpack_c_exchange_api__")) return nullptr;
-  const py::object capsule = handle.attr("__dlpack_c_exchange_api__");
-  auto* header = static_cast<dlpack::ExchangeHeader*>(
-      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  if (header == nullptr) throw py::error_already_set();
-  while (header != nullptr && header->version.major != kMajor) header = header->previous;
-  return reinterpret_cast<const dlpack::ExchangeApi*>(header);
+// What the capsule of __dlpack__(max_version=(1, 0)) points to.
+struct ManagedTensor {
+  std::uint32_t major;
+  std::uint32_t minor;
+  void* context;
+  void (*deleter)(ManagedTensor*);
+  std::uint64_t flags;
+  DLTensor tensor;
+};
+
+const ExchangeApi* look_up(PyTypeObject* type) {
+  const py::handle handle(reinterpret_cast<PyObject*>(type));
+  const py::object capsule = py::getattr(handle, "__dlpack_c_exchange_api__", py::none());
+  if (capsule.is_none()) return nullptr;
+  const void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+  if (pointer == nullptr) throw py::error_already_set();
+  const auto* api = static_cast<const ExchangeApi*>(pointer);
+  while (api != nullptr && api->major != kMajor) api = api->previous;
+  return api != nullptr && api->dltensor_from_py_object != nullptr ? api : nullptr;
 }
 
-// One look-up a type. The map holds a reference to the type, so an address is never used twice;
-// it is guarded by the GIL and never freed, since Python may be gone when it would be.
-const dlpack::ExchangeApi* api_of(PyTypeObject* type) {
-  static auto& known = *new std::unordered_map<PyTypeObject*, const dlpack::ExchangeApi*>();
-  const auto found = known.find(type);
-  if (found != known.end()) return found->second;
-  const dlpack::ExchangeApi* api = find_api(type);
-  Py_INCREF(type);
-  known.emplace(type, api);
-  return api;
+// Once a type. The GIL guards the table, which holds the types so that no address comes back as
+// another type.
+const ExchangeApi* api_of(PyTypeObject* type) {
+  static auto& known = *new std::unordered_map<PyTypeObject*, const ExchangeApi*>();
+  if (const auto found = known.find(type); found != known.end()) return found->second;
+  const ExchangeApi* api = look_up(type);
+  Py_INCREF(reinterpret_cast<PyObject*>(type));
+  return known[type] = api;
+}
+
+py::object export_capsule(py::handle object) {
+  if (!py::hasattr(object, "__dlpack__")) {
+    throw py::type_error("expected a tensor, got " +
+                         py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>());
+  }
+  // A tensor that requires a gradient refuses to be exported; its memory is the same detached.
+  const py::object plain = py::hasattr(object, "detach")
+                               ? object.attr("detach")()
+                               : py::reinterpret_borrow<py::object>(object);
+  py::object capsule = plain.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(kMajor, 0));
+  return capsule;
 }
 
 }  // namespace
 
-TensorRef::TensorRef(const char* op, const char* argument, py::handle object)
-    : api_(api_of(Py_TYPE(object.ptr()))) {
+TensorRef::TensorRef(py::handle object) : api_(api_of(Py_TYPE(object.ptr()))) {
   if (api_ != nullptr) {
-    if (api_->dltensor_from_py_object_no_sync(object.ptr(), &view_) != 0) {
-      throw py::error_already_set();
-    }
+    if (api_->dltensor_from_py_object(object.ptr(), &tensor_) != 0) throw py::error_already_set();
     return;
   }
-  if (!py::hasattr(object, "__dlpack__")) {
-    throw py::type_error(std::string(op) + ": " + argument + " must be a tensor, got " +
-                         Py_TYPE(object.ptr())->tp_name);
-  }
-  const py::object source = py::hasattr(object, "detach")
-                                ? object.attr("detach")()
-                                : py::reinterpret_borrow<py::object>(object);
-  capsule_ = source.attr("__dlpack__")();
-  auto* managed =
-      static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor"));
-  if (managed == nullptr) throw py::error_already_set();
-  view_ = managed->tensor;
+  capsule_ = export_capsule(object);
+  void* pointer = PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned");
+  if (pointer == nullptr) throw py::error_already_set();
+  const auto* managed = static_cast<const ManagedTensor*>(pointer);
+  if (managed->major != kMajor) throw py::type_error("DLPack 1 is needed to read this tensor");
+  tensor_ = managed->tensor;
 }
 
-std::int64_t TensorRef::stride(int axis) const {
-  if (view_.strides != nullptr) return view_.strides[axis];
+std::int64_t TensorRef::stride(std::int64_t dim) const {
+  if (tensor_.strides != nullptr) return tensor_.strides[dim];
   std::int64_t stride = 1;
-  for (int i = view_.ndim - 1; i > axis; --i) stride *= view_.shape[i];
+  for (std::int64_t d = ndim() - 1; d > dim; --d) stride *= size(d);
   return stride;
 }
 
 std::int64_t TensorRef::numel() const {
   std::int64_t numel = 1;
-  for (int i = 0; i < view_.ndim; ++i) numel *= view_.shape[i];
+  for (std::int64_t d = 0; d < ndim(); ++d) numel *= size(d);
   return numel;
 }
 
 bool TensorRef::is_contiguous() const {
-  std::int64_t expected = 1;
-  if (numel() == 0) return true;
-  for (int i = view_.ndim - 1; i >= 0; --i) {
-    if (view_.shape[i] != 1 && stride(i) != expected) return false;
-    expected *= view_.shape[i];
+  std::int64_t dense = 1;
+  for (std::int64_t d = ndim() - 1; d >= 0; --d) {
+    if (size(d) != 1 && stride(d) != dense) return numel() == 0;
+    dense *= size(d);
   }
   return true;
 }
 
-DType TensorRef::dtype() const {
-  const dlpack::DataType& t = view_.dtype;
-  if (t.lanes != 1) return DType::other;
-  if (t.code == dlpack::kFloat && t.bits == 32) return DType::float32;
-  if (t.code == dlpack::kBfloat && t.bits == 16) return DType::bfloat16;
-  if (t.code == dlpack::kFloat && t.bits == 64) return DType::float64;
-  if (t.code == dlpack::kInt && t.bits == 64) return DType::int64;
-  return DType::other;
-}
-
 void* TensorRef::stream() const {
-  if (!on_cuda() || api_ == nullptr) return nullptr;
   void* stream = nullptr;
-  if (api_->current_work_stream(view_.device.type, view_.device.id, &stream) != 0) {
+  if (api_ != nullptr && device().type != kCpu &&
+      api_->current_work_stream(device().type, device().index, &stream) != 0) {
     throw py::error_already_set();
   }
   return stream;
 }
 
-std::string TensorRef::show_shape() const {
-  std::string shown = "[";
-  for (int i = 0; i < view_.ndim; ++i) shown += (i ? ", " : "") + std::to_string(view_.shape[i]);
-  return shown + "]";
-}
-
-std::string TensorRef::show_dtype() const {
-  const char* kind = "opaque";
-  switch (view_.dtype.code) {
-    case dlpack::kInt:
-      kind = "int";
-      break;
-    case dlpack::kUInt:
-      kind = "uint";
-      break;
-    case dlpack::kFloat:
-      kind = "float";
-      break;
-    case dlpack::kBfloat:
-      kind = "bfloat";
-      break;
-    case dlpack::kBool:
-      return "bool";
+std::string show(Device device) {
+  switch (device.type) {
+    case kCpu:
+      return "cpu";
+    case kCuda:
+      return "cuda:" + std::to_string(device.index);
     default:
-      break;
+      return "DLPack device " + std::to_string(device.type) + ":" + std::to_string(device.index);
   }
-  return kind + std::to_string(view_.dtype.bits);
 }
 
-std::string TensorRef::show_device() const {
-  if (on_cpu()) return "cpu";
-  if (on_cuda()) return "cuda:" + std::to_string(view_.device.id);
-  return "device type " + std::to_string(view_.device.type);
+std::string show_shape(const TensorRef& tensor) {
+  std::string shown = "[";
+  for (std::int64_t d = 0; d < tensor.ndim(); ++d) {
+    shown += (d == 0 ? "" : ", ") + std::to_string(tensor.size(d));
+  }
+  return shown + "]";
 }
 
 }  // namespace crucible

@@ -1,4 +1,5 @@
-// A view of a Python tensor: pointer, shape, strides, dtype, device. Owns nothing of the data.
+// A look at a tensor's memory, for the length of a call, through DLPack and without torch's
+// headers.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,43 +8,64 @@
 #include <string>
 #include <vector>
 
-#include "dlpack_abi.h"
+#include "dtype.h"
 
 namespace crucible {
 
-enum class DType { float32, bfloat16, float64, int64, other };
+struct Device {  // DLDevice of DLPack 1.x
+  std::int32_t type;
+  std::int32_t index;
 
+  friend bool operator==(Device a, Device b) { return a.type == b.type && a.index == b.index; }
+  friend bool operator!=(Device a, Device b) { return !(a == b); }
+};
+
+constexpr std::int32_t kCpu = 1;
+constexpr std::int32_t kCuda = 2;
+
+std::string show(Device device);
+
+struct DLTensor {  // of DLPack 1.x
+  void* data;
+  Device device;
+  std::int32_t ndim;
+  DataType dtype;
+  std::int64_t* shape;
+  std::int64_t* strides;  // in elements; null means contiguous before DLPack 1.2
+  std::uint64_t byte_offset;
+};
+
+// Holds while the Python object does; make it with the GIL, use it without.
 class TensorRef {
  public:
-  // Through the C exchange API of the object's type where it has one, looked up once a type; else
-  // through its __dlpack__. Raises TypeError where the object offers neither.
-  TensorRef(const char* op, const char* argument, pybind11::handle object);
+  // Anything with DLPack: by its C exchange API if its type has one (0.1 us for a torch.Tensor),
+  // else by __dlpack__. Throws TypeError for other objects; conjugated, sparse or otherwise
+  // undescribable tensors throw what their library says of them.
+  explicit TensorRef(pybind11::handle object);
 
-  void* data() const { return static_cast<char*>(view_.data) + view_.byte_offset; }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(data());
-  }
-  int ndim() const { return view_.ndim; }
-  std::int64_t size(int axis) const { return view_.shape[axis]; }
-  std::int64_t stride(int axis) const;
+  std::int64_t ndim() const { return tensor_.ndim; }
+  std::int64_t size(std::int64_t dim) const { return tensor_.shape[dim]; }
+  std::int64_t stride(std::int64_t dim) const;
   std::int64_t numel() const;
   bool is_contiguous() const;
-  DType dtype() const;
-  bool on_cpu() const { return view_.device.type == dlpack::kCpu; }
-  bool on_cuda() const { return view_.device.type == dlpack::kCuda; }
-  int device_index() const { return view_.device.id; }
-  // The stream that the framework works on for this tensor's device, null on the CPU.
+  DataType dtype() const { return tensor_.dtype; }
+  Device device() const { return tensor_.device; }
+  void* data() const { return static_cast<char*>(tensor_.data) + tensor_.byte_offset; }
+  template <typename T>
+  T* data_as() const {
+    return static_cast<T*>(data());
+  }
+
+  // The stream that its library works on (null on the CPU). Throws what the library says.
   void* stream() const;
 
-  std::string show_shape() const;   // "[3, 7]"
-  std::string show_dtype() const;   // "float32"
-  std::string show_device() const;  // "cuda:0"
-
  private:
-  dlpack::Tensor view_{};
-  const dlpack::ExchangeApi* api_ = nullptr;
-  pybind11::object capsule_;  // keeps a __dlpack__ export alive
+  DLTensor tensor_;
+  const struct ExchangeApi* api_ = nullptr;
+  pybind11::object capsule_;  // of __dlpack__, where that was needed
 };
+
+// "[3, 7]"
+std::string show_shape(const TensorRef& tensor);
 
 }  // namespace crucible

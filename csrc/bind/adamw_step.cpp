@@ -115,7 +115,10 @@ void bind_adamw_step(py::module_& m) {
                 stochastic_rounding},
                threads);
       },
-      "One step of AdamW in place; tensors on the CPU.");
+      "One step of AdamW in place; tensors on the CPU.", py::arg("params"), py::arg("grads"),
+      py::arg("exp_avgs"), py::arg("exp_avg_sqs"), py::arg("steps"), py::arg("lr"),
+      py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
+      py::arg("grad_scale"), py::arg("stochastic_rounding"), py::arg("seed"), py::arg("threads"));
   m.def(
       "adamw_step_cuda",
       [](py::list params, py::list grads, py::list exp_avgs, py::list exp_avg_sqs,

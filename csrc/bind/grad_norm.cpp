@@ -61,7 +61,8 @@ void on_cuda(const py::list& grads, py::handle partials_out, py::handle norm_out
 
 void bind_grad_norm(py::module_& m) {
   m.attr("grad_norm_chunk") = grad_norm::kChunk;
-  m.def("grad_norm_cpu", &on_cpu, "The norm of tensors on the CPU.");
+  m.def("grad_norm_cpu", &on_cpu, "The norm of tensors on the CPU.", py::arg("grads"),
+        py::arg("threads"));
   m.def("grad_norm_cuda", &on_cuda,
         "Writes the norm of tensors on the current CUDA device to a float64 scalar there; partials "
         "has one float64 for every grad_norm_chunk elements, begun or full, of each tensor.");

@@ -1,0 +1,92 @@
+#include "library.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <utility>
+
+namespace crucible {
+namespace {
+
+// Where this extension lies, whatever the process calls it.
+std::string beside(const std::string& name) {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&has_cuda_library), &info) == 0) {
+    throw std::runtime_error("crucible_kitchen: the loader does not know its own extension");
+  }
+  const std::string self = info.dli_fname;
+  return self.substr(0, self.rfind('/') + 1) + name + ".so";
+}
+
+struct Level {
+  const char* name;
+  bool (*supported)();
+};
+
+// Best first.
+constexpr Level kLevels[] = {
+#if defined(CRUCIBLE_X86_LEVELS)
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+     }},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {"generic", [] { return true; }},
+};
+
+std::string level_name() {
+  const char* forced = std::getenv("CRUCIBLE_CPU_ISA");
+  std::string known;
+  for (const Level& level : kLevels) {
+    if (forced == nullptr) {
+      if (level.supported()) return level.name;
+    } else if (level.name == std::string(forced)) {
+      if (level.supported()) return level.name;
+      throw std::runtime_error(std::string("CRUCIBLE_CPU_ISA: this CPU cannot run ") + forced);
+    }
+    known += known.empty() ? level.name : std::string(", ") + level.name;
+  }
+  throw std::runtime_error("CRUCIBLE_CPU_ISA must be one of " + known + ", got " + forced);
+}
+
+}  // namespace
+
+Library::Library(std::string name) : name_(std::move(name)) {
+  handle_ = dlopen(beside(name_).c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle_ == nullptr) {
+    throw std::runtime_error("crucible_kitchen: could not open " + name_ + ": " + dlerror());
+  }
+}
+
+const void* Library::symbol(const char* op, const char* function) const {
+  const std::string symbol = std::string("crucible_") + op + "_" + function;
+  const void* found = dlsym(handle_, symbol.c_str());
+  if (found == nullptr) {
+    throw std::runtime_error(std::string(op) + ": " + name_ + " has no " + function);
+  }
+  return found;
+}
+
+const Library& cpu_library() {
+  static const Library library("crucible_cpu_" + level_name());
+  return library;
+}
+
+const Library& cuda_library() {
+  if (!has_cuda_library()) {
+    throw std::runtime_error("crucible_kitchen: this build has no CUDA kernels");
+  }
+  static const Library library("crucible_cuda");
+  return library;
+}
+
+bool has_cuda_library() {
+  struct stat found;
+  return stat(beside("crucible_cuda").c_str(), &found) == 0;
+}
+
+}  // namespace crucible
