@@ -11,6 +11,7 @@ import numpy as np
 
 from crucible_kitchen.errors import ConfigError, DataError, did_you_mean
 from crucible_kitchen.types import TOKEN_INPUTS, Datum
+from crucible_kitchen.types.record import finite
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,27 @@ def check_loss(loss_fn: str, loss_fn_config: Mapping[str, float] | None = None) 
     settings = dict(loss.config)
     for key, value in (loss_fn_config or {}).items():
         if key not in settings:
-            known = f"its keys: {', '.join(settings)}" if settings else "it has no keys"
-            advice = did_you_mean(str(key), settings) if settings else ""
-            raise ConfigError(
-                f"forward_backward: loss_fn_config has an unknown key {key!r} for {loss_fn}; "
-                f"{known}" + (f"; {advice}" if advice.startswith("did") else "")
-            )
-        if isinstance(value, bool | str) or not np.isfinite(value) or value < 0:
-            raise ConfigError(
-                f"forward_backward: {key} must be a finite number of at least 0, got {value!r}"
-            )
-        settings[key] = float(value)
-    if settings.get("clip_low_threshold", 0.0) > settings.get("clip_high_threshold", np.inf):
+            raise ConfigError(f"forward_backward: {_unknown_key(key, loss)}")
+        try:
+            settings[key] = finite("forward_backward", key, value, low=0.0)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from None
+    low, high = settings.get("clip_low_threshold", 0.0), settings.get("clip_high_threshold", 0.0)
+    if low > high:
         raise ConfigError(
             "forward_backward: clip_low_threshold must be at most clip_high_threshold, "
-            f"got {settings['clip_low_threshold']} and {settings['clip_high_threshold']}"
+            f"got {low} and {high}"
         )
     return settings
+
+
+def _unknown_key(key: Any, loss: Loss) -> str:
+    said = f"loss_fn_config has an unknown key {key!r} for {loss.name}; "
+    if not loss.config:
+        return said + "it has no keys"
+    advice = did_you_mean(str(key), loss.config)
+    known = f"its keys: {', '.join(loss.config)}"
+    return said + (f"{known}; {advice}" if advice.startswith("did") else known)
 
 
 def check_datums(datums: Iterable[Any], loss_fn: str | None) -> list[Datum]:

@@ -59,11 +59,10 @@ def finite(op: str, argument: str, value: Any, *, low: float = -math.inf) -> flo
     """
     wanted = "a finite number" if low == -math.inf else f"a finite number of at least {low:g}"
     try:
-        number = float(value)
+        # float() reads text too, but a number that came as text is a mistake somewhere else.
+        number = float(None if isinstance(value, str | bool) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TypeError(f"{op}: {argument} must be {wanted}, got {value!r}") from None
-    if isinstance(value, str):
-        raise TypeError(f"{op}: {argument} must be {wanted}, got {value!r}")
     if not math.isfinite(number) or number < low:
         raise ValueError(f"{op}: {argument} must be {wanted}, got {value!r}")
     return number
