@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 from collections.abc import Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from crucible_kitchen.errors import PortError
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -86,6 +88,9 @@ class Future(Generic[T]):
         self._future.add_done_callback(lambda _: callback(self))
 
     def __await__(self) -> Generator[Any, None, T]:
+        # Who awaits has imported it already; who does not is spared the time it takes.
+        import asyncio
+
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
 

@@ -26,7 +26,10 @@ class SessionConfig(BaseModel):
         checkpoint_path: a checkpoint to start from.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Building the validator at first use keeps it out of the time an import takes.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
+    )
 
     model: Annotated[str, Field(min_length=1)]
     lora_rank: Annotated[int, Field(ge=1)] = 16
