@@ -1,9 +1,9 @@
 // The door of linear_logprobs: outputs are allocated by the caller and written here.
-#include <optional>
 #include <string>
 
 #include "../../kernels/linear_logprobs/launch.h"
 #include "../check.h"
+#include "../library.h"
 
 namespace crucible {
 namespace py = pybind11;
@@ -12,15 +12,19 @@ namespace {
 constexpr const char* kOp = "linear_logprobs";
 
 TensorRef tensor(const char* argument, const py::handle& object) {
-  TensorRef view(kOp, argument, object);
-  check_cpu(kOp, argument, view);
+  const TensorRef view(kOp, argument, object);
+  check_on_cpu(kOp, argument, view);
   return view;
+}
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw py::value_error(std::string(kOp) + ": " + what);
 }
 
 void check_rows(const char* argument, const TensorRef& view) {
   if (view.size(1) > 1 && view.stride(1) != 1) {
-    refuse_value(kOp, std::string(argument) + " must have rows without gaps, got stride " +
-                          std::to_string(view.stride(1)) + " between elements");
+    refuse(std::string(argument) + " must have rows without gaps, got stride " +
+           std::to_string(view.stride(1)) + " between elements");
   }
 }
 
@@ -28,10 +32,10 @@ void check_rows(const char* argument, const TensorRef& view) {
 float* floats(const char* argument, const py::handle& object, const char* letters,
               std::initializer_list<std::int64_t> shape) {
   const TensorRef view = tensor(argument, object);
-  check_dtype(kOp, argument, view, {DType::float32});
+  check_dtype(kOp, argument, view, {kFloat32});
   check_shape(kOp, argument, view, letters, shape);
   check_contiguous(kOp, argument, view);
-  return view.as<float>();
+  return view.data_as<float>();
 }
 
 struct Call {
@@ -47,61 +51,60 @@ Call call_of(const py::handle& hidden, const py::handle& weight, const py::handl
   const TensorRef w_VH = tensor("weight", weight);
   const TensorRef y_T = tensor("targets", targets);
   check_ndim(kOp, "hidden", x_TH, "[T, H]", 2);
-  check_dtype(kOp, "hidden", x_TH, {DType::float32, DType::bfloat16});
+  check_dtype(kOp, "hidden", x_TH, {kFloat32, kBFloat16});
   check_ndim(kOp, "weight", w_VH, "[V, H]", 2);
   check_dtype(kOp, "weight", w_VH, {x_TH.dtype()});
   check_shape(kOp, "weight", w_VH, "[V, H]", {w_VH.size(0), x_TH.size(1)});
-  check_dtype(kOp, "targets", y_T, {DType::int64});
+  check_dtype(kOp, "targets", y_T, {kInt64});
   check_shape(kOp, "targets", y_T, "[T]", {x_TH.size(0)});
   check_contiguous(kOp, "targets", y_T);
   check_rows("hidden", x_TH);
   check_rows("weight", w_VH);
   const linear_logprobs::Size size{x_TH.size(0), x_TH.size(1), w_VH.size(0)};
-  const auto* target = y_T.as<const std::int64_t>();
+  const auto* target = y_T.data_as<const std::int64_t>();
   for (std::int64_t t = 0; t < size.T; ++t) {
     if (target[t] < 0 || target[t] >= size.V) {
-      refuse_value(kOp, "targets must be in [0, V) = [0, " + std::to_string(size.V) + "), got " +
-                            std::to_string(target[t]) + " at position " + std::to_string(t));
+      refuse("targets must be in [0, V) = [0, " + std::to_string(size.V) + "), got " +
+             std::to_string(target[t]) + " at position " + std::to_string(t));
     }
   }
-  return {{x_TH.data(), w_VH.data(), target, x_TH.stride(0), w_VH.stride(0),
-           x_TH.dtype() == DType::bfloat16},
-          size,
-          {static_cast<float>(softcap), static_cast<float>(smoothing)}};
+  return {
+      {x_TH.data(), w_VH.data(), target, x_TH.stride(0), w_VH.stride(0), x_TH.dtype() == kBFloat16},
+      size,
+      {static_cast<float>(softcap), static_cast<float>(smoothing)}};
 }
 
 void forward(const py::handle& hidden, const py::handle& weight, const py::handle& targets,
-             double softcap, double smoothing, const std::optional<py::object>& even_row,
+             double softcap, double smoothing, const py::handle& even_row,
              const py::handle& logprobs, const py::handle& lse, const py::handle& miss,
-             const std::optional<py::object>& slope, int threads) {
-  check_threads(kOp, threads);
+             const py::handle& slope, int threads) {
   const Call call = call_of(hidden, weight, targets, softcap, smoothing);
   const std::int64_t T = call.size.T, H = call.size.H;
-  const linear_logprobs::Outputs out{floats("logprobs", logprobs, "[T]", {T}),
-                                     floats("lse", lse, "[T]", {T}),
-                                     floats("miss", miss, "[T]", {T}),
-                                     slope ? floats("slope", *slope, "[T, H]", {T, H}) : nullptr};
-  const float* even = even_row ? floats("even_row", *even_row, "[H]", {H}) : nullptr;
+  const linear_logprobs::Outputs out{
+      floats("logprobs", logprobs, "[T]", {T}), floats("lse", lse, "[T]", {T}),
+      floats("miss", miss, "[T]", {T}),
+      slope.is_none() ? nullptr : floats("slope", slope, "[T, H]", {T, H})};
+  const float* even = even_row.is_none() ? nullptr : floats("even_row", even_row, "[H]", {H});
   const py::gil_scoped_release others_run;
-  CRUCIBLE_BEST(linear_logprobs, forward)(call.in, call.size, call.options, even, out, threads);
+  static const auto run = CRUCIBLE_CPU(linear_logprobs, forward);
+  run(call.in, call.size, call.options, even, out, threads);
 }
 
 void grad_weight(const py::handle& grad, const py::handle& hidden, const py::handle& weight,
                  const py::handle& targets, const py::handle& lse, const py::handle& miss,
                  double softcap, double smoothing, const py::handle& grad_of_weight, int threads) {
-  check_threads(kOp, threads);
   const Call call = call_of(hidden, weight, targets, softcap, smoothing);
   const std::int64_t T = call.size.T;
   const linear_logprobs::Gradients gradients{floats("grad", grad, "[T]", {T}),
                                              floats("lse", lse, "[T]", {T}),
                                              floats("miss", miss, "[T]", {T})};
   const TensorRef dw_VH = tensor("grad_weight", grad_of_weight);
-  check_dtype(kOp, "grad_weight", dw_VH, {call.in.bfloat16 ? DType::bfloat16 : DType::float32});
+  check_dtype(kOp, "grad_weight", dw_VH, {call.in.bfloat16 ? kBFloat16 : kFloat32});
   check_shape(kOp, "grad_weight", dw_VH, "[V, H]", {call.size.V, call.size.H});
   check_contiguous(kOp, "grad_weight", dw_VH);
   const py::gil_scoped_release others_run;
-  CRUCIBLE_BEST(linear_logprobs, grad_weight)
-  (call.in, call.size, call.options, gradients, dw_VH.data(), threads);
+  static const auto run = CRUCIBLE_CPU(linear_logprobs, grad_weight);
+  run(call.in, call.size, call.options, gradients, dw_VH.data(), threads);
 }
 
 }  // namespace

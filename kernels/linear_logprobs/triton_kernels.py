@@ -38,8 +38,8 @@ def _score(
         tl.program_id(0) // tiles_v, tl.program_id(0) % tiles_v, tiles_t, tiles_v, 8
     )
     ts = pid_t.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
-    cs = pid_v.to(tl.int64) * BLOCK_V + tl.arange(0, BLOCK_V)
-    vs = first + cs
+    cs = pid_v * BLOCK_V + tl.arange(0, BLOCK_V)
+    vs = (first + cs).to(tl.int64)
     hs = tl.arange(0, BLOCK_H)
     row = ts < T
     column = cs < columns
@@ -57,8 +57,9 @@ def _score(
         )  # [BLOCK_H, BLOCK_V]
         z = tl.dot(x, w, z, input_precision=PRECISION)
 
-    target = tl.load(targets_ptr + ts, row, other=-1)  # [BLOCK_T]
-    is_target = vs[None, :] == target[:, None]  # [BLOCK_T, BLOCK_V]
+    # Counted from the block's first column it fits 32 bits; a token past the end has none.
+    target = (tl.load(targets_ptr + ts, row, other=-1) - first).to(tl.int32)  # [BLOCK_T]
+    is_target = cs[None, :] == target[:, None]  # [BLOCK_T, BLOCK_V]
     bend = tl.full((BLOCK_T, BLOCK_V), 1.0, dtype=tl.float32)
     if SOFTCAP:
         bounded = 2.0 * tl.sigmoid(2.0 * z / softcap) - 1.0
@@ -82,8 +83,7 @@ def _score(
         if TOTALS:
             total = tl.sum(tl.where(column[None, :], z, 0.0), axis=1)
             tl.store(tile_total_ptr + at_tile, total, row)
-        mine = row & (target >= first) & (target < first + columns)
-        mine = mine & ((target - first) // BLOCK_V == pid_v)
+        mine = row & (target >= pid_v * BLOCK_V) & (target < pid_v * BLOCK_V + BLOCK_V)
         tl.store(target_logit_ptr + ts, tl.sum(tl.where(is_target, z, 0.0), axis=1), mine)
         tl.store(target_bend_ptr + ts, tl.sum(tl.where(is_target, bend, 0.0), axis=1), mine)
         entry = entry * bend

@@ -105,6 +105,14 @@ def _refuse_triton(hidden: Tensor, *args: Any, **options: Any) -> str | None:
     return triton_refuses(hidden)
 
 
+def _refuse_cpu(hidden: Tensor, *args: Any, **options: Any) -> str | None:
+    if hidden.device.type != "cpu":
+        return f"hidden is on {hidden.device.type}; it computes on the CPU"
+    if hidden.dtype not in (torch.float32, torch.bfloat16):
+        return f"hidden is {hidden.dtype}; it takes float32 and bfloat16"
+    return None
+
+
 LINEAR_LOGPROBS = Op(
     "linear_logprobs",
     kernels=(
@@ -112,6 +120,11 @@ LINEAR_LOGPROBS = Op(
             "triton",
             "crucible_kitchen.kernels.linear_logprobs.triton_launch:linear_logprobs",
             _refuse_triton,
+        ),
+        Kernel(
+            "cpu",
+            "crucible_kitchen.ops._linear_logprobs_cpu:linear_logprobs",
+            _refuse_cpu,
         ),
         Kernel(
             "reference",
