@@ -1,0 +1,392 @@
+"""Puts a run together; the only file that names concrete adapters."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from crucible_kitchen import engine, graph, report
+from crucible_kitchen.engine import Handler, RunResult
+from crucible_kitchen.errors import ConfigError, CrucibleError, did_you_mean
+from crucible_kitchen.graph import Workflow, as_workflow
+from crucible_kitchen.recipes import RECIPES, Recipe, RecipeConfig, find_recipe, read_recipe_file
+
+_HOME = "crucible_kitchen.adapters"
+
+
+def _table(port: str, kind: str, *systems: str) -> tuple[str, Mapping[str, str]]:
+    return port, MappingProxyType({s: f"{_HOME}.{s}.{port}:{kind}" for s in systems})
+
+
+ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    dict(
+        (
+            _table("training_client", "TrainingClient", "local", "noop"),
+            _table("sampling_client", "SamplingClient", "local", "noop"),
+            _table("dataset_store", "DatasetStore", "builtin", "files", "noop"),
+            _table("blob_store", "BlobStore", "files", "noop"),
+            _table("hub_client", "HubClient", "wheel", "noop"),
+            _table("metrics_store", "MetricsStore", "files", "noop"),
+            _table("completer", "Completer", "local", "noop"),
+            _table("evaluator", "Evaluator", "noop"),
+            _table("model_registry", "ModelRegistry", "files", "noop"),
+        )
+    )
+)
+"""Port -> system -> where its adapter is, as ``module:class``."""
+
+
+def load_adapter(port: str, system: str) -> Any:
+    """The class of an adapter.
+
+    Raises:
+        ConfigError: there is no such port, or no adapter of that system for it.
+    """
+    if port not in ADAPTERS:
+        raise ConfigError(f"adapters: no port {port!r}; {did_you_mean(port, ADAPTERS)}")
+    if system not in ADAPTERS[port]:
+        raise ConfigError(
+            f"adapters: {port} has no adapter {system!r}; {did_you_mean(system, ADAPTERS[port])}"
+        )
+    module, _, name = ADAPTERS[port][system].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def named_adapters(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Adapters as `run` takes them, with names of systems turned into classes.
+
+    Args:
+        given: port -> name of a system, ``{"name": ..., option: value}``, or what
+            `ports.resolve` takes.
+    Raises:
+        ConfigError: an unknown port or system, or a mapping without a name.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(
+            f"adapters: adapters must be a mapping from port to adapter, got {given!r:.60}"
+        )
+    made: dict[str, Any] = {}
+    for port, one in (given or {}).items():
+        if isinstance(one, str):
+            made[port] = load_adapter(port, one)
+        elif isinstance(one, Mapping):
+            options = dict(one)
+            if not isinstance(options.get("name"), str):
+                raise ConfigError(f"adapters: {port} must have a name, such as `name: noop`")
+            made[port] = (load_adapter(port, options.pop("name")), options)
+        else:
+            made[port] = one
+    return made
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to run.
+
+    Args:
+        name: of the recipe or workflow.
+        workflow: what runs.
+        recipe: None for a bare workflow.
+        config, adapters, run_dir: from a recipe file.
+    """
+
+    name: str
+    workflow: Workflow
+    recipe: type[Recipe] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, Any] = field(default_factory=dict)
+    run_dir: str | None = None
+
+    def configured(self, config: Any) -> RecipeConfig | Mapping[str, Any] | Any:
+        """The configuration of a run: checked, and joined to that of the recipe file.
+
+        Raises:
+            ConfigError: unknown keys or wrong values, all of them.
+        """
+        if self.config and isinstance(config, Mapping | None):
+            config = {**self.config, **(config or {})}
+        if self.recipe is None:
+            return {} if config is None else config
+        return self.recipe.Config.parse(config, recipe=self.name)
+
+
+def find_target(target: object) -> Target:
+    """A recipe or its name, a workflow or its class, or a recipe file's path.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if _is_recipe(target):
+        recipe: Any = target
+        return Target(recipe.name, as_workflow(recipe.workflow), recipe)
+    if isinstance(target, str | os.PathLike):
+        path = Path(target)
+        if path.suffix in (".yaml", ".yml"):
+            content = read_recipe_file(path)
+            recipe = find_recipe(content.recipe)
+            workflow = as_workflow(recipe.workflow)
+            return Target(
+                recipe.name, workflow, recipe, content.config, content.adapters, content.run_dir
+            )
+        recipe = find_recipe(str(target))
+        return Target(recipe.name, as_workflow(recipe.workflow), recipe)
+    try:
+        workflow = as_workflow(target)
+    except TypeError as error:
+        raise ConfigError(
+            "run: target must be a recipe or its name, a workflow, or the path of a YAML file, "
+            f"got {target!r:.80}"
+        ) from error
+    return Target(workflow.name, workflow)
+
+
+def _is_recipe(target: object) -> bool:
+    return isinstance(target, type) and all(
+        hasattr(target, name) for name in ("name", "Config", "workflow", "required_ports")
+    )
+
+
+@dataclass
+class _Job:
+    """A run that is ready to start.
+
+    Args:
+        target: what to run.
+        config: checked.
+        adapters: as `engine.run` takes them.
+        owned: adapters made here, to be closed after the run.
+        run_dir: the run's folder, None where it keeps none.
+        metadata: for the run's context.
+    """
+
+    target: Target
+    config: Any
+    adapters: dict[str, Any]
+    owned: list[Any]
+    run_dir: Path | None
+    metadata: dict[str, Any]
+
+    def engine_arguments(self, handlers: Iterable[str | Handler]) -> dict[str, Any]:
+        chosen = [handlers] if isinstance(handlers, str) else list(handlers)
+        if self.run_dir is not None and "jsonl" not in chosen:
+            chosen.append("jsonl")
+        return {"handlers": chosen, "run_dir": self.run_dir, "metadata": self.metadata}
+
+
+def _prepare(
+    target: object,
+    config: Any,
+    adapters: Mapping[str, Any] | None,
+    run_dir: str | os.PathLike[str] | None,
+) -> _Job:
+    found = find_target(target)
+    checked = found.configured(config)
+    given = named_adapters({**found.adapters, **(adapters or {})})
+    started = time.time()
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started))
+    run_id = f"{found.name}-{stamp}-{uuid.uuid4().hex[:4]}"
+    folder = run_dir or found.run_dir
+    if folder is None and found.recipe is not None:
+        folder = Path("runs") / run_id
+    path = None if folder is None else _new_folder(Path(folder))
+    owned: list[Any] = []
+    if found.recipe is not None:
+        given = _with_defaults(found.recipe, checked, given, path, owned)
+    metadata = {"run_id": run_id, "started_at": started}
+    return _Job(found, checked, given, owned, path, metadata)
+
+
+def _new_folder(path: Path) -> Path:
+    """The folder of a run that begins; two runs never share one.
+
+    Raises:
+        ConfigError: it holds something already, or is no folder.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise ConfigError(
+            f"run_dir must be a new or an empty folder, got {path}, which holds files"
+        )
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"run_dir must be a folder, got the file {path}")
+    return path
+
+
+def _with_defaults(
+    recipe: type[Recipe],
+    config: Any,
+    given: dict[str, Any],
+    run_dir: Path | None,
+    owned: list[Any],
+) -> dict[str, Any]:
+    """The user's adapters, and ours for the ports of the recipe that were left out.
+
+    A model's hub and the completer that shares its weights come by default only with our own
+    training client: another one has its own names and its own models.
+    """
+    chosen = dict(given)
+    ports = {*recipe.required_ports, *recipe.optional_ports}
+    if "dataset_store" in ports and "dataset_store" not in chosen:
+        chosen["dataset_store"] = load_adapter("dataset_store", _store_of(config.dataset))
+    if "metrics_store" in ports and "metrics_store" not in chosen and run_dir is not None:
+        chosen["metrics_store"] = (load_adapter("metrics_store", "files"), {"path": str(run_dir)})
+    if "training_client" in ports and "training_client" not in chosen:
+        client = load_adapter("training_client", "local")()
+        owned.append(client)
+        chosen["training_client"] = client
+        if "hub_client" in ports and "hub_client" not in chosen:
+            chosen["hub_client"] = load_adapter("hub_client", "wheel")
+        if "completer" in ports and "completer" not in chosen:
+            completer = load_adapter("completer", "local")(training_client=client)
+            owned.append(completer)
+            chosen["completer"] = completer
+    return chosen
+
+
+def _store_of(dataset: str) -> str:
+    return "builtin" if dataset.startswith("builtin:") else "files"
+
+
+def run(
+    target: object,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    handlers: Iterable[str | Handler] = ("console",),
+) -> RunResult:
+    """Run a recipe or a workflow to its end.
+
+    Args:
+        target: a recipe or its name (``"sft"``), a workflow or its class, or the path of a YAML
+            recipe file.
+        config: mapping, or the recipe's `Config`.
+        adapters: port name -> instance, class, ``(class, {options})``, or a name such as
+            ``"noop"``. What a recipe can default, it defaults.
+        run_dir: new or empty folder for what the run leaves behind. By default a recipe makes one
+            under ``runs``, a bare workflow keeps nothing.
+        handlers: ``"console"``, ``"jsonl"``, or callables that take an `Event`.
+    Raises:
+        ConfigError: the target or the configuration is wrong; nothing has run.
+        WorkflowError: the workflow cannot run as it is; nothing has run.
+        PortError: an adapter could not be made; nothing has run.
+        StageError: a stage failed; its `__cause__` says why.
+    """
+    job = _prepare(target, config, adapters, run_dir)
+    with _recorded(job):
+        return engine.run(
+            job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
+        )
+
+
+async def arun(
+    target: object,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    handlers: Iterable[str | Handler] = ("console",),
+) -> RunResult:
+    """`run` for async code; see there."""
+    job = _prepare(target, config, adapters, run_dir)
+    with _recorded(job):
+        return await engine.arun(
+            job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
+        )
+
+
+@contextmanager
+def _recorded(job: _Job) -> Iterator[None]:
+    """Write what the run's folder needs before and after it, and close what was made for it."""
+    failed = True
+    try:
+        graph.validate(job.target.workflow, job.config, job.adapters)
+        if job.run_dir is not None:
+            report.write_config(job.run_dir, _about(job))
+        yield
+        failed = False
+    finally:
+        for adapter in reversed(job.owned):
+            adapter.close()
+        if job.run_dir is not None and (job.run_dir / report.EVENTS).exists():
+            _write_report(job.run_dir, failed)
+
+
+def _write_report(run_dir: Path, failed: bool) -> None:
+    try:
+        report.write(run_dir)
+    except CrucibleError as error:
+        if not failed:
+            raise
+        # The run's own error matters more: perhaps the disk is full.
+        warnings.warn(f"no report: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _about(job: _Job) -> dict[str, Any]:
+    config = job.config
+    return {
+        "recipe": job.target.recipe.name if job.target.recipe else None,
+        "workflow": graph.describe(job.target.workflow),
+        **job.metadata,
+        "config": config.model_dump() if hasattr(config, "model_dump") else dict(config),
+        "adapters": {port: _class_name(one) for port, one in job.adapters.items()},
+        "versions": report.versions(),
+    }
+
+
+def _class_name(adapter: Any) -> str:
+    """Where an adapter is from; its options may hold secrets and are left out."""
+    made = adapter[0] if isinstance(adapter, tuple) else adapter
+    kind = made if isinstance(made, type) else type(made)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def validate(target: object, config: Any = None, adapters: Mapping[str, Any] | None = None) -> None:
+    """Check everything that can be checked without running.
+
+    Raises:
+        ConfigError: the target or the configuration is wrong.
+        WorkflowError: with every problem of the workflow and its adapters.
+    """
+    job = _prepare(target, config, adapters, None)
+    try:
+        graph.validate(job.target.workflow, job.config, job.adapters)
+    finally:
+        for adapter in reversed(job.owned):
+            adapter.close()
+
+
+def describe(target: object) -> dict[str, Any]:
+    """What a recipe or a workflow is, as plain data.
+
+    Returns:
+        ``name``, ``description``, ``required_ports``, ``optional_ports``, ``config`` (a dict a
+        field: ``name``, ``type``, ``default``, ``description``) and ``workflow``.
+    """
+    found = find_target(target)
+    recipe, drawn = found.recipe, graph.describe(found.workflow)
+    if recipe is None:
+        return {
+            "name": found.name,
+            "description": "",
+            "required_ports": drawn["ports"],
+            "optional_ports": [],
+            "config": [],
+            "workflow": drawn,
+        }
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "required_ports": list(recipe.required_ports),
+        "optional_ports": list(recipe.optional_ports),
+        "config": recipe.Config.fields(),
+        "workflow": drawn,
+    }

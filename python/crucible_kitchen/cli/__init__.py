@@ -1,0 +1,90 @@
+"""The command line ``crucible``: one file a command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from crucible_kitchen import __version__
+from crucible_kitchen.errors import ConfigError, CrucibleError, WorkflowError, did_you_mean
+
+COMMANDS: Final = ("run", "list", "describe", "validate", "report", "complete", "doctor")
+
+OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong command names the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n{self.format_usage().strip()}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = _Parser(
+        prog="crucible",
+        description="Fine-tune language models through declared workflows and fused kernels.",
+    )
+    top.add_argument("--version", action="version", version=f"crucible-kitchen {__version__}")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name in COMMANDS:
+        module = importlib.import_module(f"crucible_kitchen.cli.{name}")
+        sub = commands.add_parser(name, help=module.HELP, description=module.HELP + ".")
+        # Also after the command, where people write it; SUPPRESS keeps the one before it.
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
+        module.add(sub)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 if it did what was asked, 1 if it failed, 2 if it was asked wrongly, 130 on Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        _check_command(given)
+        parsed = _parse(given)
+        if parsed.command is None:
+            parser().print_help()
+            return USAGE
+        code: int = importlib.import_module(f"crucible_kitchen.cli.{parsed.command}").main(parsed)
+        return code
+    except KeyboardInterrupt:
+        print("crucible: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except CrucibleError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"crucible: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ConfigError | WorkflowError) else FAILURE
+
+
+def _parse(given: Sequence[str]) -> argparse.Namespace:
+    """The arguments; ``key=value`` may also stand behind an option, where argparse gives up.
+
+    Raises:
+        ConfigError: an argument that the command does not take.
+    """
+    top = parser()
+    parsed, left = top.parse_known_args(given)
+    if hasattr(parsed, "config"):
+        parsed.config += [word for word in left if not word.startswith("-")]
+        left = [word for word in left if word.startswith("-")]
+    if left:
+        top.error(f"unrecognized arguments: {' '.join(left)}")
+    return parsed
+
+
+def _check_command(given: Sequence[str]) -> None:
+    first = next((word for word in given if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        raise ConfigError(f"no command {first!r}; {did_you_mean(first, COMMANDS)}")

@@ -1,0 +1,73 @@
+"""``crucible describe``: a recipe's workflow, ports and configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from crucible_kitchen import bootstrap
+
+HELP = "show a recipe's workflow, ports and configuration"
+_WIDEST = 100
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("target", help="a recipe's name, or a YAML recipe file")
+    parser.add_argument("--json", action="store_true", help="as JSON, with every key and type")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print it."""
+    about = bootstrap.describe(arguments.target)
+    if arguments.json:
+        print(json.dumps(about, indent=2, default=str))
+        return 0
+    width = min(shutil.get_terminal_size((80, 24)).columns, _WIDEST)
+    print(f"{about['name']}: {about['description']}\n")
+    print("workflow")
+    for line in workflow_lines(about["workflow"]["children"]):
+        print(f"  {line}")
+    print("\nports")
+    for port in about["required_ports"]:
+        print(f"  {port}")
+    for port in about["optional_ports"]:
+        print(f"  {port} (optional)")
+    print("\nconfiguration")
+    for entry in about["config"]:
+        for line in _field_lines(entry, width):
+            print(f"  {line}")
+    return 0
+
+
+def workflow_lines(nodes: list[dict[str, Any]], indent: str = "") -> Iterator[str]:
+    """A workflow as indented text, one line a node."""
+    for node in nodes:
+        yield f"{indent}{title(node)}"
+        yield from workflow_lines(node["children"], indent + "  ")
+
+
+def title(node: Mapping[str, Any]) -> str:
+    """What a node is called where it is drawn."""
+    kind, name = node["kind"], node["name"]
+    if kind == "loop":
+        how = f"over {node['over']}" if "over" in node else f"while {node.get('while_')}"
+        return f"loop {name} {how}"
+    if kind == "when":
+        return f"when {node.get('predicate', name)}"
+    return str(name)
+
+
+def _field_lines(entry: Mapping[str, Any], width: int) -> list[str]:
+    head = f"{entry['name']} = {entry['default']!r}"
+    return textwrap.wrap(
+        f"{head:<36} {entry['description']}",
+        width - 2,
+        subsequent_indent=" " * 37,
+        drop_whitespace=True,
+        break_long_words=False,
+    )

@@ -1,0 +1,70 @@
+"""``crucible run``: a recipe to its end, with a folder of what it left behind."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from crucible_kitchen import bootstrap
+from crucible_kitchen.engine import RunResult
+
+from ._arguments import add_target, read_adapters, read_config
+
+HELP = "run a recipe"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_target(parser)
+    parser.add_argument("--run-dir", help="new folder for what the run leaves behind")
+    parser.add_argument("--quiet", action="store_true", help="print only the folder, at the end")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run it."""
+    config = read_config(arguments.config)
+    adapters = read_adapters(arguments.target, arguments.adapters, arguments.adapter)
+    handlers = () if arguments.quiet else ("console",)
+    result = bootstrap.run(
+        arguments.target,
+        config,
+        adapters,
+        run_dir=arguments.run_dir,
+        handlers=handlers,
+    )
+    if arguments.quiet:
+        print(result.run_dir)
+    else:
+        print(summary(result))
+    return 0
+
+
+def summary(result: RunResult) -> str:
+    """What a run gave, in a few lines."""
+    lines = []
+    names = result.metrics.names()
+    if "eval_loss" in names:
+        losses = [record.value for record in result.metrics.history("eval_loss")]
+        lines.append(
+            f"held-out loss  {losses[0]:.3f} -> {losses[-1]:.3f} nats per token "
+            f"({losses[-1] - losses[0]:+.3f})"
+        )
+    if "tokens" in names:
+        tokens = [record.value for record in result.metrics.history("tokens")]
+        lines.append(
+            f"trained        {len(tokens)} steps, {sum(tokens):,.0f} tokens, "
+            f"{result.duration_s:.0f} s in all"
+        )
+    adapter = result.artifacts.get("adapter_path")
+    if adapter:
+        lines.append(
+            f"adapter        {os.path.relpath(adapter) if os.path.exists(adapter) else adapter}"
+        )
+    if result.run_dir is not None:
+        lines.append(f"report         {result.run_dir / 'report.html'}")
+        if adapter and sys.stdout.isatty():
+            lines.append(
+                f'try it         crucible complete {result.run_dir} "What does os.getcwd do?"'
+            )
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""What the configurations of all recipes share: strict types, no unknown keys, readable errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crucible_kitchen.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound="RecipeConfig")
+
+
+class RecipeConfig(BaseModel):
+    """Base of a recipe's `Config`; `parse` makes one, or says everything that is wrong at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+    @classmethod
+    def parse(cls: type[C], given: C | Mapping[str, Any] | None, *, recipe: str) -> C:
+        """A checked configuration.
+
+        Args:
+            given: one already, a mapping of its fields, or None for the defaults.
+            recipe: name of the recipe, for the message.
+        Raises:
+            ConfigError: unknown keys, with suggestions, and wrong values, all of them.
+        """
+        if isinstance(given, cls):
+            return given
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(
+                f"{recipe}: config must be a mapping or a {cls.__qualname__}, "
+                f"got {type(given).__name__}"
+            )
+        try:
+            return cls.model_validate(dict(given or {}))
+        except ValidationError as error:
+            said = _sentences(error, cls)
+        raise ConfigError("\n".join([f"{recipe}: the configuration is wrong:", *said]))
+
+    @classmethod
+    def fields(cls) -> list[dict[str, Any]]:
+        """Every field as plain data: ``name``, ``type``, ``default``, ``description``."""
+        schema = cls.model_json_schema()["properties"]
+        return [
+            {
+                "name": name,
+                "type": _type_of(schema[name]),
+                "default": field.default,
+                "description": field.description or "",
+            }
+            for name, field in cls.model_fields.items()
+        ]
+
+
+def _type_of(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in a few words, such as ``integer`` or ``linear | cosine``."""
+    if "anyOf" in schema:
+        return " | ".join(map(_type_of, schema["anyOf"]))
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_type_of(schema['items'])}"
+    names = {"string": "text", "null": "none", "integer": "whole number"}
+    return names.get(schema.get("type", ""), str(schema.get("type", "any")))
+
+
+def _sentences(error: ValidationError, cls: type[BaseModel]) -> list[str]:
+    """One line a field; the branches of a union are joined."""
+    by_field: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for detail in error.errors(include_url=False):
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        if detail["type"] == "extra_forbidden":
+            by_field[key] = [f"  - unknown key {key!r}; {did_you_mean(key, cls.model_fields)}"]
+            continue
+        wanted = _wanted(str(detail["type"]), str(detail["msg"]))
+        if wanted not in by_field.setdefault(key, []):
+            by_field[key].append(wanted)
+        values.setdefault(key, detail["input"])
+    lines = []
+    for key, wants in by_field.items():
+        if key not in values:
+            lines += wants
+        elif key:
+            lines.append(f"  - {key} must be {' or '.join(wants)}, got {_shown(values[key])}")
+        else:
+            lines += [f"  - {want}" for want in wants]
+    return lines
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "finite_number": "finite",
+}
+
+
+def _wanted(kind: str, message: str) -> str:
+    if kind in _KINDS:
+        return _KINDS[kind]
+    message = message.removeprefix("Value error, ")
+    for start in ("Input should be ", "Input should "):
+        message = message.removeprefix(start)
+    return message.replace("greater than or equal to", "at least").replace("greater than", "above")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,212 @@
+"""`report.html`: one page that tells a run, and needs nothing beside itself."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crucible_kitchen.stages._folder import write_text
+
+from .charts import Chart, chart, short
+from .folder import REPORT, Run, read_run
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A key number, with what it is and a note below it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The time all executions of one stage took together.
+
+    Args:
+        path: of the stage, without indices.
+        name: its last part.
+        count: executions.
+        seconds: of all of them.
+        share: of the largest, in [0, 1].
+    """
+
+    path: str
+    name: str
+    count: int
+    seconds: float
+    share: float
+
+    @property
+    def shown(self) -> str:
+        """The time in a unit people read."""
+        return duration(self.seconds)
+
+
+def write(folder: Path) -> Path:
+    """Write a run's page, from what is in its folder.
+
+    Raises:
+        CrucibleError: it is no run's folder, or the page could not be written.
+    """
+    path = folder / REPORT
+    write_text(path, render(read_run(folder)))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as HTML."""
+    # jinja2 takes a tenth of a second to import, and only reports need it.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("crucible_kitchen.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    spent = time_by_stage(run)
+    return environment.get_template("page.html").render(
+        run=run,
+        about=run.about,
+        started=_date(run.about.get("started_at")),
+        figures=figures(run),
+        charts=list(charts(run)),
+        spent=spent,
+        spent_at={one.path: one for one in spent},
+        rounds=iterations(run),
+        shown=shown,
+        duration=duration,
+    )
+
+
+def figures(run: Run) -> list[Figure]:
+    """The numbers that tell a run in one look."""
+    found = []
+    held_out, loss = run.metric("eval_loss"), run.metric("loss")
+    if held_out:
+        first, last = held_out[0].value, held_out[-1].value
+        note = f"{last - first:+.3f} nats per token" if len(held_out) > 1 else "nats per token"
+        value = f"{first:.3f} → {last:.3f}" if len(held_out) > 1 else f"{last:.3f}"
+        found.append(Figure("held-out loss", value, note))
+    elif loss:
+        value = f"{loss[0].value:.3f} → {loss[-1].value:.3f}"
+        found.append(Figure("training loss", value, "nats per token"))
+    if loss:
+        rows = run.about.get("config", {}).get("batch_size")
+        times = run.about.get("config", {}).get("gradient_accumulation", 1)
+        note = f"of {rows * times} rows" if rows else ""
+        found.append(Figure("optimizer steps", f"{len(loss):,}", note))
+    tokens, trained = run.metric("tokens"), run.metric("trained_tokens")
+    if tokens:
+        note = f"{sum(p.value for p in trained):,.0f} of them trained" if trained else ""
+        found.append(Figure("tokens", f"{sum(p.value for p in tokens):,.0f}", note))
+    rates = [point.value for point in run.metric("tokens_per_second")]
+    if rates:
+        found.append(
+            Figure("tokens per second", short(statistics.median(rates)), "median of steps")
+        )
+    found.append(Figure("wall time", duration(run.seconds), run.status))
+    return found
+
+
+def charts(run: Run) -> Iterator[Chart]:
+    """Loss, then what explains it."""
+    first = chart(
+        "Loss",
+        "nats per token",
+        [
+            ("training", "train", run.metric("loss")),
+            ("held-out", "held", run.metric("eval_loss")),
+        ],
+        width=1000,
+        height=340,
+    )
+    others = (
+        ("Learning rate", "", "learning_rate", "rate"),
+        ("Gradient norm", "", "grad_norm", "norm"),
+        ("Throughput", "tokens/s", "tokens_per_second", "speed"),
+    )
+    rest = [
+        chart(
+            title,
+            unit,
+            [(title.lower(), style, run.metric(name))],
+            width=480,
+            height=230,
+            from_zero=True,
+        )
+        for title, unit, name, style in others
+    ]
+    yield from (one for one in (first, *rest) if one is not None)
+
+
+def time_by_stage(run: Run) -> list[Spent]:
+    """Where the time went, longest first."""
+    seconds: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for event in run.events:
+        if event["kind"] in ("stage.stop", "stage.error"):
+            path = without_indices(event["path"])
+            seconds[path] += float(event.get("duration_s", 0.0))
+            counts[path] += 1
+    most = max(seconds.values(), default=0.0) or 1.0
+    found = [
+        Spent(path, path.rpartition("/")[2], counts[path], spent, spent / most)
+        for path, spent in seconds.items()
+    ]
+    return sorted(found, key=lambda one: -one.seconds)
+
+
+def iterations(run: Run) -> Mapping[str, int]:
+    """How often each loop's body ran, by its path without indices."""
+    counts: dict[str, int] = defaultdict(int)
+    for event in run.events:
+        if event["kind"] == "iteration.start":
+            counts[without_indices(event["path"])] += 1
+    return counts
+
+
+def without_indices(path: str) -> str:
+    """``sft/epochs[2]/optim_step`` as ``sft/epochs/optim_step``."""
+    return re.sub(r"\[\d+\]", "", path)
+
+
+def duration(seconds: float) -> str:
+    """``830 ms``, ``12.3 s``, ``2 min 51 s``, ``3 h 05 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def shown(value: Any) -> str:
+    """A configuration value as a user would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    return str(value)
+
+
+def _date(started: Any) -> str:
+    if not isinstance(started, int | float):
+        return ""
+    return time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(started))

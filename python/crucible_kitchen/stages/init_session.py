@@ -1,0 +1,56 @@
+"""Load the model and put a fresh LoRA update on it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from crucible_kitchen.graph import stage
+from crucible_kitchen.ports import Session, SessionConfig, Tokenizer, TrainingClient
+
+
+class Started(NamedTuple):
+    """A session at its first step.
+
+    Args:
+        session: the loaded model.
+        tokenizer: the model's.
+        step: optimizer steps taken, 0.
+        last_checkpoint: None, until one is saved.
+    """
+
+    session: Session
+    tokenizer: Tokenizer
+    step: int
+    last_checkpoint: str | None
+
+
+@stage
+def init_session(
+    model_path: str,
+    lora_rank: int,
+    lora_alpha: float,
+    lora_dropout: float,
+    lora_targets: Any,
+    dtype: str,
+    seed: int,
+    *,
+    training_client: TrainingClient,
+) -> Started:
+    """Start a session of the training client.
+
+    Raises:
+        PortError: the model cannot be loaded.
+    """
+    config = SessionConfig.coerce(
+        {
+            "model": model_path,
+            "lora_rank": lora_rank,
+            "lora_alpha": lora_alpha,
+            "lora_dropout": lora_dropout,
+            "lora_targets": lora_targets,
+            "dtype": dtype,
+            "seed": seed,
+        }
+    )
+    session = training_client.start_session(config)
+    return Started(session, training_client.get_tokenizer(session), 0, None)
