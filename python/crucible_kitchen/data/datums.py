@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +62,7 @@ def prepare(
     max_length: int | None = None,
     truncation: str = "error",
     untrained: Literal["error", "drop"] = "error",
+    places: Sequence[int] | None = None,
 ) -> Prepared:
     """Parse, render, cut and shift every row of a data set.
 
@@ -71,6 +72,10 @@ def prepare(
         max_length: most tokens of a row, its last target included; None for no bound.
         truncation: one of `TRUNCATIONS`, for rows that are longer.
         untrained: what to do with a row of which no token is trained.
+        places: where each row stands in the data set it was taken from, for errors; by default its
+            place in `rows`.
+        places: of each row, its place in the data set, where `rows` are only some of it; errors
+            name a row by it.
 
     Raises:
         ConfigError: an unknown `train_on`, `truncation` or `untrained`, or a `max_length` below 2.
@@ -79,7 +84,8 @@ def prepare(
     _check(train_on, max_length, truncation, untrained)
     datums: list[Datum] = []
     count = cut = long = empty = 0
-    for index, row in enumerate(rows):
+    for number, row in enumerate(rows):
+        index = number if places is None else places[number]
         count += 1
         example = parse_row(row, index)
         try:
@@ -126,6 +132,7 @@ def build_datums(
     max_length: int | None = None,
     truncation: str = "error",
     untrained: Literal["error", "drop"] = "error",
+    places: Sequence[int] | None = None,
 ) -> list[Datum]:
     """The datums of `prepare`, for who does not ask what became of the rows."""
     return prepare(
@@ -135,6 +142,7 @@ def build_datums(
         max_length=max_length,
         truncation=truncation,
         untrained=untrained,
+        places=places,
     ).datums
 
 

@@ -43,8 +43,9 @@ class Completer(ports.Completer):
     Args:
         model: a hub name, a local folder, or a name such as ``smollm2-135m``.
         checkpoint_path: an adapter or checkpoint folder to put on it.
-        training_client: instead of `model`: answer with the weights that `session` has now.
-        session: an open session of `training_client`.
+        training_client: instead of `model`: answer with the weights that its session has now.
+        session: an open session of `training_client`; by default, at each question, the open one
+            that was started last.
         device: as for `SamplingClient`.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
     """
@@ -61,10 +62,10 @@ class Completer(ports.Completer):
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        live = training_client is not None and session is not None
-        if live == (model is not None) or (training_client is None) != (session is None):
+        live = training_client is not None
+        if live == (model is not None) or (session is not None and not live):
             raise ConfigError(
-                "completer: give either model, or training_client with session; got "
+                "completer: give either model, or training_client and perhaps its session; got "
                 f"model={model!r}, training_client={training_client!r}, session={session!r}"
             )
         self._training_client, self._session = training_client, session
@@ -73,8 +74,8 @@ class Completer(ports.Completer):
         self._device = device
         self._lock = threading.Lock()
         self._config = (
-            session.config
-            if session is not None
+            None
+            if live
             else SessionConfig.coerce(
                 {"model": model, "checkpoint_path": checkpoint_path, "dtype": dtype}
             )
@@ -110,7 +111,7 @@ class Completer(ports.Completer):
 
     def get_model(self) -> str:
         """The model's name."""
-        return self._config.model
+        return (self._live_session().config if self._config is None else self._config).model
 
     def close(self) -> None:
         """Unload a model that this completer loaded."""
@@ -121,15 +122,22 @@ class Completer(ports.Completer):
 
     def _loaded(self) -> tuple[Worker, Loaded]:
         """The model that answers, and the thread that may use it."""
-        if self._training_client is not None and self._session is not None:
-            trainer = self._training_client.trainer(self._session)
-            tokenizer = self._training_client.get_tokenizer(self._session)
-            return self._training_client.worker, Loaded(trainer.model, tokenizer)
+        if self._config is None:
+            client, session = self._client(), self._live_session()
+            trainer, tokenizer = client.trainer(session), client.get_tokenizer(session)
+            return client.worker, Loaded(trainer.model, tokenizer)
         with self._lock:
             if self._sampling_client is None or self._own_session is None:
                 self._sampling_client = SamplingClient(device=self._device)
                 self._own_session = self._sampling_client.start_session(self._config)
             return self._sampling_client.worker, self._sampling_client.loaded(self._own_session)
+
+    def _client(self) -> TrainingClient:
+        assert self._training_client is not None
+        return self._training_client
+
+    def _live_session(self) -> Session:
+        return self._session or self._client().newest_session()
 
 
 def _prompt(loaded: Loaded, messages: Conversation) -> Sequence[int]:

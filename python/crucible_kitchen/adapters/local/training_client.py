@@ -87,6 +87,7 @@ class TrainingClient(ports.TrainingClient):
         self.worker = Worker("training_client")
         self._ids = itertools.count()
         self._trainers: dict[str, Trainer] = {}
+        self._sessions: dict[str, LocalSession] = {}
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> LocalSession:
         """See `ports.TrainingClient.start_session`."""
@@ -108,8 +109,9 @@ class TrainingClient(ports.TrainingClient):
 
         trainer = self.worker.submit(start).result()
         session_id = f"local-{next(self._ids)}"
-        self._trainers[session_id] = trainer
-        return LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
+        session = LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
+        self._trainers[session_id], self._sessions[session_id] = trainer, session
+        return session
 
     def forward_backward(
         self,
@@ -177,6 +179,7 @@ class TrainingClient(ports.TrainingClient):
 
     def close_session(self, session: Session) -> None:
         """See `ports.TrainingClient.close_session`."""
+        self._sessions.pop(session.id, None)
         trainer = self._trainers.pop(session.id, None)
         if trainer is not None:
             self.worker.submit(lambda: None).result()
@@ -184,9 +187,20 @@ class TrainingClient(ports.TrainingClient):
     def close(self) -> None:
         """Close every session and end the thread."""
         self._trainers.clear()
+        self._sessions.clear()
         self.worker.close()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    def newest_session(self) -> LocalSession:
+        """The open session that was started last.
+
+        Raises:
+            PortError: none is open.
+        """
+        if not self._sessions:
+            raise PortError("training_client: a session must be open, got none")
+        return self._sessions[next(reversed(self._sessions))]
 
     def trainer(self, session: Session) -> Trainer:
         """What a session trains.

@@ -17,7 +17,8 @@ class HubClient(ports.HubClient):
     """Serves the repositories it was given and those that were uploaded to it.
 
     Args:
-        repositories: repository -> file name -> content.
+        repositories: repository -> file name -> content; None has any that is asked for, each with
+            an empty ``config.json``.
         cache_dir: where fetched files go; by default a temporary folder that `close` removes.
     """
 
@@ -26,6 +27,7 @@ class HubClient(ports.HubClient):
         repositories: Mapping[str, Mapping[str, bytes]] | None = None,
         cache_dir: str | None = None,
     ) -> None:
+        self._any = repositories is None
         self._repositories = {name: dict(files) for name, files in (repositories or {}).items()}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._cache_dir = cache_dir
@@ -83,6 +85,8 @@ class HubClient(ports.HubClient):
             self._temporary = None
 
     def _files(self, repo_id: str) -> Mapping[str, bytes]:
+        if self._any:
+            self._repositories.setdefault(repo_id, {"config.json": b"{}"})
         try:
             return self._repositories[repo_id]
         except KeyError:
