@@ -22,6 +22,14 @@ inline std::string must(const char* op, const char* argument) {
 
 }  // namespace check_internal
 
+[[noreturn]] inline void refuse_value(const char* op, const std::string& what) {
+  throw pybind11::value_error(std::string(op) + ": " + what);
+}
+
+inline void check_threads(const char* op, int threads) {
+  if (threads < 1) refuse_value(op, "threads must be at least 1, got " + std::to_string(threads));
+}
+
 // ValueError: lora_linear: lora_a must have shape [R, K] = [3, 8], got [3, 7] (torch.float32)
 inline void check_shape(const char* op, const char* argument, const TensorRef& tensor,
                         const char* letters, std::initializer_list<std::int64_t> wanted) {

@@ -13,7 +13,7 @@ namespace {
 // Where this extension lies, whatever the process calls it.
 std::string beside(const std::string& name) {
   Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&has_cuda_library), &info) == 0) {
+  if (dladdr(reinterpret_cast<void*>(&cpu_library), &info) == 0) {
     throw std::runtime_error("crucible_kitchen: the loader does not know its own extension");
   }
   const std::string self = info.dli_fname;
@@ -38,19 +38,18 @@ constexpr Level kLevels[] = {
     {"generic", [] { return true; }},
 };
 
-std::string level_name() {
+std::string choose_level() {
   const char* forced = std::getenv("CRUCIBLE_CPU_ISA");
   std::string known;
   for (const Level& level : kLevels) {
-    if (forced == nullptr) {
-      if (level.supported()) return level.name;
-    } else if (level.name == std::string(forced)) {
-      if (level.supported()) return level.name;
-      throw std::runtime_error(std::string("CRUCIBLE_CPU_ISA: this CPU cannot run ") + forced);
+    if (!level.supported()) continue;
+    if (forced == nullptr || *forced == '\0' || level.name == std::string(forced)) {
+      return level.name;
     }
     known += known.empty() ? level.name : std::string(", ") + level.name;
   }
-  throw std::runtime_error("CRUCIBLE_CPU_ISA must be one of " + known + ", got " + forced);
+  throw std::invalid_argument("CRUCIBLE_CPU_ISA must be one of " + known +
+                              " on this processor, got " + forced);
 }
 
 }  // namespace
@@ -71,22 +70,30 @@ const void* Library::symbol(const char* op, const char* function) const {
   return found;
 }
 
+const std::string& cpu_level() {
+  static const std::string level = choose_level();
+  return level;
+}
+
 const Library& cpu_library() {
-  static const Library library("crucible_cpu_" + level_name());
+  static const Library library("crucible_cpu_" + cpu_level());
   return library;
 }
 
 const Library& cuda_library() {
-  if (!has_cuda_library()) {
-    throw std::runtime_error("crucible_kitchen: this build has no CUDA kernels");
-  }
   static const Library library("crucible_cuda");
   return library;
 }
 
-bool has_cuda_library() {
+std::string why_no_cuda() {
   struct stat found;
-  return stat(beside("crucible_cuda").c_str(), &found) == 0;
+  if (stat(beside("crucible_cuda").c_str(), &found) != 0) return "this build has no CUDA kernels";
+  try {
+    cuda_library();
+  } catch (const std::runtime_error& e) {
+    return e.what();
+  }
+  return "";
 }
 
 }  // namespace crucible

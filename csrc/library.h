@@ -10,8 +10,6 @@ class Library {
   // `name` is the file beside this extension, without its ending.
   explicit Library(std::string name);
 
-  const std::string& name() const { return name_; }
-
   // The entry `op`, `function`. Throws std::runtime_error where the library lacks it.
   template <typename F>
   F* entry(const char* op, const char* function) const {
@@ -25,15 +23,18 @@ class Library {
   void* handle_;
 };
 
-// Kernels for this CPU: the best level it runs, or the one CRUCIBLE_CPU_ISA names. Throws
-// std::runtime_error if that level is unknown or this CPU lacks it.
+// The best instruction set that this CPU runs, or the one CRUCIBLE_CPU_ISA names. Throws
+// std::invalid_argument if that is none of ours or this CPU lacks it.
+const std::string& cpu_level();
+
+// Kernels of that level.
 const Library& cpu_library();
 
-// CUDA kernels. Throws std::runtime_error where this build has none.
+// CUDA kernels. Throws std::runtime_error where this build has none, or they cannot be opened.
 const Library& cuda_library();
 
-// Whether this build has CUDA kernels; opens nothing.
-bool has_cuda_library();
+// Why `cuda_library` would throw, or an empty string.
+std::string why_no_cuda();
 
 }  // namespace crucible
 

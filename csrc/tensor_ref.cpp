@@ -54,10 +54,10 @@ const ExchangeApi* api_of(PyTypeObject* type) {
   return known[type] = api;
 }
 
-py::object export_capsule(py::handle object) {
+py::object export_capsule(const char* op, const char* argument, py::handle object) {
   if (!py::hasattr(object, "__dlpack__")) {
-    throw py::type_error("expected a tensor, got " +
-                         py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>());
+    throw py::type_error(std::string(op) + ": " + argument + " must be a tensor, got " +
+                         Py_TYPE(object.ptr())->tp_name);
   }
   // A tensor that requires a gradient refuses to be exported; its memory is the same detached.
   const py::object plain = py::hasattr(object, "detach")
@@ -69,12 +69,13 @@ py::object export_capsule(py::handle object) {
 
 }  // namespace
 
-TensorRef::TensorRef(py::handle object) : api_(api_of(Py_TYPE(object.ptr()))) {
+TensorRef::TensorRef(const char* op, const char* argument, py::handle object)
+    : api_(api_of(Py_TYPE(object.ptr()))) {
   if (api_ != nullptr) {
     if (api_->dltensor_from_py_object(object.ptr(), &tensor_) != 0) throw py::error_already_set();
     return;
   }
-  capsule_ = export_capsule(object);
+  capsule_ = export_capsule(op, argument, object);
   void* pointer = PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned");
   if (pointer == nullptr) throw py::error_already_set();
   const auto* managed = static_cast<const ManagedTensor*>(pointer);

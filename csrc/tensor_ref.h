@@ -39,9 +39,9 @@ struct DLTensor {  // of DLPack 1.x
 class TensorRef {
  public:
   // Anything with DLPack: by its C exchange API if its type has one (0.1 us for a torch.Tensor),
-  // else by __dlpack__. Throws TypeError for other objects; conjugated, sparse or otherwise
-  // undescribable tensors throw what their library says of them.
-  explicit TensorRef(pybind11::handle object);
+  // else by __dlpack__. Throws TypeError, naming op and argument, for other objects; conjugated,
+  // sparse or otherwise undescribable tensors throw what their library says of them.
+  TensorRef(const char* op, const char* argument, pybind11::handle object);
 
   std::int64_t ndim() const { return tensor_.ndim; }
   std::int64_t size(std::int64_t dim) const { return tensor_.shape[dim]; }
@@ -50,6 +50,8 @@ class TensorRef {
   bool is_contiguous() const;
   DataType dtype() const { return tensor_.dtype; }
   Device device() const { return tensor_.device; }
+  bool on_cpu() const { return tensor_.device.type == kCpu; }
+  bool on_cuda() const { return tensor_.device.type == kCuda; }
   void* data() const { return static_cast<char*>(tensor_.data) + tensor_.byte_offset; }
   template <typename T>
   T* data_as() const {

@@ -7,8 +7,8 @@
 
 #include "../../kernels/adamw_step/launch.h"
 #include "../check.h"
-#include "../cuda_library.h"
 #include "../layout.h"
+#include "../library.h"
 
 namespace crucible {
 namespace py = pybind11;
@@ -40,7 +40,7 @@ adamw_step::Tensors tensors_at(const Arguments& a, std::size_t i, bool on_cuda) 
     TensorRef tensor(kOp, argument, list[i]);
     if (on_cuda ? !tensor.on_cuda() : !tensor.on_cpu()) {
       refuse_value(kOp, element_of(argument, i) + " must be on " + (on_cuda ? "CUDA" : "the CPU") +
-                            ", got " + tensor.show_device());
+                            ", got " + show(tensor.device()));
     }
     return tensor;
   };
@@ -48,25 +48,25 @@ adamw_step::Tensors tensors_at(const Arguments& a, std::size_t i, bool on_cuda) 
   const TensorRef grad = view("grads", a.grads);
   const TensorRef exp_avg = view("exp_avgs", a.exp_avgs);
   const TensorRef exp_avg_sq = view("exp_avg_sqs", a.exp_avg_sqs);
-  check_dtype(kOp, "params", param, {DType::float32, DType::bfloat16});
-  check_dtype(kOp, "grads", grad, {DType::float32, DType::bfloat16});
-  check_dtype(kOp, "exp_avgs", exp_avg, {DType::float32});
-  check_dtype(kOp, "exp_avg_sqs", exp_avg_sq, {DType::float32});
+  check_dtype(kOp, "params", param, {kFloat32, kBFloat16});
+  check_dtype(kOp, "grads", grad, {kFloat32, kBFloat16});
+  check_dtype(kOp, "exp_avgs", exp_avg, {kFloat32});
+  check_dtype(kOp, "exp_avg_sqs", exp_avg_sq, {kFloat32});
   if (!is_dense(param) || !same_layout(param, grad) || !same_layout(param, exp_avg) ||
       !same_layout(param, exp_avg_sq)) {
     refuse_value(kOp, element_of("params", i) +
                           " must be dense and share shape and strides with its gradient and its "
                           "moments, got " +
-                          param.show_shape());
+                          show_shape(param));
   }
   return {param.data(),
           grad.data(),
-          exp_avg.as<float>(),
-          exp_avg_sq.as<float>(),
+          exp_avg.data_as<float>(),
+          exp_avg_sq.data_as<float>(),
           param.numel(),
           adamw_step::corrections_of(a.options, a.steps[i], static_cast<std::uint32_t>(i)),
-          param.dtype() == DType::bfloat16,
-          grad.dtype() == DType::bfloat16};
+          param.dtype() == kBFloat16,
+          grad.dtype() == kBFloat16};
 }
 
 adamw_step::Step step_of(const Arguments& a, bool on_cuda) {
@@ -85,16 +85,17 @@ void on_cpu(const Arguments& arguments, int threads) {
   check_threads(kOp, threads);
   const adamw_step::Step step = step_of(arguments, false);
   const py::gil_scoped_release others_run;
-  CRUCIBLE_BEST(adamw_step, launch)(step, threads);
+  static const auto launch = CRUCIBLE_CPU(adamw_step, launch);
+  launch(step, threads);
 }
 
 void on_cuda(const Arguments& arguments) {
   const adamw_step::Step step = step_of(arguments, true);
   if (step.tensors.empty()) return;
   void* stream = TensorRef(kOp, "params", arguments.params[0]).stream();
-  const CudaLaunchers& cuda = cuda_launchers();
   const py::gil_scoped_release others_run;
-  cuda.adamw_step(step, stream);
+  static const auto launch = CRUCIBLE_CUDA(adamw_step, launch);
+  launch(step, stream);
 }
 
 }  // namespace

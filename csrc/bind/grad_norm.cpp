@@ -4,8 +4,8 @@
 
 #include "../../kernels/grad_norm/launch.h"
 #include "../check.h"
-#include "../cuda_library.h"
 #include "../layout.h"
+#include "../library.h"
 
 namespace crucible {
 namespace py = pybind11;
@@ -18,16 +18,16 @@ std::vector<grad_norm::Gradient> gradients_of(const py::list& grads, bool on_cud
   gradients.reserve(grads.size());
   for (const py::handle item : grads) {
     const TensorRef grad(kOp, "grads", item);
-    check_dtype(kOp, "grads", grad, {DType::float32, DType::bfloat16});
+    check_dtype(kOp, "grads", grad, {kFloat32, kBFloat16});
     if (on_cuda ? !grad.on_cuda() : !grad.on_cpu()) {
       refuse_value(kOp, std::string("grads must be on ") + (on_cuda ? "CUDA" : "the CPU") +
-                            ", got " + grad.show_device());
+                            ", got " + show(grad.device()));
     }
     if (!is_dense(grad)) {
-      refuse_value(kOp, "grads must be dense, got one of shape " + grad.show_shape() +
+      refuse_value(kOp, "grads must be dense, got one of shape " + show_shape(grad) +
                             " with gaps in memory");
     }
-    gradients.push_back({grad.data(), grad.numel(), grad.dtype() == DType::bfloat16});
+    gradients.push_back({grad.data(), grad.numel(), grad.dtype() == kBFloat16});
   }
   return gradients;
 }
@@ -36,7 +36,8 @@ double on_cpu(const py::list& grads, int threads) {
   check_threads(kOp, threads);
   const std::vector<grad_norm::Gradient> gradients = gradients_of(grads, false);
   const py::gil_scoped_release others_run;
-  return CRUCIBLE_BEST(grad_norm, launch)(gradients, threads);
+  static const auto launch = CRUCIBLE_CPU(grad_norm, launch);
+  return launch(gradients, threads);
 }
 
 void on_cuda(const py::list& grads, py::handle partials_out, py::handle norm_out) {
@@ -45,16 +46,16 @@ void on_cuda(const py::list& grads, py::handle partials_out, py::handle norm_out
   const TensorRef norm(kOp, "norm", norm_out);
   check_shape(kOp, "partials", partials, "[CHUNKS]", {grad_norm::chunks_of(gradients)});
   check_shape(kOp, "norm", norm, "[]", {});
-  check_dtype(kOp, "partials", partials, {DType::float64});
-  check_dtype(kOp, "norm", norm, {DType::float64});
+  check_dtype(kOp, "partials", partials, {kFloat64});
+  check_dtype(kOp, "norm", norm, {kFloat64});
   if (!partials.on_cuda() || !norm.on_cuda()) {
-    refuse_value(kOp, "partials and norm must be on CUDA, got " + partials.show_device() + " and " +
-                          norm.show_device());
+    refuse_value(kOp, "partials and norm must be on CUDA, got " + show(partials.device()) +
+                          " and " + show(norm.device()));
   }
   void* stream = norm.stream();
-  const CudaLaunchers& cuda = cuda_launchers();
   const py::gil_scoped_release others_run;
-  cuda.grad_norm(gradients, partials.as<double>(), norm.as<double>(), stream);
+  static const auto launch = CRUCIBLE_CUDA(grad_norm, launch);
+  launch(gradients, partials.data_as<double>(), norm.data_as<double>(), stream);
 }
 
 }  // namespace

@@ -2,10 +2,11 @@
 // same instructions whatever the number of threads.
 #include <algorithm>
 
+#include "../common/entry.h"
 #include "../common/threads.h"
 #include "launch.h"
 
-namespace crucible::adamw_step::CRUCIBLE_ISA {
+namespace crucible::adamw_step::cpu {
 namespace {
 
 constexpr std::int64_t kChunk = 16384;
@@ -65,4 +66,6 @@ void launch(const Step& step, int threads) {
                [&](std::int64_t i) { update_chunk(step, chunks[static_cast<std::size_t>(i)]); });
 }
 
-}  // namespace crucible::adamw_step::CRUCIBLE_ISA
+}  // namespace crucible::adamw_step::cpu
+
+CRUCIBLE_ENTRY(adamw_step, launch)

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../common/entry.h"
 #include "launch.h"
 
 namespace crucible::adamw_step::cuda {
@@ -113,3 +114,5 @@ void launch(const Step& step, void* stream) {
 }
 
 }  // namespace crucible::adamw_step::cuda
+
+CRUCIBLE_ENTRY(adamw_step, launch)

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "../common/isa.h"
 #include "update.h"
 
 namespace crucible::adamw_step {
@@ -57,13 +56,10 @@ inline Corrections corrections_of(const Options& o, std::int64_t step, std::uint
           noise_key(o.seed, tensor)};
 }
 
-// The same bits for any number of threads. One a level of instructions; CRUCIBLE_BEST chooses.
-#define CRUCIBLE_DECLARE(level)               \
-  namespace level {                           \
-  void launch(const Step& step, int threads); \
-  }
-CRUCIBLE_EVERY_ISA(CRUCIBLE_DECLARE)
-#undef CRUCIBLE_DECLARE
+namespace cpu {
+// The same bits for any number of threads.
+void launch(const Step& step, int threads);
+}  // namespace cpu
 
 namespace cuda {
 // On `stream` (a cudaStream_t) of the current device; does not wait.

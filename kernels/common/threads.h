@@ -43,13 +43,19 @@ inline std::atomic<bool>& forked() {
 // At load, so that a fork before the first call is seen too.
 inline const bool watches_forks = (forked(), true);
 
-inline void run_team(int threads, Body body, void* data) {
-  if (threads <= 1 || forked().load(std::memory_order_relaxed)) return body(data);
-  // Looked up anew while there is none: torch may be imported after the first call.
+// Looked up anew while there is none: torch may be imported after the first call.
+inline GompParallel loaded_gomp() {
   static std::atomic<GompParallel> known{nullptr};
   GompParallel gomp = known.load(std::memory_order_relaxed);
   if (gomp == nullptr) known.store(gomp = find_gomp(), std::memory_order_relaxed);
-  if (gomp != nullptr) return gomp(body, data, static_cast<unsigned>(threads), 0);
+  return gomp;
+}
+
+inline void run_team(int threads, Body body, void* data) {
+  if (threads <= 1 || forked().load(std::memory_order_relaxed)) return body(data);
+  if (const GompParallel gomp = loaded_gomp()) {
+    return gomp(body, data, static_cast<unsigned>(threads), 0);
+  }
   std::vector<std::thread> team;
   for (int i = 1; i < threads; ++i) team.emplace_back(body, data);
   body(data);
@@ -57,6 +63,11 @@ inline void run_team(int threads, Body body, void* data) {
 }
 
 }  // namespace threads_internal
+
+// Whose threads `parallel` runs on: "libgomp", or "std::thread" where no OpenMP is loaded.
+inline const char* thread_runtime() {
+  return threads_internal::loaded_gomp() != nullptr ? "libgomp" : "std::thread";
+}
 
 // Calls body(next) on up to `threads` threads at once. `next()` hands out 0, 1, ... count - 1, each
 // once over all threads, then a number >= count: a body keeps what it needs from item to item in

@@ -3,10 +3,11 @@
 #include <cmath>
 
 #include "../common/bfloat16.h"
+#include "../common/entry.h"
 #include "../common/threads.h"
 #include "launch.h"
 
-namespace crucible::grad_norm::CRUCIBLE_ISA {
+namespace crucible::grad_norm::cpu {
 namespace {
 
 constexpr int kLanes = 16;  // independent sums: enough to hide the latency of an addition
@@ -59,4 +60,6 @@ double launch(const std::vector<Gradient>& gradients, int threads) {
   return std::sqrt(sum);
 }
 
-}  // namespace crucible::grad_norm::CRUCIBLE_ISA
+}  // namespace crucible::grad_norm::cpu
+
+CRUCIBLE_ENTRY(grad_norm, launch)

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../common/bfloat16.h"
+#include "../common/entry.h"
 #include "launch.h"
 
 namespace crucible::grad_norm::cuda {
@@ -98,3 +99,5 @@ void launch(const std::vector<Gradient>& gradients, double* partials, double* no
 }
 
 }  // namespace crucible::grad_norm::cuda
+
+CRUCIBLE_ENTRY(grad_norm, launch)

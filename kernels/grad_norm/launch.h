@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "../common/isa.h"
-
 namespace crucible::grad_norm {
 
 // Elements that are summed into one float64; the sums of chunks are added in order, so the result
@@ -27,13 +25,10 @@ inline std::int64_t chunks_of(const std::vector<Gradient>& gradients) {
   return chunks;
 }
 
-// The same bits for any number of threads. One a level of instructions; CRUCIBLE_BEST chooses.
-#define CRUCIBLE_DECLARE(level)                                       \
-  namespace level {                                                   \
-  double launch(const std::vector<Gradient>& gradients, int threads); \
-  }
-CRUCIBLE_EVERY_ISA(CRUCIBLE_DECLARE)
-#undef CRUCIBLE_DECLARE
+namespace cpu {
+// The same bits for any number of threads.
+double launch(const std::vector<Gradient>& gradients, int threads);
+}  // namespace cpu
 
 namespace cuda {
 // Writes the norm to `norm`; `partials` has room for chunks_of(gradients). Both are on the current
