@@ -1,0 +1,5 @@
+"""The Hugging Face hub."""
+
+from .hub_client import HubClient
+
+__all__ = ["HubClient"]
