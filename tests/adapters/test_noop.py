@@ -226,3 +226,12 @@ def test_a_hub_cleans_up_behind_itself(tmp_path: Path) -> None:
     assert Path(kept.download("org/m", "a.txt")).is_relative_to(tmp_path)
     with pytest.raises(PortError, match="did you mean 'org/m'"):
         kept.list_files("org/n")
+
+
+def test_a_hub_without_repositories_has_any_model() -> None:
+    hub = noop.HubClient()
+    assert hub.list_files("any/model") == ["config.json"]
+    assert Path(hub.snapshot("any/model"), "config.json").read_bytes()
+    with pytest.raises(PortError, match="weights"):
+        hub.download("any/model", "weights.bin")
+    hub.close()

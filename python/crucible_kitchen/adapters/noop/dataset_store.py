@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from crucible_kitchen.adapters.rows import RowsDatasetStore, check_options, no_such_split
 from crucible_kitchen.errors import ConfigError
@@ -23,8 +23,6 @@ class DatasetStore(RowsDatasetStore):
 
     Both are also options of `load_dataset`. No row is in two splits.
     """
-
-    concurrent: ClassVar[bool] = True
 
     def __init__(self, size: int = 64, kind: str = "sft") -> None:
         self._size, self._kind = _checked(size, kind)
