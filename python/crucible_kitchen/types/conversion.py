@@ -103,9 +103,9 @@ def _from_torch(tensor: Any) -> tuple[npt.NDArray[Any], str]:
     tensor = tensor.detach().cpu()
     name = str(tensor.dtype).removeprefix("torch.")
     if name == "bfloat16":
-        import torch
-
-        return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), name
+        # Exact both ways: a bfloat16 is the upper half of a float32.
+        widened: npt.NDArray[np.float32] = tensor.float().numpy()
+        return (widened.view(np.uint32) >> np.uint32(16)).astype(np.uint16), name
     return tensor.numpy(), name
 
 
