@@ -38,12 +38,15 @@ class Tiles(NamedTuple):
 
 
 def tiles_for(dtype: torch.dtype, block_r: int) -> Tiles:
-    """float32 goes through three tf32 products, which take more registers: smaller tiles."""
+    """The largest tiles whose two sums, base product and rank, stay in registers (see the tests).
+
+    float32 goes through three tf32 products, which take more of them.
+    """
     if dtype == torch.float32:
-        return Tiles(64, 64, 32, warps=4, stages=2, precision="tf32x3")
-    # The sums of the base product and of the rank share the registers of a tile.
-    n = 128 if block_r <= 64 else 64
-    return Tiles(128, n, 64, warps=8, stages=3, precision="tf32")
+        if block_r <= 16:
+            return Tiles(64, 64, 16, warps=4, stages=2, precision="tf32x3")
+        return Tiles(32, 32, 32, warps=4, stages=2, precision="tf32x3")
+    return Tiles(128 if block_r <= 32 else 64, 128, 64, warps=8, stages=3, precision="tf32")
 
 
 def block_of_rank(rank: int) -> int:
