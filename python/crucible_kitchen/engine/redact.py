@@ -36,6 +36,14 @@ def secrets_in(value: Any, hidden: bool = False) -> Iterator[str]:
         yield value
 
 
+def hide(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with its secrets hidden, at any depth."""
+    return {
+        key: HIDDEN if hides(key, value) else hide(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+
+
 class Redactor:
     """Replaces the secrets of a run wherever they turn up in a text.
 

@@ -22,7 +22,7 @@ from .bridge import Bridge
 from .compile import Step, compile_body
 from .events import Emitter, Event, Handler
 from .handlers import make_handlers
-from .redact import Redactor
+from .redact import Redactor, hide
 from .runtime import Runtime
 
 
@@ -217,7 +217,7 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     name = workflow.name
     body = compile_body(workflow.body, rt, name)
     final = compile_body(workflow.finally_body or (), rt, f"{name}/finally")
-    rt.tell("run.start", name, name=name, metadata=dict(rt.base.metadata))
+    rt.tell("run.start", name, name=name, metadata=hide(rt.base.metadata))
     first: BaseException | None = None
     try:
         rt.prefix = f"{name}/"

@@ -14,7 +14,7 @@ from crucible_kitchen.ports import Ports
 
 from .bridge import Bridge
 from .events import Event
-from .redact import Redactor
+from .redact import Redactor, hide
 
 
 class BorderError(TypeError):
@@ -129,5 +129,5 @@ class Runtime:
                 name=record.name,
                 value=record.value,
                 step=record.step,
-                metadata=record.metadata,
+                metadata=hide(record.metadata),
             )

@@ -13,7 +13,7 @@ from crucible_kitchen.ports import find_problems as adapter_problems
 
 from .annotations import accepts, runtime_classes, show
 from .blocks import Block, Loop, Node, Workflow, as_workflow
-from .flow import Flow, Use, analyse, any_opaque, keys_written, walk
+from .flow import Flow, Use, Writer, analyse, any_opaque, keys_written, walk
 from .stage import Stage, StageNode
 
 
@@ -201,9 +201,18 @@ def _unsatisfied(use: Use, checked: Checked) -> Problem:
 
 def types(checked: Checked) -> Iterator[Problem]:
     """Values whose declared type cannot be what their reader declares."""
+    # A key may have many writers of few types: compare each pair of types once.
+    groups: dict[str, dict[int, list[Writer]]] = {}
+    for key, writers in checked.flow.writers.items():
+        for writer in writers:
+            groups.setdefault(key, {}).setdefault(id(writer.type), []).append(writer)
+    fits: dict[tuple[int, int], bool] = {}
     for use in checked.flow.uses:
-        for writer in checked.flow.writers.get(use.read.key, ()):
-            if not accepts(use.read.type, writer.type):
+        for kind, group in groups.get(use.read.key, {}).items():
+            pair = (id(use.read.type), kind)
+            if pair not in fits:
+                fits[pair] = accepts(use.read.type, group[0].type)
+            for writer in group if not fits[pair] else ():
                 message = (
                     f"reads {use.read.key!r} as {show(use.read.type)}, but {writer.name} "
                     f"({_short(writer.source)}) writes {show(writer.type)}"

@@ -202,7 +202,8 @@ def _read_parameter(
     parameter: inspect.Parameter, names: ChainMap[str, Any]
 ) -> Read | Injected | Defect:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        message = f"parameter {str(parameter)!r} names no key"
+        stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+        message = f"parameter '{stars}{parameter.name}' names no key"
         return Defect("bad-signature", message, "name each key that is read")
     annotated = parameter.annotation is not MISSING
     whole = _resolve(parameter.annotation, names)

@@ -215,7 +215,7 @@ def stage(
     def declare(function: Callable[..., Any], depth: int = 2) -> StageNode:
         signature = read_signature(function, writes, depth=depth)
         node = StageNode(
-            getattr(function, "__name__", type(function).__name__),
+            getattr(function, "__name__", type(function).__name__).strip("<>"),
             function,
             signature,
             source=code_location(function),

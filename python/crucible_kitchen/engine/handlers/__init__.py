@@ -8,14 +8,14 @@ from pathlib import Path
 from crucible_kitchen.engine.events import Handler
 from crucible_kitchen.errors import ConfigError, did_you_mean
 
-HANDLERS = ("jsonl",)
+HANDLERS = ("console", "jsonl")
 
 
 def make_handlers(given: Iterable[str | Handler], run_dir: Path | None) -> list[Handler]:
     """Handlers from names and callables.
 
     Args:
-        given: ``"jsonl"`` or callables.
+        given: ``"console"``, ``"jsonl"`` or callables.
         run_dir: where ``"jsonl"`` writes ``events.jsonl``.
     Raises:
         ConfigError: a name is unknown, or ``"jsonl"`` has no folder.
@@ -26,6 +26,10 @@ def make_handlers(given: Iterable[str | Handler], run_dir: Path | None) -> list[
 
 
 def _make(given: str | Handler, run_dir: Path | None) -> Handler:
+    if given == "console":
+        from .console import Console
+
+        return Console()
     if given == "jsonl":
         from .jsonl import JsonLines
 

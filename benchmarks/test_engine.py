@@ -1,0 +1,118 @@
+"""What the engine itself costs: per stage in a loop, per node checked, and to import.
+
+Run with ``pytest -s benchmarks/test_engine.py``; the table times whole runs, the printed lines are
+per stage and per node.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crucible_kitchen.engine import Event, run
+from crucible_kitchen.graph import Workflow, find_problems, loop, stage, workflow
+
+ITERATIONS = 1000
+STAGES = 5
+
+
+@stage(writes="a")
+def first(c: int = 0) -> int:
+    return c + 1
+
+
+@stage(writes="b")
+def second(a: int, scale: int) -> int:
+    return a * scale
+
+
+@stage(writes="c")
+def third(a: int, b: int) -> int:
+    return a + b
+
+
+@stage
+def fourth(c: int, index: int) -> None: ...
+
+
+@stage(writes="d")
+def fifth(a: int, b: int, c: int) -> int:
+    return a + b + c
+
+
+CHAIN = workflow("chain")[
+    loop("steps", over=range(ITERATIONS))[
+        first, second, third, fourth.bind(index="steps.index"), fifth
+    ]
+]
+
+
+def bare() -> int:
+    """The same work as a plain Python loop."""
+    a = b = c = d = 0
+    one, two, three, four, five = (node.call for node in (first, second, third, fourth, fifth))
+    for index in range(ITERATIONS):
+        a = one(c)
+        b = two(a, 0)
+        c = three(a, b)
+        four(c, index)
+        d = five(a, b, c)
+    return int(d)
+
+
+@pytest.mark.parametrize("listeners", [0, 1])
+def test_overhead_per_stage(benchmark: Any, listeners: int) -> None:
+    events: list[Event] = []
+
+    def once() -> None:
+        events.clear()
+        run(CHAIN, {"scale": 0}, handlers=[events.append] * listeners)
+
+    benchmark.pedantic(once, rounds=20, warmup_rounds=2)
+    floor = fastest(bare)
+    each = (benchmark.stats.stats.min - floor) / (ITERATIONS * STAGES)
+    benchmark.extra_info["us_per_stage"] = round(each * 1e6, 3)
+    print(f"\n{listeners} listener(s): {each * 1e6:.2f} us a stage over the bare loop")
+
+
+def test_checking_per_node(benchmark: Any) -> None:
+    value = long(2000)
+    benchmark.pedantic(find_problems, args=(value, {"scale": 1}), rounds=20, warmup_rounds=2)
+    each = benchmark.stats.stats.min / 2001
+    benchmark.extra_info["us_per_node"] = round(each * 1e6, 3)
+    print(f"\n{each * 1e6:.2f} us a node")
+
+
+def long(nodes: int) -> Workflow:
+    kinds = (first, second, third, fifth)
+    return workflow("long")[[kinds[i % 4].with_(name=f"stage_{i}") for i in range(nodes)]]
+
+
+@pytest.mark.parametrize("module", ["crucible_kitchen.graph", "crucible_kitchen.engine"])
+def test_import(benchmark: Any, module: str) -> None:
+    def once() -> None:
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True, env=dict(os.environ))
+
+    def empty() -> None:
+        subprocess.run([sys.executable, "-c", ""], check=True)
+
+    benchmark.pedantic(once, rounds=5, warmup_rounds=1)
+    ms = (benchmark.stats.stats.min - fastest(empty, 5)) * 1e3
+    benchmark.extra_info["ms"] = round(ms)
+    print(f"\nimport {module}: {ms:.0f} ms beyond the interpreter's own")
+
+
+def fastest(call: Callable[[], object], rounds: int = 20) -> float:
+    """Shortest of some runs, seconds."""
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - began)
+    return best
