@@ -9,6 +9,8 @@ from functools import cache
 
 import torch
 
+from crucible_kitchen import _C
+
 
 @cache
 def _triton_interpreted() -> bool | None:
@@ -17,6 +19,25 @@ def _triton_interpreted() -> bool | None:
         return None
     # Triton reads it once, when a kernel is decorated; so do we.
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def cpu_refuses(tensor: torch.Tensor) -> str | None:
+    """Why our compiled code for processors cannot run on this tensor's device, or None."""
+    if tensor.device.type != "cpu":
+        return f"the tensors are on {tensor.device.type}"
+    return None
+
+
+def cuda_refuses(tensor: torch.Tensor) -> str | None:
+    """Why our compiled CUDA code cannot run on this tensor's device here, or None."""
+    if tensor.device.type != "cuda":
+        return f"the tensors are on {tensor.device.type}"
+    return _why_no_cuda()
+
+
+@cache
+def _why_no_cuda() -> str | None:
+    return _C.why_no_cuda() or None
 
 
 def triton_refuses(tensor: torch.Tensor) -> str | None:

@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crucible_kitchen import _C
 from crucible_kitchen.ops._library import register
-from crucible_kitchen.ops._refusals import same_layout_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import (
+    cpu_refuses,
+    cuda_refuses,
+    same_layout_refuses,
+    triton_refuses,
+)
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -118,6 +124,7 @@ def _dense_refuses(
     exp_avg_sqs: Sequence[Tensor],
 ) -> str | None:
     """Why a kernel that walks flat memory cannot take these, or None."""
+    # Hundreds of tensors: one pass for each question.
     moments = (*exp_avgs, *exp_avg_sqs)
     if len({tensor.device for tensors in (params, grads, moments) for tensor in tensors}) > 1:
         return "the tensors are on several devices"
@@ -129,26 +136,55 @@ def _dense_refuses(
     return same_layout_refuses(params, grads, exp_avgs, exp_avg_sqs)
 
 
-def _triton_refuses(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    **options: Any,
-) -> str | None:
+def _triton_refuses(params: Sequence[Tensor], *others: Sequence[Tensor], **_: Any) -> str | None:
     if not params:
         return "there is no tensor to find the device by"
-    return triton_refuses(params[0]) or _dense_refuses(params, grads, exp_avgs, exp_avg_sqs)
+    return triton_refuses(params[0]) or _dense_refuses(params, *others)
+
+
+def _cuda_refuses(params: Sequence[Tensor], *others: Sequence[Tensor], **_: Any) -> str | None:
+    if not params:
+        return "there is no tensor to find the device by"
+    return cuda_refuses(params[0]) or _dense_refuses(params, *others)
+
+
+def _cpu_refuses(params: Sequence[Tensor], *others: Sequence[Tensor], **_: Any) -> str | None:
+    return (cpu_refuses(params[0]) if params else None) or _dense_refuses(params, *others)
+
+
+def _cuda(params: list[Tensor], *others: list[Tensor], **options: Any) -> None:
+    with torch.cuda.device(params[0].device):
+        _C.adamw_step_cuda(params, *others, *_constants(**options))
+
+
+def _cpu(params: list[Tensor], *others: list[Tensor], **options: Any) -> None:
+    _C.adamw_step_cpu(params, *others, *_constants(**options), threads=torch.get_num_threads())
+
+
+def _constants(
+    step: Sequence[int],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    grad_scale: float,
+    stochastic_rounding: bool,
+    seed: int,
+) -> tuple[Any, ...]:
+    """The constants in the door's order."""
+    return step, lr, *betas, eps, weight_decay, grad_scale, stochastic_rounding, seed
 
 
 ADAMW_STEP = Op(
     "adamw_step",
     kernels=(
+        Kernel("cuda", f"{__name__}:_cuda", _cuda_refuses),
         Kernel(
             "triton",
             "crucible_kitchen.kernels.adamw_step.triton_kernels:adamw_step",
             _triton_refuses,
         ),
+        Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel(
             "reference",
             "crucible_kitchen.kernels.adamw_step.reference:adamw_step",

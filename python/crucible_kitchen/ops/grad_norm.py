@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crucible_kitchen import _C
 from crucible_kitchen.ops._library import register
-from crucible_kitchen.ops._refusals import same_layout_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import (
+    cpu_refuses,
+    cuda_refuses,
+    same_layout_refuses,
+    triton_refuses,
+)
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -49,14 +55,47 @@ def _triton_refuses(grads: Sequence[Tensor]) -> str | None:
     return triton_refuses(grads[0]) or _dense_refuses(grads)
 
 
+def _cuda_refuses(grads: Sequence[Tensor]) -> str | None:
+    if not grads:
+        return "there is no tensor to find the device by"
+    return cuda_refuses(grads[0]) or _compiled_refuses(grads)
+
+
+def _cpu_refuses(grads: Sequence[Tensor]) -> str | None:
+    return (cpu_refuses(grads[0]) if grads else None) or _compiled_refuses(grads)
+
+
+def _compiled_refuses(grads: Sequence[Tensor]) -> str | None:
+    if torch.float16 in {grad.dtype for grad in grads}:
+        return "gradients must be float32 or bfloat16, got torch.float16"
+    return _dense_refuses(grads)
+
+
+def _cuda(grads: list[Tensor]) -> Tensor:
+    device, chunk = grads[0].device, _C.grad_norm_chunk
+    chunks = sum(-(-grad.numel() // chunk) for grad in grads)
+    partials = torch.empty(chunks, dtype=torch.float64, device=device)
+    norm = torch.empty((), dtype=torch.float64, device=device)
+    with torch.cuda.device(device):
+        _C.grad_norm_cuda(grads, partials, norm)
+    return norm
+
+
+def _cpu(grads: list[Tensor]) -> Tensor:
+    norm = _C.grad_norm_cpu(grads, threads=torch.get_num_threads())
+    return torch.tensor(norm, dtype=torch.float64)
+
+
 GRAD_NORM = Op(
     "grad_norm",
     kernels=(
+        Kernel("cuda", f"{__name__}:_cuda", _cuda_refuses),
         Kernel(
             "triton",
             "crucible_kitchen.kernels.grad_norm.triton_kernels:grad_norm",
             _triton_refuses,
         ),
+        Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel(
             "reference", "crucible_kitchen.kernels.grad_norm.reference:grad_norm", lambda _: None
         ),
