@@ -193,10 +193,10 @@ def test_a_completer_needs_one_source(start, local_client, tiny_folder):
     session = start()
     for options in (
         {},
-        {"training_client": local_client},
+        {"session": session},
         {"model": tiny_folder, "training_client": local_client, "session": session},
     ):
-        with pytest.raises(ConfigError, match="either model, or training_client with session"):
+        with pytest.raises(ConfigError, match="either model, or training_client"):
             Completer(**options)
 
 
@@ -217,3 +217,25 @@ def test_a_live_completer_ends_with_its_session(start, local_client):
     local_client.close_session(session)
     with pytest.raises(PortError, match="session must be open"):
         live.complete(QUESTION)
+
+
+def test_a_live_completer_takes_the_newest_session(start, local_client):
+    live = Completer(training_client=local_client)
+    with pytest.raises(PortError, match="a session must be open"):
+        live.complete(QUESTION)
+    old, new = start(lora_rank=2), start(lora_rank=8)
+    for _ in range(5):
+        tokens = [5, 6, 7, 8]
+        local_client.forward_backward(
+            new, [{"model_input": tokens, "loss_fn_inputs": {"labels": tokens}}]
+        )
+        local_client.optim_step(new, 0.1)
+    options = {"temperature": 0.0, "max_tokens": 8}
+    answers = [
+        Completer(training_client=local_client, session=s).complete(QUESTION, **options)
+        for s in (old, new)
+    ]
+    assert answers[0] != answers[1]
+    assert live.complete(QUESTION, **options) == answers[1]
+    local_client.close_session(new)
+    assert live.complete(QUESTION, **options) == answers[0]

@@ -274,6 +274,7 @@ def test_a_batch_without_weight_changes_nothing(start, local_client):
 
 def test_a_session_that_is_closed_or_elsewhere(start, local_client, datums):
     session, other = start(), TrainingClient(device="cpu")
+    other.start_session(session.config)  # has the same id there
     pending = local_client.forward(session, datums)
     local_client.close_session(session)
     local_client.close_session(session)
@@ -297,7 +298,7 @@ def test_a_closed_client(tiny_folder):
 
 
 def test_a_session_that_cannot_start(local_client, tiny_folder, tmp_path):
-    with pytest.raises(PortError):
+    with pytest.raises(ConfigError, match="nothing is there"):
         local_client.start_session({"model": str(tmp_path / "nowhere")})
     with pytest.raises(ConfigError, match="did you mean 'lora_rank'"):
         local_client.start_session({"model": tiny_folder, "lora_rnk": 4})

@@ -19,6 +19,7 @@ from crucible_kitchen.adapters.local.worker import Worker
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.ports import (
     Conversation,
+    HubClient,
     Session,
     SessionConfig,
     Tokenizer,
@@ -46,6 +47,7 @@ class Completer(ports.Completer):
         training_client: instead of `model`: answer with the weights that its session has now.
         session: an open session of `training_client`; by default, at each question, the open one
             that was started last.
+        hub_client: fetches a model that is not on this machine.
         device: as for `SamplingClient`.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
     """
@@ -59,6 +61,7 @@ class Completer(ports.Completer):
         checkpoint_path: str | None = None,
         training_client: TrainingClient | None = None,
         session: Session | None = None,
+        hub_client: HubClient | None = None,
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
@@ -71,7 +74,7 @@ class Completer(ports.Completer):
         self._training_client, self._session = training_client, session
         self._sampling_client: SamplingClient | None = None
         self._own_session: Session | None = None
-        self._device = device
+        self._device, self._hub_client = device, hub_client
         self._lock = threading.Lock()
         self._config = (
             None
@@ -128,7 +131,9 @@ class Completer(ports.Completer):
             return client.worker, Loaded(trainer.model, tokenizer)
         with self._lock:
             if self._sampling_client is None or self._own_session is None:
-                self._sampling_client = SamplingClient(device=self._device)
+                self._sampling_client = SamplingClient(
+                    device=self._device, hub_client=self._hub_client
+                )
                 self._own_session = self._sampling_client.start_session(self._config)
             return self._sampling_client.worker, self._sampling_client.loaded(self._own_session)
 

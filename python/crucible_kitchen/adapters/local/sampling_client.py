@@ -9,15 +9,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crucible_kitchen.adapters.local.models import prepare_model
-
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local import sampler
 from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.worker import Worker
 from crucible_kitchen.errors import PortError
-from crucible_kitchen.ports import Future, Params, Prompt, Session, SessionConfig, Tokenizer
+from crucible_kitchen.ports import (
+    Future,
+    HubClient,
+    Params,
+    Prompt,
+    Session,
+    SessionConfig,
+    Tokenizer,
+)
 from crucible_kitchen.types import ModelInput, SampledSequence, SampledToken, SamplingParams
 
 
@@ -34,20 +41,21 @@ class SamplingClient(ports.SamplingClient):
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
+        hub_client: fetches models that are not on this machine.
     """
 
     concurrent = True
 
-    def __init__(self, *, device: str = "auto") -> None:
-        self._device = device
+    def __init__(self, *, device: str = "auto", hub_client: HubClient | None = None) -> None:
+        self._device, self._hub_client = device, hub_client
         self.worker = Worker("sampling_client")
         self._ids = itertools.count()
-        self._models: dict[str, Loaded] = {}
+        self._models: dict[str, tuple[Session, Loaded]] = {}
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:
         """See `ports.SamplingClient.start_session`; `checkpoint_path` holds an adapter."""
         config = SessionConfig.coerce(config)
-        folder = os.fspath(prepare_model(config.model))
+        folder = os.fspath(prepare_model(config.model, self._hub_client))
         tokenizer = load_tokenizer(folder, port="sampling_client")
 
         def load() -> CausalModel:
@@ -58,7 +66,7 @@ class SamplingClient(ports.SamplingClient):
 
         loaded = Loaded(self.worker.submit(load).result(), tokenizer)
         session = Session(f"local-sampler-{next(self._ids)}", config)
-        self._models[session.id] = loaded
+        self._models[session.id] = session, loaded
         return session
 
     def sample(
@@ -108,13 +116,14 @@ class SamplingClient(ports.SamplingClient):
         Raises:
             PortError: the session is closed, or another client's.
         """
-        loaded = self._models.get(session.id)
-        if loaded is None:
+        entry = self._models.get(session.id)
+        # Ids are unique within a client only, so a namesake of another client must not pass.
+        if entry is None or entry[0] is not session:
             raise PortError(
                 f"sampling_client: session must be open here, got {session.id!r}, which is closed "
                 "or another client's"
             )
-        return loaded
+        return entry[1]
 
 
 def prompt_tokens(prompt: Prompt, model: CausalModel) -> Sequence[int]:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crucible_kitchen.adapters.local.models import prepare_model
-
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local import batch, checkpoint
 from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.trainer import Trainer
 from crucible_kitchen.adapters.local.worker import Worker
@@ -23,6 +22,7 @@ from crucible_kitchen.ports import (
     CustomLoss,
     Data,
     Future,
+    HubClient,
     Session,
     SessionConfig,
     Tokenizer,
@@ -64,6 +64,7 @@ class TrainingClient(ports.TrainingClient):
         device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
         tokens_per_pass: most tokens that go through the model at once. It bounds memory; results
             do not depend on it beyond rounding. A custom loss needs its batch in one pass.
+        hub_client: fetches models that are not on this machine.
         weights_dir: where `save_weights_for_sampler` writes; by default a temporary folder that
             goes with the client.
     """
@@ -75,6 +76,7 @@ class TrainingClient(ports.TrainingClient):
         *,
         device: str = "auto",
         tokens_per_pass: int = 8192,
+        hub_client: HubClient | None = None,
         weights_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if tokens_per_pass < 1:
@@ -82,17 +84,17 @@ class TrainingClient(ports.TrainingClient):
                 f"training_client: tokens_per_pass must be at least 1, got {tokens_per_pass}"
             )
         self._device, self._tokens_per_pass = device, tokens_per_pass
+        self._hub_client = hub_client
         self._weights_dir = None if weights_dir is None else Path(weights_dir)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.worker = Worker("training_client")
         self._ids = itertools.count()
-        self._trainers: dict[str, Trainer] = {}
-        self._sessions: dict[str, LocalSession] = {}
+        self._open: dict[str, tuple[LocalSession, Trainer]] = {}
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> LocalSession:
         """See `ports.TrainingClient.start_session`."""
         config = SessionConfig.coerce(config)
-        folder = os.fspath(prepare_model(config.model))
+        folder = os.fspath(prepare_model(config.model, self._hub_client))
         tokenizer = load_tokenizer(folder, port="training_client")
 
         def start() -> Trainer:
@@ -110,7 +112,7 @@ class TrainingClient(ports.TrainingClient):
         trainer = self.worker.submit(start).result()
         session_id = f"local-{next(self._ids)}"
         session = LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
-        self._trainers[session_id], self._sessions[session_id] = trainer, session
+        self._open[session_id] = session, trainer
         return session
 
     def forward_backward(
@@ -173,21 +175,16 @@ class TrainingClient(ports.TrainingClient):
 
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """See `ports.TrainingClient.get_tokenizer`."""
-        self.trainer(session)
-        assert isinstance(session, LocalSession)
-        return session.tokenizer
+        return self._entry(session)[0].tokenizer
 
     def close_session(self, session: Session) -> None:
         """See `ports.TrainingClient.close_session`."""
-        self._sessions.pop(session.id, None)
-        trainer = self._trainers.pop(session.id, None)
-        if trainer is not None:
+        if self._open.pop(session.id, None) is not None:
             self.worker.submit(lambda: None).result()
 
     def close(self) -> None:
         """Close every session and end the thread."""
-        self._trainers.clear()
-        self._sessions.clear()
+        self._open.clear()
         self.worker.close()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -198,9 +195,9 @@ class TrainingClient(ports.TrainingClient):
         Raises:
             PortError: none is open.
         """
-        if not self._sessions:
+        if not self._open:
             raise PortError("training_client: a session must be open, got none")
-        return self._sessions[next(reversed(self._sessions))]
+        return self._open[next(reversed(self._open))][0]
 
     def trainer(self, session: Session) -> Trainer:
         """What a session trains.
@@ -208,13 +205,17 @@ class TrainingClient(ports.TrainingClient):
         Raises:
             PortError: the session is closed, or another client's.
         """
-        trainer = self._trainers.get(session.id)
-        if trainer is None:
+        return self._entry(session)[1]
+
+    def _entry(self, session: Session) -> tuple[LocalSession, Trainer]:
+        entry = self._open.get(session.id)
+        # Ids are unique within a client only, so a namesake of another client must not pass.
+        if entry is None or entry[0] is not session:
             raise PortError(
                 f"training_client: session must be open here, got {session.id!r}, which is closed "
                 "or another client's"
             )
-        return trainer
+        return entry
 
     def _submit(self, session: Session, work: Callable[[Trainer], T]) -> Future[T]:
         trainer = self.trainer(session)
