@@ -65,14 +65,33 @@ def _quiet(attempt: Step, node: StageNode, rt: Runtime) -> Step:
 def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
     name, source, emit, now = node.name, node.source, rt.emit, time.time
     assert emit is not None
-    blank = (None,) * 9
+    new = tuple.__new__
 
     def step() -> None:
         if rt.cancelled:
             rt.check_cancelled()
         path = rt.prefix + name
         # Built as a tuple: keyword arguments would cost more than the whole rest of the step.
-        emit(tuple.__new__(Event, ("stage.start", path, now(), None, *blank)))
+        emit(
+            new(
+                Event,
+                (
+                    "stage.start",
+                    path,
+                    now(),
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                ),
+            )
+        )
         began = perf_counter()
         try:
             attempt()
@@ -84,7 +103,27 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
             failure = rt.failure(path, source, error)
             rt.tell("stage.error", path, duration_s=spent, error=str(failure))
             raise failure from error
-        emit(tuple.__new__(Event, ("stage.stop", path, now(), perf_counter() - began, *blank)))
+        spent = perf_counter() - began
+        emit(
+            new(
+                Event,
+                (
+                    "stage.stop",
+                    path,
+                    now(),
+                    spent,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                ),
+            )
+        )
 
     return step
 

@@ -7,6 +7,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -73,16 +74,18 @@ class StageNode:
         """Whether it may write keys that it does not declare."""
         return isinstance(self.call, Stage) and type(self.call).writes is None
 
-    @property
+    @cached_property
     def ports(self) -> tuple[str, ...]:
         """Names of the ports it uses."""
         if isinstance(self.call, Stage):
             return tuple(type(self.call).ports)
         return tuple(injected.role for injected in self.signature.injected if injected.is_port)
 
-    @property
+    @cached_property
     def reads(self) -> tuple[Read, ...]:
         """Keys read, after `bind`."""
+        if not self.bound:
+            return self.signature.reads
         bound = dict(self.bound)
         return tuple(
             replace(read, key=bound.get(read.param, read.key))
@@ -90,9 +93,11 @@ class StageNode:
             if not isinstance(bound.get(read.param), Literal)
         )
 
-    @property
+    @cached_property
     def writes(self) -> tuple[Write, ...]:
         """Keys written, after `bind`."""
+        if not self.renamed:
+            return self.signature.writes
         renamed = dict(self.renamed)
         return tuple(
             replace(write, key=renamed.get(write.key, write.key)) for write in self.signature.writes
