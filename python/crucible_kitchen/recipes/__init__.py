@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, Final, Protocol
+from types import ModuleType
 
-from crucible_kitchen.errors import ConfigError, did_you_mean
-
-from ._config import RecipeConfig
-from ._yaml import RecipeFile, parse, read_recipe_file
+from ._config import Recipe, RecipeConfig
+from ._table import RECIPES, find_recipe
+from ._target import Target, find_target
+from ._yaml import parse
 from .supervised_fine_tuning import SupervisedFineTuning
-
-
-class Recipe(Protocol):
-    """What every recipe says of itself.
-
-    Args:
-        name: what `run` calls it.
-        description: in one sentence.
-        Config: its configuration, with defaults.
-        required_ports: ports it cannot do without.
-        optional_ports: ports it uses where they are there.
-        workflow: what it runs.
-    """
-
-    name: ClassVar[str]
-    description: ClassVar[str]
-    Config: ClassVar[type[RecipeConfig]]
-    required_ports: ClassVar[tuple[str, ...]]
-    optional_ports: ClassVar[tuple[str, ...]]
-    workflow: ClassVar[Any]
-
-
-RECIPES: Final[Mapping[str, type[Recipe]]] = MappingProxyType(
-    {recipe.name: recipe for recipe in (SupervisedFineTuning,)}
-)
-"""Every recipe by name."""
-
-
-def find_recipe(name: str) -> type[Recipe]:
-    """The recipe of a name.
-
-    Raises:
-        ConfigError: there is none; the message names the nearest.
-    """
-    if name not in RECIPES:
-        raise ConfigError(f"no recipe {name!r}; {did_you_mean(name, RECIPES)}")
-    return RECIPES[name]
 
 
 class _CallableModule(ModuleType):
@@ -66,9 +27,9 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "RecipeConfig",
-    "RecipeFile",
     "SupervisedFineTuning",
+    "Target",
     "find_recipe",
+    "find_target",
     "parse",
-    "read_recipe_file",
 ]

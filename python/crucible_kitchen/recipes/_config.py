@@ -1,13 +1,14 @@
-"""What the configurations of all recipes share: strict types, no unknown keys, readable errors."""
+"""What all recipes share: strict types, no unknown keys, readable errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crucible_kitchen.errors import ConfigError, did_you_mean
+from crucible_kitchen.graph import Workflow
 
 C = TypeVar("C", bound="RecipeConfig")
 
@@ -53,6 +54,26 @@ class RecipeConfig(BaseModel):
             }
             for name, field in cls.model_fields.items()
         ]
+
+
+class Recipe:
+    """Base of recipes, which are classes and never made.
+
+    Attributes:
+        name: what `run` calls it.
+        description: in one sentence.
+        Config: its configuration, with defaults.
+        required_ports: ports it cannot do without.
+        optional_ports: ports it uses where they are there.
+        workflow: what it runs.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    Config: ClassVar[type[RecipeConfig]]
+    required_ports: ClassVar[tuple[str, ...]]
+    optional_ports: ClassVar[tuple[str, ...]] = ()
+    workflow: ClassVar[Workflow]
 
 
 def _type_of(schema: Mapping[str, Any]) -> str:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from crucible_kitchen.workflows import sft
 
-from ._config import RecipeConfig
+from ._config import Recipe, RecipeConfig
 
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 DEFAULT_STEPS = 40
 _DEFAULT_DATASET = "builtin:python-docs"
-_BUILTIN_EVAL_SPLIT = "evaluation"
+_BUILTIN_EVAL_SPLIT = "validation"
 
 
-class SupervisedFineTuning:
+class SupervisedFineTuning(Recipe):
     """LoRA fine-tuning on prompts and answers."""
 
-    name: ClassVar[str] = "sft"
-    description: ClassVar[str] = "Supervised fine-tuning with LoRA on prompts and answers."
-    required_ports: ClassVar[tuple[str, ...]] = ("training_client", "dataset_store")
-    optional_ports: ClassVar[tuple[str, ...]] = ("hub_client", "completer", "metrics_store")
-    workflow: ClassVar[Any] = sft
+    name = "sft"
+    description = "Supervised fine-tuning with LoRA on prompts and answers."
+    required_ports = ("training_client", "dataset_store")
+    optional_ports = ("hub_client", "completer", "metrics_store")
+    workflow = sft
 
     class Config(RecipeConfig):
         """What `sft` can be told; a step is one optimizer step on `batch_size` rows times
@@ -39,16 +39,16 @@ class SupervisedFineTuning:
         train_split: str = Field("train", description="the split that is trained")
         eval_split: str | None = Field(
             None,
-            description="the split that is evaluated; none: `evaluation` of built-in data, of "
+            description="the split that is evaluated; null: `validation` of built-in data, of "
             "other data `eval_rows` rows are held out of the training split",
         )
         epochs: Positive | None = Field(
-            None, description="passes over the data; none: as many as max_steps needs"
+            None, description="passes over the data; null: as many as max_steps needs"
         )
         max_steps: Positive | None = Field(
             None,
-            description=f"at most this many steps; none: all of the epochs, or {DEFAULT_STEPS} "
-            "where epochs is none too",
+            description=f"at most this many steps; null: all of the epochs, or {DEFAULT_STEPS} "
+            "where epochs is null too",
         )
         batch_size: Positive = Field(4, description="rows that go through the model at a time")
         gradient_accumulation: Positive = Field(1, description="such batches in a step")
@@ -96,7 +96,7 @@ class SupervisedFineTuning:
         )
         eval_rows: Whole | None = Field(
             None,
-            description="held-out rows to evaluate; none: 48, but at most a fifth of the rows",
+            description="held-out rows to evaluate; null: 48, but at most a fifth of the rows",
         )
         save_every: Whole = Field(0, description="save a checkpoint every so many steps; 0: never")
         keep_last: Whole = Field(2, description="checkpoints to keep; 0: all")

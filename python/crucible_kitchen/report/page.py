@@ -94,7 +94,11 @@ def figures(run: Run) -> list[Figure]:
     held_out, loss = run.metric("eval_loss"), run.metric("loss")
     if held_out:
         first, last = held_out[0].value, held_out[-1].value
-        note = f"{last - first:+.3f} nats per token" if len(held_out) > 1 else "nats per token"
+        note = (
+            f"{last - first:+.3f} nats per token".replace("-", "\N{MINUS SIGN}")
+            if len(held_out) > 1
+            else "nats per token"
+        )
         value = f"{first:.3f} → {last:.3f}" if len(held_out) > 1 else f"{last:.3f}"
         found.append(Figure("held-out loss", value, note))
     elif loss:
@@ -114,7 +118,7 @@ def figures(run: Run) -> list[Figure]:
         found.append(
             Figure("tokens per second", short(statistics.median(rates)), "median of steps")
         )
-    found.append(Figure("wall time", duration(run.seconds), run.status))
+    found.append(Figure("wall time", duration(run.seconds), "from start to end"))
     return found
 
 
@@ -196,7 +200,7 @@ def duration(seconds: float) -> str:
 def shown(value: Any) -> str:
     """A configuration value as a user would write it."""
     if value is None:
-        return "none"
+        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
