@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Final
 
 import huggingface_hub
-from httpx import HTTPError
 from huggingface_hub import errors
 
 from crucible_kitchen import ports
 from crucible_kitchen.errors import PortError
 
-# Some errors of the library have no common base, and some exist only in its newer versions.
+# What the HTTP library below raises when there is no answer at all; its name changes.
+_NO_ANSWER: Final[type[Exception]] = errors.HfHubHTTPError.__bases__[0]
+# Some errors have no common base, and some exist only in newer versions.
 _FOREIGN: Final[tuple[type[Exception], ...]] = (
     OSError,
     ValueError,
-    HTTPError,
+    _NO_ANSWER,
     errors.EntryNotFoundError,
     errors.CacheNotFound,
     *(
@@ -83,10 +84,12 @@ class HubClient(ports.HubClient):
             try:
                 api = huggingface_hub.HfApi()
                 return sorted(api.list_repo_files(repo_id, repo_type=self._repo_type))
-            except (errors.OfflineModeIsEnabled, ConnectionError) as error:
+            except errors.HfHubHTTPError:
+                raise
+            except (ConnectionError, TimeoutError, _NO_ANSWER):
                 cached = self._cached_files(repo_id)
                 if not cached:
-                    raise error
+                    raise
                 return cached
 
     def upload(self, repo_id: str, path: str, *, path_in_repo: str | None = None) -> str:

