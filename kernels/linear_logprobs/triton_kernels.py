@@ -21,7 +21,7 @@ import triton.language as tl
 @triton.jit
 def _score(
     x_ptr, w_ptr, targets_ptr, scratch_ptr, tile_max_ptr, tile_sum_ptr, tile_total_ptr,
-    target_logit_ptr, target_bend_ptr, lse_ptr, at_target_ptr, grad_ptr,
+    target_logit_ptr, lse_ptr, at_target_ptr, grad_ptr,
     T, H, first, columns, softcap, even_share,
     SOFTCAP: tl.constexpr, TOTALS: tl.constexpr, STORE: tl.constexpr, GIVEN_LSE: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr,
@@ -60,18 +60,15 @@ def _score(
     # Counted from the block's first column it fits 32 bits; a token past the end has none.
     target = (tl.load(targets_ptr + ts, row, other=-1) - first).to(tl.int32)  # [BLOCK_T]
     is_target = cs[None, :] == target[:, None]  # [BLOCK_T, BLOCK_V]
-    bend = tl.full((BLOCK_T, BLOCK_V), 1.0, dtype=tl.float32)
     if SOFTCAP:
-        bounded = 2.0 * tl.sigmoid(2.0 * z / softcap) - 1.0
-        bend = 1.0 - bounded * bounded
-        z = softcap * bounded
+        z = softcap * (2.0 * tl.sigmoid(2.0 * z / softcap) - 1.0)
 
     if GIVEN_LSE:
         lse = tl.load(lse_ptr + ts, row, other=0.0)  # [BLOCK_T]
         at_target = tl.load(at_target_ptr + ts, row, other=0.0)  # [BLOCK_T]
         grad = tl.load(grad_ptr + ts, row, other=0.0)  # [BLOCK_T]
         pull = tl.where(is_target, at_target[:, None], even_share - tl.exp(z - lse[:, None]))
-        entry = pull * bend * grad[:, None]  # [BLOCK_T, BLOCK_V]
+        entry = pull * grad[:, None]  # [BLOCK_T, BLOCK_V]
     else:
         others = tl.where(is_target | (column[None, :] == 0), float("-inf"), z)
         top = tl.max(others, axis=1)  # [BLOCK_T]
@@ -85,10 +82,10 @@ def _score(
             tl.store(tile_total_ptr + at_tile, total, row)
         mine = row & (target >= pid_v * BLOCK_V) & (target < pid_v * BLOCK_V + BLOCK_V)
         tl.store(target_logit_ptr + ts, tl.sum(tl.where(is_target, z, 0.0), axis=1), mine)
-        tl.store(target_bend_ptr + ts, tl.sum(tl.where(is_target, bend, 0.0), axis=1), mine)
-        entry = entry * bend
 
     if STORE:
+        if SOFTCAP:  # the derivative of the bounded logit in the raw one
+            entry *= 1.0 - (z / softcap) * (z / softcap)
         tl.store(
             scratch_ptr + ts[:, None] * columns + cs[None, :],
             entry.to(scratch_ptr.dtype.element_ty),

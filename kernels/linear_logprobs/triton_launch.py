@@ -64,6 +64,7 @@ def forward(
     if not want_slope:
         return Forward(logprobs, lse, miss, hidden.new_empty((0, H), dtype=torch.float32))
     even_share = label_smoothing / V
+    bend = 1 - (running.at_target / logit_softcap) ** 2 if logit_softcap else 1.0
     at_row = miss - label_smoothing
     if even_waits:
         slope = head.slope_given(lse, even_share)
@@ -72,7 +73,7 @@ def forward(
         slope *= -torch.exp(running.top - lse)[:, None]
         if label_smoothing != 0.0:
             slope += weight.sum(0, dtype=torch.float32) * even_share
-    slope.addcmul_(weight[targets].float(), (running.bend * at_row)[:, None])
+    slope.addcmul_(weight[targets].float(), (bend * at_row)[:, None])
     return Forward(logprobs, lse, miss, slope)
 
 
@@ -98,7 +99,7 @@ class _Running(NamedTuple):
     Args:
         top, summed: maximum of the other tokens' logits, and the sum of exp(logit - top).
         total: sum of all logits, for label smoothing.
-        at_target, bend: the target's logit and its derivative in the raw logit.
+        at_target: the target's logit.
         rescale: what the last change of `top` makes of sums kept until then.
     """
 
@@ -106,7 +107,6 @@ class _Running(NamedTuple):
     summed: Tensor
     total: Tensor
     at_target: Tensor
-    bend: Tensor
     rescale: Tensor
 
 
@@ -125,13 +125,13 @@ class _Head:
 
     def read(self, *, totals: bool, gather_slope: bool) -> tuple[_Running, Tensor]:
         """Statistics of all tokens, and sum over v of exp(logit_v - top) weight_v where asked."""
-        running = _Running(*self.hidden.new_zeros((6, self.T), dtype=torch.float32))
+        running = _Running(*self.hidden.new_zeros((5, self.T), dtype=torch.float32))
         running.top.fill_(-torch.inf)
         slope = self._zero_slope()
         for first in range(0, self.V, self.block):
             tile_top, tile_summed, tile_total = self._tile_statistics(first)
             self._score(
-                first, (tile_top, tile_summed, tile_total, running.at_target, running.bend),
+                first, (tile_top, tile_summed, tile_total, running.at_target),
                 TOTALS=totals, STORE=gather_slope,
             )  # fmt: skip
             _merge[(triton.cdiv(self.T, self.tiles.tokens),)](
@@ -187,7 +187,7 @@ class _Head:
         grid = (triton.cdiv(self.T, tiles.tokens) * triton.cdiv(columns, tiles.vocabulary),)
         _score[grid](
             self.hidden, self.weight, self.targets, self.scratch,
-            *(written or (None,) * 5), *(given or (None,) * 3),
+            *(written or (None,) * 4), *(given or (None,) * 3),
             self.T, self.H, first, columns, self.softcap or 1.0, even_share,
             SOFTCAP=self.softcap != 0.0, TOTALS=TOTALS, STORE=STORE, GIVEN_LSE=bool(given),
             **self._launch(),

@@ -27,7 +27,7 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True)
 class Variant:
-    """One backend: `forward` and `grad_weight` as in `reference`, called with at least one token."""
+    """One backend: `forward` and `grad_weight` as in `reference`, called with a token or more."""
 
     forward: Callable[..., Forward]
     grad_weight: Callable[..., Tensor]
