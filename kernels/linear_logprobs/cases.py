@@ -45,3 +45,10 @@ def inputs(
         weight.to(device=device, dtype=dtype),
         targets.to(device),
     )
+
+
+def work(size: Size, dtype: torch.dtype) -> tuple[float, float]:
+    """Flops and bytes at the least, gradients of both included; the count is in README.md."""
+    tokens, head = size.T * size.H, size.V * size.H
+    products = 4 * 2 * size.T * head
+    return products, dtype.itemsize * (2 * tokens + 2 * head) + 8 * size.T
