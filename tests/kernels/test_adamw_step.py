@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from crucible_kitchen.kernels.adamw_step import cases
-from crucible_kitchen.kernels.adamw_step.reference import round_stochastically
 from torch import Tensor
 
 from crucible_kitchen import ops
+from crucible_kitchen.kernels.adamw_step import cases
+from crucible_kitchen.kernels.adamw_step.reference import round_stochastically
 
 BACKENDS = ("cpu", "reference")
 

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from crucible_kitchen import ops
+from crucible_kitchen import _C, ops
 
-from .conftest import INTERPRETED, device, promised
+from .conftest import device, promised
 from .trials import Trial, cases_of, disagreements, for_each_tensor, results, run_both, trials
 
 TRIALS = list(trials(promised()))
+ALONE = pytest.mark.skipif(
+    bool(os.environ.get("CRUCIBLE_BACKENDS")), reason="this process was given its backends"
+)
 
 
 def refusal(trial: Trial, args: tuple[Any, ...]) -> str | None:
@@ -96,7 +99,7 @@ class _Recorder(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the registration does not depend on the kernel")
+@ALONE
 @pytest.mark.parametrize("op", ops.OPS)
 def test_torch_accepts_the_registration(op: str) -> None:
     """Schema, fake kernel and autograd hold what they promise to torch.compile."""
@@ -108,17 +111,29 @@ def test_torch_accepts_the_registration(op: str) -> None:
         torch.library.opcheck(overload, args, options)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="runs the interpreter itself")
-def test_triton_under_its_interpreter() -> None:
-    """Triton kernels on the CPU, in a process of their own: the switch is read at decoration."""
-    if not any(kernel.backend == "triton" for op in ops.OPS.values() for kernel in op.kernels):
-        pytest.skip("no op has a Triton kernel")
-    environment = os.environ | {
-        "TRITON_INTERPRET": "1",
-        "CRUCIBLE_BACKENDS": "triton",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
+def run_again(**environment: str) -> None:
+    """This file in a process of its own, for what is fixed when a process starts."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+
+
+@ALONE
+def test_triton_under_its_interpreter() -> None:
+    """Triton kernels on the CPU; the switch is read when a kernel is decorated."""
+    run_again(TRITON_INTERPRET="1", CRUCIBLE_BACKENDS="triton")
+
+
+LEVELS = ("generic", "avx2", "avx512")
+
+
+@ALONE
+@pytest.mark.parametrize("level", LEVELS[: LEVELS.index(_C.isa())])
+def test_lower_instruction_sets(level: str) -> None:
+    """The CPU kernels as machines older than this one run them."""
+    run_again(CRUCIBLE_CPU_ISA=level, CRUCIBLE_BACKENDS="cpu")
