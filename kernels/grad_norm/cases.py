@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from crucible_kitchen.kernels.adamw_step import cases as adamw_step
 from crucible_kitchen.kernels.adamw_step.cases import BENCHMARK_SIZES, DTYPES, SIZES, Size
 

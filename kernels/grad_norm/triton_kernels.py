@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from crucible_kitchen.kernels.common.blocks import blocks_of
 from torch import Tensor
+
+from crucible_kitchen.kernels.common.blocks import blocks_of
 
 _BLOCK = 4096
 

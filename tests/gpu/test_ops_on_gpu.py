@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from crucible_kitchen.kernels.adamw_step import cases
 
 from crucible_kitchen import ops
+from crucible_kitchen.kernels.adamw_step import cases
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crucible_kitchen import ops
+from crucible_kitchen import _C, ops
 from crucible_kitchen.kernels.adamw_step import cases
 from crucible_kitchen.kernels.adamw_step.reference import round_stochastically
 
@@ -174,3 +174,26 @@ def test_integers_are_refused_with_a_reason() -> None:
     assert "grads must be float32 or bfloat16, got torch.int64" in str(
         ops.explain("adamw_step", args[0], counts, *args[2:], **cases.options(cases.SIZES["odd"]))
     )
+
+
+def test_the_doors_name_the_op_the_argument_what_was_wanted_and_what_came() -> None:
+    params, grads, exp_avgs, exp_avg_sqs = cases.inputs(cases.SIZES["odd"], torch.float32, "cpu")
+    constants = ([1] * 4, 1e-3, 0.9, 0.95, 1e-8, 0.0, 1.0, False, 0)
+    with pytest.raises(ValueError, match=r"adamw_step: params\[0\] must be on CUDA, got cpu"):
+        _C.adamw_step_cuda(params, grads, exp_avgs, exp_avg_sqs, *constants)
+    with pytest.raises(ValueError, match="adamw_step: grads must have 4 entries, as params, got 3"):
+        _C.adamw_step_cpu(params, grads[:3], exp_avgs, exp_avg_sqs, *constants, threads=1)
+    with pytest.raises(ValueError, match="adamw_step: threads must be at least 1, got 0"):
+        _C.adamw_step_cpu(params, grads, exp_avgs, exp_avg_sqs, *constants, threads=0)
+    with pytest.raises(
+        TypeError, match="adamw_step: exp_avgs must be torch.float32, got torch.float64"
+    ):
+        doubles = [m.double() for m in exp_avgs]
+        _C.adamw_step_cpu(params, grads, doubles, exp_avg_sqs, *constants, threads=1)
+    with pytest.raises(ValueError, match=r"adamw_step: params\[0\] must be dense and share"):
+        turned = [grads[0].t().contiguous().t(), *grads[1:]]
+        _C.adamw_step_cpu(params, turned, exp_avgs, exp_avg_sqs, *constants, threads=1)
+    with pytest.raises(ValueError, match="grad_norm: grads must be dense, got one of shape"):
+        _C.grad_norm_cpu([torch.zeros(4, 4)[:, ::2]], threads=1)
+    with pytest.raises(ValueError, match="grad_norm: grads must be on CUDA, got cpu"):
+        _C.grad_norm_cuda(grads, torch.zeros(4), torch.zeros(()))
