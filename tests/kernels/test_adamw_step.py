@@ -185,13 +185,11 @@ def test_the_doors_name_the_op_the_argument_what_was_wanted_and_what_came() -> N
         _C.adamw_step_cpu(params, grads[:3], exp_avgs, exp_avg_sqs, *constants, threads=1)
     with pytest.raises(ValueError, match="adamw_step: threads must be at least 1, got 0"):
         _C.adamw_step_cpu(params, grads, exp_avgs, exp_avg_sqs, *constants, threads=0)
-    with pytest.raises(
-        TypeError, match="adamw_step: exp_avgs must be torch.float32, got torch.float64"
-    ):
-        doubles = [m.double() for m in exp_avgs]
+    doubles = [m.double() for m in exp_avgs]
+    with pytest.raises(TypeError, match=r"exp_avgs must be torch\.float32, got torch\.float64"):
         _C.adamw_step_cpu(params, grads, doubles, exp_avg_sqs, *constants, threads=1)
+    turned = [grads[0].t().contiguous().t(), *grads[1:]]
     with pytest.raises(ValueError, match=r"adamw_step: params\[0\] must be dense and share"):
-        turned = [grads[0].t().contiguous().t(), *grads[1:]]
         _C.adamw_step_cpu(params, turned, exp_avgs, exp_avg_sqs, *constants, threads=1)
     with pytest.raises(ValueError, match="grad_norm: grads must be dense, got one of shape"):
         _C.grad_norm_cpu([torch.zeros(4, 4)[:, ::2]], threads=1)
