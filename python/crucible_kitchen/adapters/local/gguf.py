@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import mmap
 import os
+import struct
 from pathlib import Path
 from typing import Any, Final
 
-import gguf
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,7 +40,7 @@ def convert(file: Path, folder: Path) -> None:
     Raises:
         PortError: the file is no GGUF, or of a kind of model or tokenizer that cannot be read.
     """
-    pre, tokens = _header(file)
+    rule = _splitting_rule(file)
     try:
         with quiet():
             where: dict[str, Any] = {"gguf_file": file.name}
@@ -49,38 +50,55 @@ def convert(file: Path, folder: Path) -> None:
             )
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise PortError(f"local model: could not read {file}: {error}") from error
-    _correct_split(tokenizer, pre, file)
-    _check_tokens(tokenizer, tokens, file)
+    _correct_split(tokenizer, rule, file)
+    _check_tokens(tokenizer, model, file)
     with quiet():
         _plain(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _header(file: Path) -> tuple[str, list[str]]:
-    """How the tokenizer splits text (empty where the file does not say), and its tokens."""
-    try:
-        reader = gguf.GGUFReader(file)
-    except (ValueError, OSError, IndexError) as error:
-        raise PortError(f"local model: {file} is not a GGUF file: {error}") from error
+def _splitting_rule(file: Path) -> str:
+    """What byte-level BPE in the file splits text by; empty for other tokenizers.
 
-    def value(key: str, otherwise: Any) -> Any:
-        field = reader.get_field(f"tokenizer.ggml.{key}")
-        return otherwise if field is None else field.contents()
+    Raises:
+        PortError: the file is no GGUF, or holds no tokenizer.
+    """
+    with file.open("rb") as source:
+        if source.read(4) != b"GGUF":
+            raise PortError(f"local model: {file} is not a GGUF file")
+        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            kind = _text_field(content, "tokenizer.ggml.model")
+            if not kind:
+                raise PortError(
+                    f"local model: {file} has no tokenizer in it, and a model needs one"
+                )
+            rule = _text_field(content, "tokenizer.ggml.pre") or "default"
+    return rule if kind == "gpt2" else ""
 
-    tokens = value("tokens", None)
-    if tokens is None:
-        raise PortError(f"local model: {file} has no tokenizer in it, and a model needs one")
-    byte_level = value("model", "") == "gpt2"
-    return (str(value("pre", "default")) if byte_level else ""), list(tokens)
+
+def _text_field(content: mmap.mmap, key: str) -> str:
+    """A text field of a GGUF's header, empty where it is absent.
+
+    A key stands behind its length, and before the number of its value's type. Looking for that
+    takes no time; `gguf.GGUFReader` takes seconds to list a vocabulary that nobody asked for.
+    """
+    name = struct.pack("<Q", len(key)) + key.encode()
+    text_type = struct.pack("<I", 8)
+    at = content.find(name + text_type)
+    if at < 0:
+        return ""
+    at += len(name) + len(text_type)
+    (length,) = struct.unpack_from("<Q", content, at)
+    return content[at + 8 : at + 8 + length].decode("utf-8", errors="replace")
 
 
-def _correct_split(tokenizer: Any, pre: str, file: Path) -> None:
+def _correct_split(tokenizer: Any, rule: str, file: Path) -> None:
     """Make byte-level BPE split text as the model's own tokenizer does.
 
     Otherwise whitespace before digits comes out as other tokens than the model was trained on.
     """
     backend = tokenizer.backend_tokenizer
-    if pre in _DIGITS_SPLIT:
+    if rule in _DIGITS_SPLIT:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -88,27 +106,31 @@ def _correct_split(tokenizer: Any, pre: str, file: Path) -> None:
             ]
         )
     elif (
-        pre
-        and pre not in _GPT2_SPLIT
+        rule
+        and rule not in _GPT2_SPLIT
         and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel)
     ):
         raise PortError(
-            f"local model: {file} splits text by the rule {pre!r}, which is not known here; use "
+            f"local model: {file} splits text by the rule {rule!r}, which is not known here; use "
             "the model's safetensors folder, whose tokenizer.json says how"
         )
 
 
-def _check_tokens(tokenizer: Any, tokens: list[str], file: Path) -> None:
-    """Refuse a tokenizer whose end and padding tokens are not single tokens of the file."""
+def _check_tokens(tokenizer: Any, model: Any, file: Path) -> None:
+    """Refuse a tokenizer that cannot write its own end, or knows more tokens than the model."""
     for name in ("eos_token", "pad_token"):
         token = getattr(tokenizer, name)
-        if token is None:
-            continue
-        ids = tokenizer.encode(token, add_special_tokens=False)
-        if len(ids) != 1 or tokens[ids[0]] != token:
+        ids = [] if token is None else tokenizer.encode(token, add_special_tokens=False)
+        if token is not None and ids != [getattr(tokenizer, f"{name}_id")]:
             raise PortError(
                 f"local model: {name} {token!r} of {file} must be one token, got ids {ids}"
             )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise PortError(
+            f"local model: {file} must have an embedding for each of its {len(tokenizer)} tokens, "
+            f"got {rows}"
+        )
 
 
 def _plain(model: Any) -> Any:
@@ -118,7 +140,7 @@ def _plain(model: Any) -> Any:
         del config.quantization_config
     # On "meta" nothing is allocated or initialised: the weights are those of `model`.
     with torch.device("meta"):
-        plain: Any = AutoModelForCausalLM.from_config(config)
+        plain: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = model.generation_config
