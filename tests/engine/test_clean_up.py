@@ -186,3 +186,49 @@ def test_rollback_that_fails_shows_both() -> None:
         run(workflow("w")[Clumsy])
     assert isinstance(caught.value.__cause__, OSError)
     assert isinstance(caught.value.__cause__.__context__, ValueError)
+
+
+def test_on_error_sees_the_error_and_runs_before_finally() -> None:
+    said: list[Any] = []
+
+    @stage
+    def report(error: BaseException, where: str, count: int = 0) -> None:
+        said.append((type(error).__name__, where, count))
+
+    bound = report.bind(error="on_error.error", where="on_error.stage")
+    body = workflow("w")[loop("l", over=[1])[failing(ValueError("no"))]]
+    value = body.finally_[note(said, "closed")].on_error[bound]
+    with pytest.raises(StageError, match="no"):
+        run(value)
+    assert said == [("StageError", "w/l[0]/boom", 0), "closed"]
+    said.clear()
+    run(value[note(said, "a")])
+    assert said == ["a", "closed"]
+    said.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(value[failing(KeyboardInterrupt())])
+    assert said == [("KeyboardInterrupt", "w", 0), "closed"]
+
+
+def test_a_failing_on_error_hides_nothing_and_finally_still_runs() -> None:
+    said: list[str] = []
+    value = (
+        workflow("w")[failing(ValueError("first"))]
+        .on_error[failing(OSError("second"), "again"), note(said, "told")]
+        .finally_[note(said, "closed")]
+    )
+    with pytest.warns(RuntimeWarning, match="second"), pytest.raises(StageError, match="first"):
+        run(value)
+    assert said == ["told", "closed"]
+
+
+def test_ctrl_c_in_on_error_still_cleans_up() -> None:
+    said: list[str] = []
+    value = (
+        workflow("w")[failing(ValueError("first"))]
+        .on_error[failing(KeyboardInterrupt())]
+        .finally_[note(said, "closed")]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(value)
+    assert said == ["closed"]

@@ -113,3 +113,44 @@ def test_networkx_is_loaded_only_when_a_graph_is_asked_for() -> None:
         "w.graph; assert 'networkx' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+def test_mermaid() -> None:
+    assert (
+        build().mermaid()
+        == """\
+flowchart TD
+  subgraph n0["w"]
+    n1["load"]
+    subgraph n2["steps: each of rows"]
+      n3["train"]
+    end
+    subgraph n4["when good"]
+      n5["alone"]
+      subgraph n6["otherwise"]
+        n7["store"]
+      end
+    end
+    subgraph n8["finally"]
+      n9["store"]
+    end
+    n1 --> n2
+    n2 --> n4
+    n4 --> n8
+  end
+"""
+    )
+
+
+def test_dot() -> None:
+    text = build().dot()
+    assert text.count("{") == text.count("}")
+    assert "n1 -> n3 [lhead=cluster_n2];" in text
+    assert "n3 -> n5 [ltail=cluster_n2, lhead=cluster_n4];" in text
+    assert 'label="steps: each of rows";' in text
+
+
+def test_labels_are_escaped() -> None:
+    value = workflow("w")[loop("l", over=['a"b'])[store]]
+    assert "each of ['a#quot;b']" in value.mermaid()
+    assert "each of ['a\\\"b']" in value.dot()

@@ -206,6 +206,13 @@ CASES: list[Case] = [
         "into the loop",
     ),
     (
+        "outside-on-error",
+        lambda: workflow("w")[looks.bind(item="on_error.error")],
+        "w/looks",
+        "outside of .on_error",
+        "move it there",
+    ),
+    (
         "endless-loop",
         lambda: workflow("w")[init_session, loop("l", while_=lambda session: session)[load]],
         "w/l",

@@ -30,7 +30,7 @@ class Event(NamedTuple):
         path: id of the execution, such as ``sft/epochs[2]/batches[153]/optim_step``.
         time: seconds since the epoch.
         duration_s: of what stopped or failed.
-        block: of block events: ``loop``, ``when`` or ``finally``.
+        block: of block events: ``loop``, ``on_error`` or ``finally``.
         iteration: of iteration events, from 0.
         total: of a loop's events: how many iterations there will be, None where nobody knows.
         attempt: of retry events: the one that failed, from 1.

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from crucible_kitchen.context import Context, MetricLog
-from crucible_kitchen.errors import CrucibleError
+from crucible_kitchen.errors import CrucibleError, StageError
 from crucible_kitchen.graph import Workflow, as_workflow, validate
+from crucible_kitchen.graph.blocks import ERROR_KEYS
 from crucible_kitchen.ports import Ports, resolve
 
 from .bridge import Bridge
@@ -213,9 +214,10 @@ def _last_context(runtime: Runtime) -> Context:
 
 
 def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
-    """The body, then the clean-up; the first error is the one that is raised."""
+    """The body, ``on_error`` where it failed, ``finally``; the first error is the one raised."""
     name = workflow.name
     body = compile_body(workflow.body, rt, name)
+    failed = compile_body(workflow.on_error_body or (), rt, f"{name}/on_error")
     final = compile_body(workflow.finally_body or (), rt, f"{name}/finally")
     rt.tell("run.start", name, name=name, metadata=hide(rt.base.metadata))
     first: BaseException | None = None
@@ -225,8 +227,14 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
             step()
     except BaseException as error:  # noqa: BLE001 - raised below, after the clean-up
         first = error
+    if first is not None and failed:
+        stage = first.stage if isinstance(first, StageError) else name
+        for key, value in zip(ERROR_KEYS, (first, stage), strict=True):
+            rt.put(key, value)
+        first = _clean_up(failed, rt, f"{name}/on_error", first)
+        rt.drop(*ERROR_KEYS)
     if final:
-        first = _clean_up(final, rt, name, first)
+        first = _clean_up(final, rt, f"{name}/finally", first)
     if first is None:
         store = rt.ports.get("metrics_store")
         if store is not None:
@@ -240,15 +248,18 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
 
 
 def _clean_up(
-    steps: tuple[Step, ...], rt: Runtime, name: str, first: BaseException | None
+    steps: tuple[Step, ...], rt: Runtime, where: str, first: BaseException | None
 ) -> BaseException | None:
-    """Every stage of ``.finally_``, each even if another one failed; the first error of the run."""
-    where = f"{name}/finally"
-    rt.prefix = f"{where}/"
+    """Every stage of a region, each even if another one failed; the first error of the run.
+
+    A second Ctrl-C ends the region, and is what the run ends with.
+    """
+    block = where.rpartition("/")[2]
     rt.cancelled = False
-    rt.tell("block.start", where, block="finally")
+    rt.tell("block.start", where, block=block)
     began = time.perf_counter()
     for step in steps:
+        rt.prefix = f"{where}/"
         try:
             step()
         except Exception as error:  # noqa: BLE001 - raised by `_execute`, or told beside the first
@@ -256,7 +267,10 @@ def _clean_up(
                 first = error
             else:
                 warnings.warn(f"clean-up failed as well: {error}", RuntimeWarning, stacklevel=2)
-    rt.tell("block.stop", where, block="finally", duration_s=time.perf_counter() - began)
+        except BaseException as error:  # noqa: BLE001 - raised by `_execute`
+            first = error
+            break
+    rt.tell("block.stop", where, block=block, duration_s=time.perf_counter() - began)
     return first
 
 

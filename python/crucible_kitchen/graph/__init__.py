@@ -1,6 +1,18 @@
 """Workflows as values: declare them, look at them, check them. Nothing here runs anything."""
 
-from .blocks import Alien, Block, Loop, Node, When, Workflow, as_workflow, loop, when, workflow
+from .blocks import (
+    Alien,
+    Block,
+    Loop,
+    Node,
+    When,
+    Workflow,
+    as_workflow,
+    loop,
+    walk,
+    when,
+    workflow,
+)
 from .describe import describe
 from .retry import Retry
 from .rules import find_problems, validate
@@ -22,6 +34,7 @@ __all__ = [
     "loop",
     "stage",
     "validate",
+    "walk",
     "when",
     "workflow",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -51,6 +51,18 @@ class Block:
 
 
 Node = StageNode | Block | Alien
+ERROR_KEYS = ("on_error.error", "on_error.stage")
+
+
+def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
+    """Every node below and including this one, with its path."""
+    here = f"{path}/{node.name}" if path else node.name
+    yield here, node
+    if isinstance(node, Block):
+        for label, body in node.regions:
+            inside = f"{here}/{label}" if label else here
+            for child in body:
+                yield from walk(child, inside)
 
 
 class Brackets(Generic[B]):
@@ -119,16 +131,21 @@ class When(Block):
 class Workflow(Block):
     """A workflow: an immutable, hashable, comparable value; see `workflow`.
 
-    As a base class it reads `body` (and `finally_`) of the subclass, whose methods the names given
-    to `loop` and `when` then mean; calling the subclass gives the value.
+    As a base class it reads `body` (and `finally_`, `on_error`) of the subclass, whose methods the
+    names given to `loop` and `when` then mean; calling the subclass gives the value.
     """
 
     kind: ClassVar[str] = "workflow"
 
     finally_body: tuple[Node, ...] | None = None
+    on_error_body: tuple[Node, ...] | None = None
 
     def __new__(cls, *args: Any, **fields: Any) -> Workflow:
-        return object.__new__(cls) if cls is Workflow else _from_class(cls)
+        if cls is Workflow:
+            return object.__new__(cls)
+        from .class_form import value_of
+
+        return value_of(cls)
 
     def __init__(
         self,
@@ -137,6 +154,7 @@ class Workflow(Block):
         source: str = "",
         defects: tuple[Defect, ...] = (),
         finally_body: tuple[Node, ...] | None = None,
+        on_error_body: tuple[Node, ...] | None = None,
     ) -> None:
         for key, value in locals().items():
             if key != "self":
@@ -158,10 +176,51 @@ class Workflow(Block):
         return Brackets(lambda nodes: replace(self, finally_body=nodes))
 
     @property
+    def on_error(self) -> Brackets[Workflow]:
+        """``workflow("w")[...].on_error[...]``: runs when the body fails, before ``finally_``.
+
+        Inside, the keys ``on_error.error`` (the exception) and ``on_error.stage`` (the id of what
+        failed, or of the workflow) can be bound.
+        """
+        return Brackets(lambda nodes: replace(self, on_error_body=nodes))
+
+    @property
     def regions(self) -> tuple[tuple[str, tuple[Node, ...]], ...]:
-        if self.finally_body is None:
-            return (("", self.body),)
-        return (("", self.body), ("finally", self.finally_body))
+        others = (("on_error", self.on_error_body), ("finally", self.finally_body))
+        return (("", self.body), *((label, body) for label, body in others if body is not None))
+
+    def insert_before(self, name: str, *items: Any) -> Workflow:
+        """A workflow with `items` before the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: (*as_nodes(items, self.source), node))
+
+    def insert_after(self, name: str, *items: Any) -> Workflow:
+        """A workflow with `items` after the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: (node, *as_nodes(items, self.source)))
+
+    def replace(self, name: str, *items: Any) -> Workflow:
+        """A workflow with `items` in place of the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: as_nodes(items, self.source))
+
+    def without(self, name: str) -> Workflow:
+        """A workflow without the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: ())
+
+    def _edit(self, name: str, put: Callable[[Node], tuple[Node, ...]]) -> Workflow:
+        from .edit import change
+
+        return change(self, name, put)
+
+    def mermaid(self) -> str:
+        """A Mermaid flow chart, as Markdown renderers draw it."""
+        from .draw import mermaid
+
+        return mermaid(self)
+
+    def dot(self) -> str:
+        """A Graphviz digraph."""
+        from .draw import dot
+
+        return dot(self)
 
     @property
     def graph(self) -> Any:
@@ -299,49 +358,6 @@ def _alien(item: Any, source: str) -> Alien:
     elif isinstance(item, Block) or (isinstance(item, type) and issubclass(item, Block)):
         shown, advice = f"the workflow {name!r}", "name its body in its place: other.body"
     return Alien(name, source, (Defect("not-a-stage", f"{shown[:120]} is not a stage", advice),))
-
-
-def _from_class(cls: type[Workflow]) -> Workflow:
-    """The value that a `Workflow` subclass describes."""
-    own = {key: value for kind in reversed(cls.__mro__[:-3]) for key, value in vars(kind).items()}
-    if "_owner" not in vars(cls):
-        cls._owner = object.__new__(cls)  # one a class, so that equal classes give equal values
-    owner, source = cls._owner, cls._source
-    final = own.get("finally_")
-    return Workflow(
-        own["name"] if isinstance(own.get("name"), str) else snake_case(cls.__name__),
-        _with_methods(as_nodes(own.get("body", ()), source), owner, own),
-        source,
-        (),
-        None if final is None else _with_methods(as_nodes(final, source), owner, own),
-    )
-
-
-def _with_methods(
-    nodes: tuple[Node, ...], owner: Workflow, own: Mapping[str, Any]
-) -> tuple[Node, ...]:
-    """The nodes with names of `owner`'s methods replaced by the methods."""
-
-    def resolve(value: Value | None) -> Value | None:
-        if value is None or value.kind != "key":
-            return value
-        return as_value(getattr(owner, value.of), 1) if callable(own.get(value.of)) else value
-
-    done: list[Node] = []
-    for node in nodes:
-        if isinstance(node, Loop):
-            body = _with_methods(node.body, owner, own)
-            node = replace(node, body=body, over=resolve(node.over), while_=resolve(node.while_))
-        elif isinstance(node, When):
-            other = node.otherwise_body
-            node = replace(
-                node,
-                body=_with_methods(node.body, owner, own),
-                predicate=resolve(node.predicate) or node.predicate,
-                otherwise_body=None if other is None else _with_methods(other, owner, own),
-            )
-        done.append(node)
-    return tuple(done)
 
 
 def as_workflow(target: object) -> Workflow:

@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 
-from .blocks import Block, Loop, Node, Workflow
+from .blocks import Block, Loop, Node, Workflow, walk
 from .flow import carried, keys_read, keys_written
 from .stage import StageNode
 
@@ -37,8 +37,8 @@ def _regions_graph(block: Block) -> Any:
             source=block.source,
             graph=_graph(body),
         )
-        if label == "finally":  # after everything, whatever it reads
-            graph.add_edges_from(((name, label) for name in last), why=("finally",), keys=())
+        if label in ("on_error", "finally"):  # after everything before it, whatever it reads
+            graph.add_edges_from(((name, label) for name in last), why=(label,), keys=())
     return graph
 
 
@@ -92,8 +92,6 @@ def _touches(node: Node) -> tuple[set[str], set[str], set[str]]:
 
 
 def _below(node: Node) -> Iterable[Node]:
-    from .flow import walk
-
     return (inner for _, inner in walk(node))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .blocks import Block, Loop, Node, When, Workflow
+from .blocks import ERROR_KEYS, Block, Loop, Node, When, Workflow, walk
 from .signature import Read
 from .stage import StageNode
 
@@ -32,7 +32,7 @@ class Use:
         status: ``certain`` (written on every path to here), ``some-paths``, ``later`` or ``never``.
         after_opaque: whether a stage that may write anything can run before.
         loops: names of the loops around the read.
-        in_finally: whether it stands in ``.finally_[...]``.
+        region: ``on_error`` or ``finally`` where it stands in one of them, else empty.
     """
 
     node: Node
@@ -42,7 +42,7 @@ class Use:
     status: str
     after_opaque: bool
     loops: tuple[str, ...]
-    in_finally: bool
+    region: str
 
 
 @dataclass
@@ -71,17 +71,6 @@ class _Known:
         return _Known(set(self.certain), set(self.possible), self.opaque)
 
 
-def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
-    """Every node below and including this one, with its path."""
-    here = f"{path}/{node.name}" if path else node.name
-    yield here, node
-    if isinstance(node, Block):
-        for label, body in node.regions:
-            inside = f"{here}/{label}" if label else here
-            for child in body:
-                yield from walk(child, inside)
-
-
 def analyse(workflow: Workflow) -> Flow:
     """Follow the text of a workflow once and note every read and write."""
     flow = Flow()
@@ -97,11 +86,12 @@ def analyse(workflow: Workflow) -> Flow:
         if isinstance(node, Block):
             flow.reads_anything |= any(value.signature.sees_context for _, value in node.values)
     known = _Known(set(), set(), False)
-    _Walker(flow).block(workflow.body, workflow.name, known, (), False)
-    if workflow.finally_body is not None:
-        # It also runs when the very first stage failed, so nothing is certain there.
-        anything = _Known(set(), set(flow.writers), flow.opaque)
-        _Walker(flow).block(workflow.finally_body, f"{workflow.name}/finally", anything, (), True)
+    _Walker(flow).block(workflow.body, workflow.name, known, (), "")
+    for region, body in workflow.regions[1:]:
+        # They also run when the very first stage failed, so nothing is certain there.
+        certain = set(ERROR_KEYS) if region == "on_error" else set()
+        anything = _Known(certain, set(flow.writers), flow.opaque)
+        _Walker(flow).block(body, f"{workflow.name}/{region}", anything, (), region)
     return flow
 
 
@@ -110,48 +100,48 @@ class _Walker:
         self.flow = flow
 
     def block(
-        self, body: Iterable[Node], path: str, known: _Known, loops: tuple[str, ...], final: bool
+        self, body: Iterable[Node], path: str, known: _Known, loops: tuple[str, ...], region: str
     ) -> None:
         """Follow the nodes of one body, adding to `known` what they write."""
         for node in body:
             here = f"{path}/{node.name}"
             if isinstance(node, StageNode):
-                self._uses(node, here, node.source, node.reads, known, loops, final)
+                self._uses(node, here, node.source, node.reads, known, loops, region)
                 for write in node.writes:
                     known.certain.add(write.key)
                     known.possible.add(write.key)
                 known.opaque |= node.opaque
             elif isinstance(node, Loop):
-                self._loop(node, here, known, loops, final)
+                self._loop(node, here, known, loops, region)
             elif isinstance(node, When):
-                self._when(node, here, known, loops, final)
+                self._when(node, here, known, loops, region)
 
     def _loop(
-        self, node: Loop, path: str, known: _Known, loops: tuple[str, ...], final: bool
+        self, node: Loop, path: str, known: _Known, loops: tuple[str, ...], region: str
     ) -> None:
         inside = known.copy()
         if node.while_ is not None:
             # Asked before the first iteration, so nothing of the body is certain to it.
-            self._uses(node, path, node.source, node.while_.reads, known, loops, final)
+            self._uses(node, path, node.source, node.while_.reads, known, loops, region)
         if node.over is not None:
-            self._uses(node, path, node.source, node.over.reads, known, loops, final)
+            self._uses(node, path, node.source, node.over.reads, known, loops, region)
         inside.certain.update(node.variables)
         written = set(keys_written(node.body))
         inside.possible |= written
         inside.opaque |= any_opaque(node.body)
-        self.block(node.body, path, inside, (*loops, node.name), final)
+        self.block(node.body, path, inside, (*loops, node.name), region)
         known.opaque |= inside.opaque
         known.possible |= written
         if runs_at_least_once(node):
             known.certain |= inside.certain - set(node.variables)
 
     def _when(
-        self, node: When, path: str, known: _Known, loops: tuple[str, ...], final: bool
+        self, node: When, path: str, known: _Known, loops: tuple[str, ...], region: str
     ) -> None:
-        self._uses(node, path, node.source, node.predicate.reads, known, loops, final)
+        self._uses(node, path, node.source, node.predicate.reads, known, loops, region)
         yes, no = known.copy(), known.copy()
-        self.block(node.body, path, yes, loops, final)
-        self.block(node.otherwise_body or (), f"{path}/otherwise", no, loops, final)
+        self.block(node.body, path, yes, loops, region)
+        self.block(node.otherwise_body or (), f"{path}/otherwise", no, loops, region)
         known.certain |= yes.certain & no.certain
         known.possible |= yes.possible | no.possible
         known.opaque |= yes.opaque | no.opaque
@@ -164,7 +154,7 @@ class _Walker:
         reads: Iterable[Read],
         known: _Known,
         loops: tuple[str, ...],
-        final: bool,
+        region: str,
     ) -> None:
         for read in reads:
             if read.key in known.certain:
@@ -173,7 +163,9 @@ class _Walker:
                 status = "some-paths"
             else:
                 status = "later" if read.key in self.flow.writers else "never"
-            self.flow.uses.append(Use(node, path, source, read, status, known.opaque, loops, final))
+            self.flow.uses.append(
+                Use(node, path, source, read, status, known.opaque, loops, region)
+            )
 
 
 def runs_at_least_once(node: Loop) -> bool:
@@ -216,8 +208,8 @@ def carried(node: Loop) -> tuple[str, ...]:
         flow.writers.setdefault(key, [])
     walker = _Walker(flow)
     if node.while_ is not None:
-        walker._uses(node, "", "", node.while_.reads, known, (), False)
-    walker.block(node.body, "", known, (), False)
+        walker._uses(node, "", "", node.while_.reads, known, (), "")
+    walker.block(node.body, "", known, (), "")
     written = set(flow.writers)
     return tuple(
         dict.fromkeys(

@@ -12,8 +12,8 @@ from crucible_kitchen.ports import PORTS, Ports
 from crucible_kitchen.ports import find_problems as adapter_problems
 
 from .annotations import accepts, runtime_classes, show
-from .blocks import Block, Loop, Node, Workflow, as_workflow
-from .flow import Flow, Use, Writer, analyse, any_opaque, keys_written, walk
+from .blocks import ERROR_KEYS, Block, Loop, Node, Workflow, as_workflow, walk
+from .flow import Flow, Use, Writer, analyse, any_opaque, keys_written
 from .stage import Stage, StageNode
 
 
@@ -160,6 +160,9 @@ def reads(checked: Checked) -> Iterator[Problem]:
                 yield Problem(
                     "outside-loop", use.path, message, use.source, "move it into the loop"
                 )
+        elif key in ERROR_KEYS and use.region != "on_error":
+            message = f"reads {key!r} outside of .on_error"
+            yield Problem("outside-on-error", use.path, message, use.source, "move it there")
         elif not _satisfied(use, checked):
             yield _unsatisfied(use, checked)
 
@@ -177,7 +180,7 @@ def _unsatisfied(use: Use, checked: Checked) -> Problem:
     key = use.read.key
     writers = checked.flow.writers.get(key, [])
     written = ", ".join(f"{w.name} ({_short(w.source)})" for w in writers)
-    if use.status == "some-paths" and use.in_finally:
+    if use.status == "some-paths" and use.region:
         message = f"reads {key!r}, which is not there when the run fails before {written} has run"
         advice = f"give the parameter {use.read.param!r} a default"
         return Problem("maybe-unwritten", use.path, message, use.source, advice)
