@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crucible_kitchen.kernels.linear_logprobs.variant import Forward, Variant
+from crucible_kitchen.kernels.linear_logprobs.variant import Forward
 from crucible_kitchen.ops._library import register
 from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
@@ -174,7 +174,7 @@ def _run(
     if len(targets) == 0:
         made = _fake(hidden, weight, targets, None, *options, caller)
     else:
-        kernel: Variant = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # type: ignore[assignment]
+        kernel: Any = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # a Variant
         made = kernel.forward(hidden, weight, targets, *options)
     if kept is None:
         return made
@@ -238,10 +238,11 @@ def _run_grad_weight(
         grad, hidden, targets, lse, miss = (t[kept] for t in (grad, hidden, targets, lse, miss))
     if len(targets) == 0:
         return torch.zeros_like(weight)
-    kernel: Variant = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # type: ignore[assignment]
-    return kernel.grad_weight(
+    kernel: Any = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # a Variant
+    made: Tensor = kernel.grad_weight(
         grad, hidden, weight, targets, lse, miss, logit_softcap, label_smoothing
     )
+    return made
 
 
 def _fake_grad_weight(grad: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> Tensor:
