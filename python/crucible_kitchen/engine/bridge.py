@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextvars
 import threading
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 _GRACE_S = 5.0
 
@@ -35,13 +37,16 @@ class Bridge:
         Raises:
             TimeoutError: it took longer.
         """
+        # Here and not above: asyncio takes long to import, and many runs have no async stage.
+        from .loop import contained, hand_over
+
         loop = self._start()
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
         context = contextvars.copy_context()
 
         def start() -> None:
-            self._task = context.run(loop.create_task, _contained(coroutine, timeout))
-            self._task.add_done_callback(lambda task: _hand_over(task, done))
+            self._task = context.run(loop.create_task, contained(coroutine, timeout))
+            self._task.add_done_callback(lambda task: hand_over(task, done))
 
         loop.call_soon_threadsafe(start)
         try:
@@ -72,45 +77,11 @@ class Bridge:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+            from .loop import new_event_loop, serve
+
+            self._loop = new_event_loop()
             self._owned = threading.Thread(
-                target=_serve, args=(self._loop,), name="crucible-async", daemon=True
+                target=serve, args=(self._loop,), name="crucible-async", daemon=True
             )
             self._owned.start()
         return self._loop
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-
-
-async def _contained(
-    coroutine: Coroutine[Any, Any, Any], timeout: float | None
-) -> tuple[BaseException | None, Any]:
-    """The error and the value of a coroutine; an exit must reach the run, not end the loop."""
-    try:
-        if timeout is None:
-            return None, await coroutine
-        return None, await asyncio.wait_for(coroutine, timeout)
-    except asyncio.TimeoutError as error:
-        if timeout is None or error.args:
-            return error, None
-        return TimeoutError(f"took longer than its timeout of {timeout} s"), None
-    except BaseException as error:  # noqa: BLE001 - raised again by `Bridge.call`
-        return error, None
-
-
-def _hand_over(task: asyncio.Task[Any], done: concurrent.futures.Future[Any]) -> None:
-    if task.cancelled():
-        done.set_result((asyncio.CancelledError(), None))
-    else:
-        done.set_result(task.result())

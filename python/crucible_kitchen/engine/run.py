@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import os
 import threading
@@ -103,6 +102,8 @@ async def arun(
     Cancelling it cancels the async stage that is running, or ends the run after the stage that is
     running; the clean-up runs in either case before the cancellation goes on.
     """
+    import asyncio  # here and not above, so that `run` alone does not load it
+
     loop = asyncio.get_running_loop()
     bridge = Bridge(loop)
     job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, bridge)

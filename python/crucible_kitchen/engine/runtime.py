@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -84,6 +83,8 @@ class Runtime:
 
     def check_cancelled(self) -> None:
         if self.cancelled:
+            import asyncio
+
             raise asyncio.CancelledError("the run was cancelled")
 
     def put(self, key: str, value: Any) -> None:
