@@ -13,12 +13,14 @@ from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
+from crucible_kitchen.ops.lora_linear import LORA_LINEAR, lora_linear
 
 # One line an op: tests, benchmarks and `explain` walk this table.
 OPS: dict[str, Op] = {
     "adamw_step": ADAMW_STEP,
     "grad_norm": GRAD_NORM,
     "linear_logprobs": LINEAR_LOGPROBS,
+    "lora_linear": LORA_LINEAR,
 }
 
 
@@ -51,5 +53,6 @@ __all__ = [
     "grad_norm",
     "linear_cross_entropy",
     "linear_logprobs",
+    "lora_linear",
     "using",
 ]

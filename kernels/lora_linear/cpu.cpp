@@ -1,0 +1,47 @@
+// lora_linear on the CPU: what is declared in launch.h, over the two passes.
+#include "../common/entry.h"
+#include "cpu_backward.h"
+#include "cpu_forward.h"
+
+namespace crucible::lora_linear::cpu {
+
+std::int64_t panels_numel(std::int64_t N, std::int64_t K) { return gemm::panels_numel(N, K); }
+
+void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, void* panels, int threads) {
+  parallel_for(gemm::groups(N, gemm::kColumns), threads, [&](std::int64_t panel) {
+    const std::int64_t n = panel * gemm::kColumns;
+    const int count = static_cast<int>(std::min<std::int64_t>(gemm::kColumns, N - n));
+    typed(weight_NK, n, 0, [&](auto* rows) {
+      gemm::pack_turned(rows, weight_NK.stride, K, count,
+                        static_cast<std::remove_reference_t<decltype(*rows)>*>(panels) + n * K);
+    });
+  });
+}
+
+bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, const void* panels) {
+  constexpr std::uint64_t kSample = 256, kGolden = 0x9e3779b97f4a7c15U;
+  for (std::uint64_t i = 0; i < kSample && N * K > 0; ++i) {
+    const auto spot = static_cast<std::int64_t>(i * kGolden % static_cast<std::uint64_t>(N * K));
+    const std::int64_t n = spot / K, k = spot % K;
+    const std::int64_t panel = n / gemm::kColumns * gemm::kColumns;
+    const std::int64_t at = panel * K + k * gemm::kColumns + n - panel;
+    const bool same = typed(weight_NK, n, k, [&](const auto* element) {
+      return std::memcmp(element, static_cast<decltype(element)>(panels) + at, sizeof(*element)) ==
+             0;
+    });
+    if (!same) return false;
+  }
+  return true;
+}
+
+void forward(const Forward& f, int threads) { ForwardPass(f).run(threads); }
+
+void backward(const Backward& b, int threads) { BackwardPass(b).run(threads); }
+
+}  // namespace crucible::lora_linear::cpu
+
+CRUCIBLE_ENTRY(lora_linear, panels_numel)
+CRUCIBLE_ENTRY(lora_linear, pack)
+CRUCIBLE_ENTRY(lora_linear, panels_hold)
+CRUCIBLE_ENTRY(lora_linear, forward)
+CRUCIBLE_ENTRY(lora_linear, backward)

@@ -1,0 +1,47 @@
+"""The definition of `lora_linear`, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .variant import Forward, Gradients, Variant
+
+
+def forward(
+    x_MK: Tensor, w_NK: Tensor, a_RK: Tensor, b_NR: Tensor, scale: float, bias_N: Tensor | None
+) -> Forward:
+    """y = x W^T + s (x A^T) B^T + b, and x A^T."""
+    x, w, a, b = (t.double() for t in (x_MK, w_NK, a_RK, b_NR))
+    xa = x @ a.T
+    y = x @ w.T + scale * xa @ b.T
+    if bias_N is not None:
+        y = y + bias_N.double()
+    return Forward(y.to(x_MK.dtype), xa.to(torch.promote_types(x_MK.dtype, torch.float32)))
+
+
+def backward(
+    dy_MN: Tensor,
+    x_MK: Tensor | None,
+    w_NK: Tensor,
+    a_RK: Tensor,
+    b_NR: Tensor,
+    scale: float,
+    xa_MR: Tensor,
+    wanted: Sequence[bool],
+) -> Gradients:
+    """dx = dy W + s (dy B) A;  dA = s (dy B)^T x;  dB = s dy^T (x A^T)."""
+    dy, w, a, b, xa = (t.double() for t in (dy_MN, w_NK, a_RK, b_NR, xa_MR))
+    dx = dy @ w + scale * (dy @ b) @ a if wanted[0] else None
+    da = scale * (dy @ b).T @ x_MK.double() if wanted[1] and x_MK is not None else None
+    db = scale * dy.T @ xa if wanted[2] else None
+    return Gradients(
+        None if dx is None else dx.to(dy_MN.dtype),
+        None if da is None else da.to(a_RK.dtype),
+        None if db is None else db.to(b_NR.dtype),
+    )
+
+
+lora_linear = Variant(forward, backward)

@@ -1,0 +1,44 @@
+"""The Triton kernels of `lora_linear` as a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import triton_kernels
+from .variant import Forward, Gradients, Variant
+
+
+def _forward(
+    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+) -> Forward:
+    y, xa = triton_kernels.forward(x, weight, lora_a, lora_b, scale, bias)
+    return Forward(y, xa.to(torch.float32))
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    xa: Tensor,
+    wanted: Sequence[bool],
+) -> Gradients:
+    da = db = None
+    dx = dyb = None
+    if wanted[0]:
+        dx, dyb = triton_kernels.grad_x(dy, weight, lora_a, lora_b, scale)
+    if wanted[1] and x is not None:
+        if dyb is None:
+            dyb = dy @ lora_b.to(dy.dtype)
+        da = triton_kernels.grad_a(x, dyb, scale, lora_a.dtype)
+    if wanted[2]:
+        db = triton_kernels.grad_b(dy, xa, scale, lora_b.dtype)
+    return Gradients(dx, da, db)
+
+
+lora_linear = Variant(_forward, _backward)

@@ -1,0 +1,109 @@
+"""`lora_linear` by the compiled kernel, which reads the frozen weight in panels packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from crucible_kitchen import _C
+from crucible_kitchen.kernels.lora_linear.variant import Forward, Gradients, Variant
+
+
+class _Packed(NamedTuple):
+    """Panels of a weight, and what it was when they were made."""
+
+    address: int
+    version: int | None
+    panels: Tensor
+
+
+# Lives as long as the weights do. A frozen weight of a model takes its memory twice.
+_PACKED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def panels_of(weight: Tensor) -> Tensor:
+    """The panels of a weight [N, K], packed when it is first seen and whenever it has changed.
+
+    A change in place is seen by torch's version counter; one that goes round the counter, through
+    `.data`, is seen if it changes any of 256 elements spread over the weight.
+    """
+    # Tensors made under inference_mode count no versions.
+    version = None if weight.is_inference() else weight._version
+    packed: _Packed | None = _PACKED.get(weight)
+    if (
+        packed is not None
+        and packed.version == version
+        and packed.address == weight.data_ptr()
+        and packed.panels.dtype == weight.dtype
+        and _C.lora_linear_panels_hold(weight, packed.panels)
+    ):
+        return packed.panels
+    numel = _C.lora_linear_panels_numel(*weight.shape)
+    panels = torch.empty(numel, dtype=weight.dtype)
+    _C.lora_linear_pack(_rows(weight), panels, torch.get_num_threads())
+    _PACKED[weight] = _Packed(weight.data_ptr(), version, panels)
+    return panels
+
+
+def _rows(matrix: Tensor) -> Tensor:
+    """The matrix itself if each of its rows lies together, else a copy."""
+    return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] == 1 else matrix.contiguous()
+
+
+def _forward(
+    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+) -> Forward:
+    M, N = x.shape[0], weight.shape[0]
+    y = torch.empty((M, N), dtype=x.dtype)
+    xa = torch.empty((M, lora_a.shape[0]), dtype=torch.float32)
+    _C.lora_linear_forward(
+        _rows(x),
+        panels_of(weight),
+        _rows(lora_a),
+        _rows(lora_b),
+        scale,
+        None if bias is None else bias.contiguous(),
+        y,
+        xa,
+        torch.get_num_threads(),
+    )
+    return Forward(y, xa)
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    xa: Tensor,
+    wanted: Sequence[bool],
+) -> Gradients:
+    shapes = ((dy.shape[0], weight.shape[1]), lora_a.shape, lora_b.shape)
+    dtypes = (dy.dtype, lora_a.dtype, lora_b.dtype)
+    made = Gradients(
+        *(
+            torch.empty(shape, dtype=dtype) if want else None
+            for shape, dtype, want in zip(shapes, dtypes, wanted, strict=True)
+        )
+    )
+    _C.lora_linear_backward(
+        _rows(dy),
+        None if x is None else _rows(x),
+        _rows(weight),
+        _rows(lora_a),
+        _rows(lora_b),
+        scale,
+        xa,
+        *made,
+        torch.get_num_threads(),
+    )
+    return made
+
+
+lora_linear = Variant(_forward, _backward)

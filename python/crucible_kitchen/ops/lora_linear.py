@@ -1,0 +1,220 @@
+"""`lora_linear`: a frozen linear layer and its low-rank update, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._refusals import triton_refuses
+from crucible_kitchen.ops._table import Kernel, Op
+
+if TYPE_CHECKING:
+    from crucible_kitchen.kernels.lora_linear.variant import Variant
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """y = x W^T + scale (x A^T) B^T (+ bias), differentiable in x, A, B and bias, never in W.
+
+    Args:
+        x: activations, [..., K], float32, bfloat16 or float16.
+        weight: the frozen weight W, [N, K], in x's dtype. On the CPU it is packed when first seen
+            and kept packed while it lives, so that it takes its memory twice.
+        lora_a: A, [R, K], in x's dtype or float32.
+        lora_b: B, [N, R], in x's dtype or float32.
+        scale: alpha / rank (or alpha / sqrt(rank)), dimensionless.
+        bias: [N], in x's dtype or float32.
+
+    Returns:
+        y, [..., N], in x's dtype. Products accumulate in float32; gradients come in the dtypes of
+        their tensors.
+
+    Raises:
+        ValueError: shapes or devices that do not fit, or a weight that requires a gradient.
+        TypeError: dtypes that do not fit.
+        KernelError: no kernel takes the device or the dtype.
+
+    Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685
+    """
+    _check(x, weight, lora_a, lora_b, bias)
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    y: Tensor = _lora_linear(rows, weight, lora_a, lora_b, scale, bias)[0]
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:
+    if x.ndim == 0 or weight.ndim != 2 or lora_a.ndim != 2 or lora_a.shape[0] == 0:
+        for name, tensor, letters, ndim in (
+            ("x", x, "[..., K]", max(x.ndim, 1)),
+            ("weight", weight, "[N, K]", 2),
+            ("lora_a", lora_a, "[R, K] with R >= 1", 2),
+        ):
+            if tensor.ndim != ndim or (tensor is lora_a and lora_a.shape[0] == 0):
+                raise ValueError(f"lora_linear: {name} must have shape {letters}, {_got(tensor)}")
+    (N, K), R = weight.shape, lora_a.shape[0]
+    wanted: list[tuple[str, Tensor, str, tuple[int, ...]]] = [
+        ("x", x, "[..., K]", (*x.shape[:-1], K)),
+        ("lora_a", lora_a, "[R, K]", (R, K)),
+        ("lora_b", lora_b, "[N, R]", (N, R)),
+    ]
+    if bias is not None:
+        wanted.append(("bias", bias, "[N]", (N,)))
+    for name, tensor, letters, shape in wanted:
+        if tensor.shape != shape:
+            raise ValueError(
+                f"lora_linear: {name} must have shape {letters} = {list(shape)}, {_got(tensor)}"
+            )
+        if tensor.device != weight.device:
+            raise ValueError(
+                f"lora_linear: {name} must be on weight's device, {weight.device}, "
+                f"got {tensor.device}"
+            )
+        if tensor.dtype not in (weight.dtype, torch.float32) or (
+            tensor is x and x.dtype != weight.dtype
+        ):
+            also = "" if tensor is x or weight.dtype == torch.float32 else " or torch.float32"
+            raise TypeError(
+                f"lora_linear: {name} must have weight's dtype, {weight.dtype}{also}, "
+                f"got {tensor.dtype}"
+            )
+    if weight.requires_grad:
+        raise ValueError(
+            "lora_linear: weight must be frozen, got one that requires a gradient; "
+            "call weight.requires_grad_(False)"
+        )
+
+
+def _got(tensor: Tensor) -> str:
+    return f"got {list(tensor.shape)} ({tensor.dtype})"
+
+
+# A choice looks at tensors only: x's place may hold dy, which has its dtype and device.
+def _refuse_cpu(x: Tensor, *args: Any) -> str | None:
+    if x.device.type != "cpu":
+        return f"the tensors are on {x.device.type}"
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return f"x is {x.dtype}; it takes float32 and bfloat16"
+    return None
+
+
+def _refuse_triton(x: Tensor, *args: Any) -> str | None:
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
+    return triton_refuses(x)
+
+
+LORA_LINEAR = Op(
+    "lora_linear",
+    kernels=(
+        Kernel(
+            "triton",
+            "crucible_kitchen.kernels.lora_linear.triton_launch:lora_linear",
+            _refuse_triton,
+        ),
+        Kernel("cpu", "crucible_kitchen.ops._lora_linear_cpu:lora_linear", _refuse_cpu),
+        Kernel(
+            "reference",
+            "crucible_kitchen.kernels.lora_linear.reference:lora_linear",
+            lambda *args: None,
+        ),
+    ),
+)
+
+
+def _run(
+    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    kernel: Variant = LORA_LINEAR.choose(x)  # type: ignore[assignment]
+    return kernel.forward(x, weight, lora_a, lora_b, scale, bias)
+
+
+def _fake(
+    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    xa_dtype = torch.promote_types(x.dtype, torch.float32)
+    rows = x.shape[0]
+    return (
+        x.new_empty((rows, weight.shape[0])),
+        x.new_empty((rows, lora_a.shape[0]), dtype=xa_dtype),
+    )
+
+
+def _run_backward(
+    dy: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    xa: Tensor,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    kernel: Variant = LORA_LINEAR.choose(dy)  # type: ignore[assignment]
+    made = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted)
+    return tuple(dy.new_empty(0) if part is None else part for part in made)
+
+
+def _fake_backward(
+    dy: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    xa: Tensor,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    return (
+        dy.new_empty((dy.shape[0], weight.shape[1]) if wanted[0] else 0),
+        lora_a.new_empty(lora_a.shape) if wanted[1] else dy.new_empty(0),
+        lora_b.new_empty(lora_b.shape) if wanted[2] else dy.new_empty(0),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, lora_a, lora_b, ctx.scale, bias = inputs
+    xa = output[1]
+    ctx.mark_non_differentiable(xa)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    # x is kept alive for the gradient of A alone.
+    ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, weight, lora_a, lora_b, xa)
+
+
+def _backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, weight, lora_a, lora_b, xa = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    wanted = (needs[0], needs[2], needs[3])
+    dx = da = db = bias = None
+    if any(wanted):
+        made = _lora_linear_backward(dy, x, weight, lora_a, lora_b, ctx.scale, xa, wanted)
+        dx, da, db = (part if want else None for part, want in zip(made, wanted, strict=True))
+    if needs[5]:
+        bias = dy.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(ctx.bias_dtype)
+    return dx, None, da, db, None, bias
+
+
+_lora_linear = register(
+    "lora_linear(Tensor x, Tensor weight, Tensor lora_a, Tensor lora_b, float scale, Tensor? bias) "
+    "-> (Tensor y, Tensor xa)",
+    _run,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+
+_lora_linear_backward = register(
+    "lora_linear_backward(Tensor dy, Tensor? x, Tensor weight, Tensor lora_a, Tensor lora_b, "
+    "float scale, Tensor xa, bool[] wanted) -> (Tensor dx, Tensor da, Tensor db)",
+    _run_backward,
+    _fake_backward,
+)
