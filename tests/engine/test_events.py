@@ -27,6 +27,7 @@ from crucible_kitchen.graph import loop, stage, when, workflow
 def train(i: int, *, metrics: Metrics) -> None:
     metrics.record("loss", 3.0 / (1 + i), step=i, metadata={"api_key": "sk-12345"})
     metrics.record("tokens_per_second", 1234.0, step=i)
+    metrics.record("grad_norm", 0.5, step=i)
 
 
 @stage
@@ -54,6 +55,7 @@ def test_events_of_a_run() -> None:
         ("block.start", "w/l"),
         ("iteration.start", "w/l[0]"),
         ("stage.start", "w/l[0]/train"),
+        ("metric", "w/l[0]"),
         ("metric", "w/l[0]"),
         ("metric", "w/l[0]"),
         ("stage.stop", "w/l[0]/train"),
@@ -138,7 +140,7 @@ def test_json_lines(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in text.splitlines()]
     assert "sk-12345" not in text
     assert rows[0]["metadata"]["hub_token"] == "[hidden]"
-    assert [row["kind"] for row in rows].count("metric") == 14
+    assert [row["kind"] for row in rows].count("metric") == 20
     assert "step" not in rows[0]
     assert len({row["path"] for row in rows if row["kind"] == "stage.start"}) == 8
 
@@ -210,6 +212,7 @@ def test_the_console_writes_lines_where_there_is_no_terminal() -> None:
     lines = out.getvalue().splitlines()
     assert lines[0] == "sft"
     assert lines.count("eval_loss 2.25 at step 3") == 2
+    assert not any("grad_norm" in line for line in lines)
     assert lines[-2] == "epochs: 2 iterations  loss 1.0000  1,234 tokens/s"
     assert lines[-1].startswith("done in ")
     assert "\x1b" not in out.getvalue()

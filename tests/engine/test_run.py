@@ -459,6 +459,21 @@ def test_an_adapter_that_cannot_be_closed() -> None:
         run(workflow("w")[failing(ValueError())], adapters=adapters)
 
 
+def test_metrics_are_flushed_after_a_failure_too() -> None:
+    class Full(Store):
+        def flush(self, run: Any) -> None:
+            raise PortError("disk full")
+
+    store = Store()
+    with pytest.raises(StageError):
+        run(workflow("w")[failing(ValueError())], adapters={"metrics_store": store})
+    assert store.flushed == 1
+    with pytest.raises(PortError, match="disk full"):
+        run(workflow("w")[nothing], adapters={"metrics_store": Full()})
+    with pytest.warns(RuntimeWarning, match="disk full"), pytest.raises(StageError):
+        run(workflow("w")[failing(ValueError())], adapters={"metrics_store": Full()})
+
+
 def test_nothing_runs_where_the_workflow_is_wrong(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(WorkflowError):

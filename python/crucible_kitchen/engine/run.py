@@ -236,16 +236,26 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
         rt.drop(*ERROR_KEYS)
     if final:
         first = _clean_up(final, rt, f"{name}/finally", first)
-    if first is None:
-        store = rt.ports.get("metrics_store")
-        if store is not None:
-            rt.ports.metrics_store.flush(rt.base.get_metadata("run_id"))
+    first = _flush(rt, first)
     spent = time.perf_counter() - began
     if first is not None:
         said = str(first) or type(first).__name__
         rt.tell("run.error", name, name=name, duration_s=spent, error=said)
         raise first
     rt.tell("run.stop", name, name=name, duration_s=spent)
+
+
+def _flush(rt: Runtime, first: BaseException | None) -> BaseException | None:
+    """Have the metrics store write what it has, also after a failure; the first error."""
+    if "metrics_store" not in rt.ports:
+        return first
+    try:
+        rt.ports.metrics_store.flush(rt.base.get_metadata("run_id"))
+    except (CrucibleError, OSError) as error:
+        if first is None:
+            return error
+        warnings.warn(f"metrics could not be flushed: {error}", RuntimeWarning, stacklevel=2)
+    return first
 
 
 def _clean_up(

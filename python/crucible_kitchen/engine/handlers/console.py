@@ -20,7 +20,7 @@ class Console:
     """Shows nested loops with their progress and time left, the metrics, and what failed.
 
     A metric called ``loss`` is shown as it changes; so is throughput, as ``tokens_per_second``.
-    Every other metric is shown when it arrives.
+    Metrics recorded outside loops, and those called ``eval...``, are shown when they arrive.
 
     Args:
         console: of rich, where another one than standard error is wanted.
@@ -71,8 +71,8 @@ class Console:
         if event.name in ("loss", _RATE):
             self._view.show(_figures(self._latest))
             return
-        if "[" in event.path and event.name in ("step", "learning_rate", "grad_norm", "epoch"):
-            return  # they come with every step; the run's files keep them
+        if "[" in event.path and not event.name.startswith("eval"):
+            return  # comes with every step: too much to read, and the run's files keep it
         at = f" [dim]at step {event.step}[/dim]" if event.step is not None else ""
         self._view.say(f"{_escape(event.name)} {number(value)}{at}")
 
