@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from crucible_kitchen import __version__
 from crucible_kitchen.errors import (
@@ -19,7 +19,16 @@ from crucible_kitchen.errors import (
     did_you_mean,
 )
 
-COMMANDS: Final = ("run", "list", "describe", "validate", "report", "complete", "doctor")
+# Command -> its module; a module called `list` would hide the builtin in this one.
+COMMANDS: Final = {
+    "run": "run",
+    "list": "list_all",
+    "describe": "describe",
+    "validate": "validate",
+    "report": "report",
+    "complete": "complete",
+    "doctor": "doctor",
+}
 
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -41,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name in COMMANDS:
-        module = importlib.import_module(f"crucible_kitchen.cli.{name}")
+        module = _module(name)
         sub = commands.add_parser(name, help=module.HELP, description=module.HELP + ".")
         # Also after the command, where people write it; SUPPRESS keeps the one before it.
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
@@ -63,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command is None:
             parser().print_help()
             return USAGE
-        code: int = importlib.import_module(f"crucible_kitchen.cli.{parsed.command}").main(parsed)
+        code: int = _module(parsed.command).main(parsed)
         return code
     except KeyboardInterrupt:
         print("crucible: interrupted", file=sys.stderr)
@@ -79,10 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE if isinstance(error, ConfigError | WorkflowError) else FAILURE
 
 
+def _module(command: str) -> Any:
+    return importlib.import_module(f"crucible_kitchen.cli.{COMMANDS[command]}")
+
+
 def message(error: CrucibleError) -> str:
     """What to tell a user: where it happened and why, without the place in our code."""
     if isinstance(error, StageError) and isinstance(error.__cause__, CrucibleError):
         return f"{error.stage} failed: {error.__cause__}"
+    if isinstance(error, StageError):
+        return f"{error}\n--debug shows the traceback"
     return str(error)
 
 
