@@ -1,0 +1,97 @@
+"""The Hugging Face hub without it: a cache made by hand, and a hub that answers with errors."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+
+import huggingface_hub
+import pytest
+
+from crucible_kitchen.adapters.huggingface import HubClient
+from crucible_kitchen.errors import PortError
+from crucible_kitchen.testing import HubClientContract
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """The layout of `huggingface_hub`: a ref names a commit, whose folder links to blobs."""
+    repository = tmp_path / "hub" / "models--org--model"
+    snapshot = repository / "snapshots" / COMMIT
+    for folder in (repository / "blobs", repository / "refs", snapshot / "sub"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    for number, name in enumerate(("config.json", "model.safetensors", "sub/notes.txt")):
+        (repository / "blobs" / str(number)).write_text(name)
+        (snapshot / name).symlink_to(repository / "blobs" / str(number))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("offline")
+class TestHuggingFaceHubClient(HubClientContract):
+    uploads = False
+
+    @pytest.fixture
+    def adapter(self, cache):
+        return HubClient(cache_dir=str(cache))
+
+
+@pytest.mark.usefixtures("offline")
+def test_offline_lists_what_is_cached(cache):
+    files = HubClient(cache_dir=str(cache)).list_files("org/model")
+    assert files == ["config.json", "model.safetensors", "sub/notes.txt"]
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_bad_name_is_a_port_error(cache):
+    with pytest.raises(PortError, match="could not fetch a of not//a//name"):
+        HubClient(cache_dir=str(cache)).download("not//a//name", "a")
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers everything with 401, and repeats the token in its answer."""
+
+    def refuse(self):
+        self.send_response(401)
+        self.send_header("X-Error-Message", f"bad token {self.headers.get('Authorization')}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_POST = refuse  # noqa: N815 - the base class looks for these names
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def refusing_hub(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(
+        huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}"
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_topsecrettoken")
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("refusing_hub")
+@pytest.mark.parametrize("method", ["list_files", "snapshot", "upload"])
+def test_a_refusal_never_shows_the_token(method, tmp_path):
+    hub = HubClient(cache_dir=str(tmp_path / "empty"))
+    arguments = [str(tmp_path)] if method == "upload" else []
+    with pytest.raises(PortError, match="org/model") as caught:
+        getattr(hub, method)("org/model", *arguments)
+    assert "topsecret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
