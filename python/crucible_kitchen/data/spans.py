@@ -144,6 +144,8 @@ class _Template:
 
     def end(self, k: int) -> int:
         """Where the text of message `k` ends, its end-of-turn included."""
+        if k == len(self._messages) - 1:
+            return len(self.text)
         return self._prefix(self._render(self._messages[: k + 1], False), f"message {k}")
 
     def _header(self, k: int) -> str:
