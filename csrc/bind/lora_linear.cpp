@@ -60,24 +60,28 @@ lora_linear::Size size_of(const char* first, const char* letters, py::handle x, 
   return {rows.size(0), b.size(0), a.size(1), a.size(0)};
 }
 
-struct Panels {
-  void* data;
-  bool bfloat16;
-};
-
-Panels panels_of(py::handle object, std::int64_t N, std::int64_t K) {
-  static const auto numel = CRUCIBLE_CPU(lora_linear, panels_numel);
-  const TensorRef tensor(kOp, "panels", object);
-  check_on_cpu(kOp, "panels", tensor);
-  check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16});
-  check_shape(kOp, "panels", tensor, "[panels_numel]", {numel(N, K)});
-  check_contiguous(kOp, "panels", tensor);
-  return {tensor.data(), tensor.dtype() == kBFloat16};
+lora_linear::Direction direction_of(bool backward) {
+  return backward ? lora_linear::Direction::kBackward : lora_linear::Direction::kForward;
 }
 
-std::int64_t panels_numel(std::int64_t N, std::int64_t K) {
+std::int64_t panels_numel(std::int64_t N, std::int64_t K, bool backward) {
   static const auto numel = CRUCIBLE_CPU(lora_linear, panels_numel);
-  return numel(N, K);
+  return numel(N, K, direction_of(backward));
+}
+
+TensorRef panels_of(py::handle object, std::int64_t N, std::int64_t K, bool backward) {
+  TensorRef tensor(kOp, "panels", object);
+  check_on_cpu(kOp, "panels", tensor);
+  check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16});
+  check_shape(kOp, "panels", tensor, "[panels_numel]", {panels_numel(N, K, backward)});
+  check_contiguous(kOp, "panels", tensor);
+  return tensor;
+}
+
+lora_linear::Panels weight_of(py::handle panels, std::int64_t N, std::int64_t K, bool backward) {
+  if (panels.is_none()) return {nullptr, false};
+  const TensorRef tensor = panels_of(panels, N, K, backward);
+  return {tensor.data(), tensor.dtype() == kBFloat16};
 }
 
 struct Packed {
@@ -86,26 +90,27 @@ struct Packed {
   void* panels;
 };
 
-Packed packed_of(py::handle weight, py::handle panels) {
-  const TensorRef tensor(kOp, "weight", weight), into(kOp, "panels", panels);
+Packed packed_of(py::handle weight, py::handle panels, bool backward) {
+  const TensorRef tensor(kOp, "weight", weight);
   check_ndim(kOp, "weight", tensor, "[N, K]", 2);
-  check_dtype(kOp, "panels", into, {tensor.dtype()});
   const std::int64_t N = tensor.size(0), K = tensor.size(1);
-  return {matrix("weight", weight, "[N, K]", N, K), N, K, panels_of(panels, N, K).data};
+  const TensorRef into = panels_of(panels, N, K, backward);
+  check_dtype(kOp, "panels", into, {tensor.dtype()});
+  return {matrix("weight", weight, "[N, K]", N, K), N, K, into.data()};
 }
 
-void pack(py::handle weight, py::handle panels, int threads) {
+void pack(py::handle weight, py::handle panels, bool backward, int threads) {
   check_threads(kOp, threads);
-  const Packed packed = packed_of(weight, panels);
+  const Packed packed = packed_of(weight, panels, backward);
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, pack);
-  run(packed.weight, packed.N, packed.K, packed.panels, threads);
+  run(packed.weight, packed.N, packed.K, direction_of(backward), packed.panels, threads);
 }
 
-bool panels_hold(py::handle weight, py::handle panels) {
-  const Packed packed = packed_of(weight, panels);
+bool panels_hold(py::handle weight, py::handle panels, bool backward) {
+  const Packed packed = packed_of(weight, panels, backward);
   static const auto run = CRUCIBLE_CPU(lora_linear, panels_hold);
-  return run(packed.weight, packed.N, packed.K, packed.panels);
+  return run(packed.weight, packed.N, packed.K, direction_of(backward), packed.panels);
 }
 
 void forward(py::handle x, py::handle panels, py::handle lora_a, py::handle lora_b, double scale,
@@ -113,12 +118,10 @@ void forward(py::handle x, py::handle panels, py::handle lora_a, py::handle lora
   check_threads(kOp, threads);
   const lora_linear::Size size = size_of("x", "[M, K]", x, lora_a, lora_b);
   const auto [M, N, K, R] = size;
-  const Panels weight = panels_of(panels, N, K);
   const lora_linear::Forward call{size,
                                   static_cast<float>(scale),
                                   matrix("x", x, "[M, K]", M, K),
-                                  weight.data,
-                                  weight.bfloat16,
+                                  weight_of(panels, N, K, false),
                                   matrix("lora_a", lora_a, "[R, K]", R, K),
                                   matrix("lora_b", lora_b, "[N, R]", N, R),
                                   vector("bias", bias, "[N]", N),
@@ -129,19 +132,22 @@ void forward(py::handle x, py::handle panels, py::handle lora_a, py::handle lora
   run(call, threads);
 }
 
-void backward(py::handle dy, py::handle x, py::handle weight, py::handle lora_a, py::handle lora_b,
+void backward(py::handle dy, py::handle x, py::handle panels, py::handle lora_a, py::handle lora_b,
               double scale, py::handle xa, py::handle dx, py::handle da, py::handle db,
               int threads) {
   check_threads(kOp, threads);
   const lora_linear::Size size = size_of("dy", "[M, N]", dy, lora_a, lora_b);
   const auto [M, N, K, R] = size;
+  if (!dx.is_none() && panels.is_none()) {
+    refuse_value(kOp, "panels must be given where dx is wanted, got None");
+  }
   if (!da.is_none() && x.is_none())
     refuse_value(kOp, "x must be given where da is wanted, got None");
   const lora_linear::Backward call{size,
                                    static_cast<float>(scale),
                                    matrix("dy", dy, "[M, N]", M, N),
                                    optional_matrix("x", x, "[M, K]", M, K),
-                                   matrix("weight", weight, "[N, K]", N, K),
+                                   weight_of(panels, N, K, true),
                                    matrix("lora_a", lora_a, "[R, K]", R, K),
                                    matrix("lora_b", lora_b, "[N, R]", N, R),
                                    low_rank(xa, M, R),
@@ -157,7 +163,8 @@ void backward(py::handle dy, py::handle x, py::handle weight, py::handle lora_a,
 
 void bind_lora_linear(py::module_& m) {
   m.def("lora_linear_panels_numel", &panels_numel,
-        "Elements of the panels of a weight [N, K], for the instruction set in use.");
+        "Elements of the panels of a weight [N, K] for one direction and the instruction set in "
+        "use.");
   m.def("lora_linear_pack", &pack, "Writes the panels of a weight, in its dtype.");
   m.def("lora_linear_panels_hold", &panels_hold,
         "Whether the panels agree with the weight wherever a sample of it looks.");

@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "bfloat16.h"
 
@@ -102,46 +103,56 @@ inline __attribute__((always_inline)) void store(float* p, Vector v) {
   *reinterpret_cast<Unaligned*>(p) = v;
 }
 
-template <int kCount, Rows kLie>
+// Rows by name and not by a loop over them: only then does GCC keep the sums in registers from one
+// product to the next.
+template <Rows kLie, int... kRow>
 inline __attribute__((always_inline)) void add_products(const A& a, const B& b, std::int64_t depth,
-                                                        Vector (&sums)[kCount][kVectors]) {
-  const float* rows[kCount];
-#pragma GCC unroll 16
-  for (int i = 0; i < kCount; ++i) rows[i] = a.data + i * (kLie == Rows::kApart ? a.stride : 1);
+                                                        Vector (&sums)[sizeof...(kRow)][kVectors],
+                                                        std::integer_sequence<int, kRow...>) {
+  const float* const rows[] = {(a.data + kRow * (kLie == Rows::kApart ? a.stride : 1))...};
   const float* panel = b.data;
   for (std::int64_t k = 0; k < depth; ++k, panel += b.step) {
     const Vector b0 = load(panel), b1 = load(panel + kWidth);
     const std::int64_t at = kLie == Rows::kApart ? k : k * a.stride;
-#pragma GCC unroll 16
-    for (int i = 0; i < kCount; ++i) {
-      const float x = rows[i][at];
-      sums[i][0] += x * b0;
-      sums[i][1] += x * b1;
-    }
+    ((sums[kRow][0] += rows[kRow][at] * b0, sums[kRow][1] += rows[kRow][at] * b1), ...);
+  }
+}
+
+inline __attribute__((always_inline)) void put_row(const C& c, std::int64_t i, Vector left,
+                                                   Vector right) {
+  float* row = c.data + i * c.stride;
+  if (c.accumulate) {
+    left += load(row);
+    right += load(row + kWidth);
+  }
+  store(row, left);
+  store(row + kWidth, right);
+}
+
+inline void put_part_of_row(const C& c, std::int64_t i, const Vector& left, const Vector& right) {
+  float row[kColumns];
+  put_row({row, 0, kColumns, false}, 0, left, right);
+  float* to = c.data + i * c.stride;
+  for (int j = 0; j < c.columns; ++j) to[j] = c.accumulate ? to[j] + row[j] : row[j];
+}
+
+template <Rows kLie, int... kRow>
+inline __attribute__((always_inline)) void tile_of(const A& a, const B& b, std::int64_t depth,
+                                                   const Tail& tail, const C& c,
+                                                   std::integer_sequence<int, kRow...> rows) {
+  Vector sums[sizeof...(kRow)][kVectors] = {};
+  add_products<kLie>(a, b, depth, sums, rows);
+  if (tail.depth > 0) add_products<Rows::kApart>(tail.a, tail.b, tail.depth, sums, rows);
+  if (c.columns == kColumns) {
+    (put_row(c, kRow, sums[kRow][0], sums[kRow][1]), ...);
+  } else {
+    (put_part_of_row(c, kRow, sums[kRow][0], sums[kRow][1]), ...);
   }
 }
 
 template <int kCount, Rows kLie>
 void tile(const A& a, const B& b, std::int64_t depth, const Tail& tail, const C& c) {
-  Vector sums[kCount][kVectors] = {};
-  add_products<kCount, kLie>(a, b, depth, sums);
-  if (tail.depth > 0) add_products<kCount, Rows::kApart>(tail.a, tail.b, tail.depth, sums);
-  if (c.columns == kColumns) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kCount; ++i) {
-      float* row = c.data + i * c.stride;
-      store(row, c.accumulate ? load(row) + sums[i][0] : sums[i][0]);
-      store(row + kWidth, c.accumulate ? load(row + kWidth) + sums[i][1] : sums[i][1]);
-    }
-    return;
-  }
-  for (int i = 0; i < kCount; ++i) {
-    alignas(64) float row[kColumns];
-    store(row, sums[i][0]);
-    store(row + kWidth, sums[i][1]);
-    float* to = c.data + i * c.stride;
-    for (int j = 0; j < c.columns; ++j) to[j] = c.accumulate ? to[j] + row[j] : row[j];
-  }
+  tile_of<kLie>(a, b, depth, tail, c, std::make_integer_sequence<int, kCount>());
 }
 
 // The last rows of a block: a tile of exactly as many.
@@ -169,22 +180,22 @@ inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Ta
   }
 }
 
-// One panel from `depth` rows of a row-major matrix: columns [0, columns) of each, then zeros.
-template <typename T>
-inline void pack_rows(const T* rows, std::int64_t stride, std::int64_t depth, int columns,
-                      float* panel) {
-  for (std::int64_t k = 0; k < depth; ++k, rows += stride, panel += kColumns) {
-    if (columns == kColumns) {
-      for (int j = 0; j < kColumns; ++j) panel[j] = widen(rows[j]);
-    } else {
-      for (int j = 0; j < kColumns; ++j) panel[j] = j < columns ? widen(rows[j]) : 0.0F;
-    }
-  }
-}
-
 inline void put(float& to, float x) { to = x; }
 inline void put(float& to, BFloat16 x) { to = widen(x); }
 inline void put(BFloat16& to, BFloat16 x) { to = x; }
+
+// One panel from `depth` rows of a row-major matrix: columns [0, columns) of each, then zeros.
+template <typename T, typename P>
+inline void pack_rows(const T* rows, std::int64_t stride, std::int64_t depth, int columns,
+                      P* panel) {
+  for (std::int64_t k = 0; k < depth; ++k, rows += stride, panel += kColumns) {
+    if (columns == kColumns) {
+      for (int j = 0; j < kColumns; ++j) put(panel[j], rows[j]);
+    } else {
+      for (int j = 0; j < kColumns; ++j) put(panel[j], j < columns ? rows[j] : T{});
+    }
+  }
+}
 
 // One panel from `columns` rows of a row-major matrix, turned: its transpose.
 template <typename T, typename P>

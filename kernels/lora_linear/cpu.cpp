@@ -5,28 +5,40 @@
 
 namespace crucible::lora_linear::cpu {
 
-std::int64_t panels_numel(std::int64_t N, std::int64_t K) { return gemm::panels_numel(N, K); }
+std::int64_t panels_numel(std::int64_t N, std::int64_t K, Direction direction) {
+  return direction == Direction::kForward ? gemm::panels_numel(N, K) : gemm::panels_numel(K, N);
+}
 
-void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, void* panels, int threads) {
-  parallel_for(gemm::groups(N, gemm::kColumns), threads, [&](std::int64_t panel) {
-    const std::int64_t n = panel * gemm::kColumns;
-    const int count = static_cast<int>(std::min<std::int64_t>(gemm::kColumns, N - n));
-    typed(weight_NK, n, 0, [&](auto* rows) {
-      gemm::pack_turned(rows, weight_NK.stride, K, count,
-                        static_cast<std::remove_reference_t<decltype(*rows)>*>(panels) + n * K);
+void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
+          void* panels, int threads) {
+  const bool turned = direction == Direction::kForward;
+  const std::int64_t columns = turned ? N : K, depth = turned ? K : N;
+  parallel_for(gemm::groups(columns, gemm::kColumns), threads, [&](std::int64_t panel) {
+    const std::int64_t first = panel * gemm::kColumns;
+    const int count = static_cast<int>(std::min<std::int64_t>(gemm::kColumns, columns - first));
+    typed(weight_NK, turned ? first : 0, turned ? 0 : first, [&](auto* rows) {
+      auto* to = static_cast<decltype(rows)>(panels) + first * depth;
+      if (turned) {
+        gemm::pack_turned(rows, weight_NK.stride, depth, count, to);
+      } else {
+        gemm::pack_rows(rows, weight_NK.stride, depth, count, to);
+      }
     });
   });
 }
 
-bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, const void* panels) {
+bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
+                 const void* panels) {
   constexpr std::uint64_t kSample = 256, kGolden = 0x9e3779b97f4a7c15U;
+  const bool turned = direction == Direction::kForward;
   for (std::uint64_t i = 0; i < kSample && N * K > 0; ++i) {
     const auto spot = static_cast<std::int64_t>(i * kGolden % static_cast<std::uint64_t>(N * K));
     const std::int64_t n = spot / K, k = spot % K;
-    const std::int64_t panel = n / gemm::kColumns * gemm::kColumns;
-    const std::int64_t at = panel * K + k * gemm::kColumns + n - panel;
+    const std::int64_t column = turned ? n : k, row = turned ? k : n, depth = turned ? K : N;
+    const std::int64_t first = column / gemm::kColumns * gemm::kColumns;
+    const std::int64_t at = first * depth + row * gemm::kColumns + column - first;
     const bool same = typed(weight_NK, n, k, [&](const auto* element) {
-      return std::memcmp(element, static_cast<decltype(element)>(panels) + at, sizeof(*element)) ==
+      return std::memcmp(element, static_cast<decltype(element)>(panels) + at, sizeof *element) ==
              0;
     });
     if (!same) return false;

@@ -80,17 +80,15 @@ class BackwardPass {
   }
 
   void fill_dx(std::int64_t first, std::int64_t rows, const gemm::A& dy, const float* dyb,
-               float* room, float* panel) {
+               float* room, float* panel_room) {
     const auto [M, N, K, R] = b_.size;
     const gemm::C dx = result_of(b_.dx_MK, first, K, room);
     gemm::Slices(N).each([&](std::int64_t n, std::int64_t count, bool last) {
       gemm::each_panel(K, [&](std::int64_t k, int size) {
-        typed(b_.weight_NK, n, k, [&](auto* weight) {
-          gemm::pack_rows(weight, b_.weight_NK.stride, count, size, panel);
-        });
+        const gemm::B weight = weight_panel(b_.weight, k, N, n, count, panel_room);
         const gemm::Tail tail{{dyb, R}, panel_at(a_panels_, k, R, 0), last ? R : 0};
-        gemm::multiply<gemm::Rows::kApart>(rows, from_column(dy, n), {panel, gemm::kColumns}, count,
-                                           tail, at_column(dx, k, size, n > 0));
+        gemm::multiply<gemm::Rows::kApart>(rows, from_column(dy, n), weight, count, tail,
+                                           at_column(dx, k, size, n > 0));
       });
     });
     round_block(b_.dx_MK, first, rows, K, room);

@@ -58,7 +58,7 @@ class ForwardPass {
         for (std::int64_t i = 0; i < rows * R; ++i) scaled[i] = f_.scale * xa[i];
       }
       gemm::each_panel(columns, [&](std::int64_t n, int size) {
-        const gemm::B panel = weight_panel(from + n, k, count, panel_room);
+        const gemm::B panel = weight_panel(f_.weight, from + n, K, k, count, panel_room);
         const gemm::Tail tail{{scaled, R}, panel_at(b_panels_, from + n, R, 0), last ? R : 0};
         const bool accumulate = k > 0 || f_.bias_N.data != nullptr;
         gemm::multiply<gemm::Rows::kApart>(rows, from_column(x, k), panel, count, tail,
@@ -76,16 +76,6 @@ class ForwardPass {
         for (std::int64_t n = 0; n < columns; ++n) y.data[i * y.stride + n] = widen(bias[n]);
       }
     });
-  }
-
-  gemm::B weight_panel(std::int64_t column, std::int64_t k, std::int64_t count, float* room) const {
-    const std::int64_t offset = column * f_.size.K + k * gemm::kColumns;
-    if (!f_.panels_bfloat16) {
-      return {static_cast<const float*>(f_.panels) + offset, gemm::kColumns};
-    }
-    const auto* from = static_cast<const BFloat16*>(f_.panels) + offset;
-    for (std::int64_t i = 0; i < count * gemm::kColumns; ++i) room[i] = widen(from[i]);
-    return {room, gemm::kColumns};
   }
 
   const Forward& f_;

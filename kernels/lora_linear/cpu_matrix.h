@@ -79,6 +79,16 @@ gemm::B panel_at(const float* panels, std::int64_t column, std::int64_t depth, s
   return {panels + column * depth + k * gemm::kColumns, gemm::kColumns};
 }
 
+// The same of a packed weight, widened into `room` where it is bfloat16.
+gemm::B weight_panel(const Panels& weight, std::int64_t column, std::int64_t depth, std::int64_t k,
+                     std::int64_t count, float* room) {
+  const std::int64_t offset = column * depth + k * gemm::kColumns;
+  if (!weight.bfloat16) return {static_cast<const float*>(weight.data) + offset, gemm::kColumns};
+  const auto* from = static_cast<const BFloat16*>(weight.data) + offset;
+  for (std::int64_t i = 0; i < count * gemm::kColumns; ++i) room[i] = widen(from[i]);
+  return {room, gemm::kColumns};
+}
+
 gemm::A from_column(const gemm::A& a, std::int64_t column) { return {a.data + column, a.stride}; }
 
 gemm::C at_column(const gemm::C& c, std::int64_t column, int columns, bool accumulate) {

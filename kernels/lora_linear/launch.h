@@ -19,12 +19,19 @@ struct Matrix {
   bool bfloat16;  // else float32
 };
 
+// The frozen weight as one direction reads it, in its own dtype; see pack().
+struct Panels {
+  const void* data;
+  bool bfloat16;  // else float32
+};
+
+enum class Direction { kForward, kBackward };
+
 struct Forward {
   Size size;
   float scale;
   Matrix x_MK;
-  const void* panels;  // of the weight, by pack()
-  bool panels_bfloat16;
+  Panels weight;  // packed for kForward
   Matrix lora_a_RK;
   Matrix lora_b_NR;
   Matrix bias_N;
@@ -36,8 +43,8 @@ struct Backward {
   Size size;
   float scale;
   Matrix dy_MN;
-  Matrix x_MK;  // null if dA is
-  Matrix weight_NK;
+  Matrix x_MK;    // null if dA is
+  Panels weight;  // packed for kBackward; null if dx is
   Matrix lora_a_RK;
   Matrix lora_b_NR;
   const float* xa_MR;
@@ -48,12 +55,14 @@ struct Backward {
 
 namespace cpu {
 
-// The frozen weight as the forward reads it, in its own dtype: panels_numel(N, K) elements. Good
-// for this level of instructions only.
-std::int64_t panels_numel(std::int64_t N, std::int64_t K);
-void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, void* panels, int threads);
+// Panels of a weight: panels_numel() elements of its dtype, good for this level of instructions
+// only.
+std::int64_t panels_numel(std::int64_t N, std::int64_t K, Direction direction);
+void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
+          void* panels, int threads);
 // Whether the panels still hold the weight: compares a sample spread over it, bit for bit.
-bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, const void* panels);
+bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
+                 const void* panels);
 
 // The same bits for any number of threads.
 void forward(const Forward& f, int threads);

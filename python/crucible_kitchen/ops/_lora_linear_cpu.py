@@ -21,31 +21,34 @@ class _Packed(NamedTuple):
     panels: Tensor
 
 
-# Lives as long as the weights do. A frozen weight of a model takes its memory twice.
-_PACKED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+# Panels live as long as their weights do.
+_FOR_FORWARD: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_FOR_BACKWARD: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def panels_of(weight: Tensor) -> Tensor:
+def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     """The panels of a weight [N, K], packed when it is first seen and whenever it has changed.
 
     A change in place is seen by torch's version counter; one that goes round the counter, through
     `.data`, is seen if it changes any of 256 elements spread over the weight.
     """
+    rows = _rows(weight)
     # Tensors made under inference_mode count no versions.
     version = None if weight.is_inference() else weight._version
-    packed: _Packed | None = _PACKED.get(weight)
+    known = _FOR_BACKWARD if backward else _FOR_FORWARD
+    packed: _Packed | None = known.get(weight)
     if (
         packed is not None
         and packed.version == version
         and packed.address == weight.data_ptr()
         and packed.panels.dtype == weight.dtype
-        and _C.lora_linear_panels_hold(weight, packed.panels)
+        and _C.lora_linear_panels_hold(rows, packed.panels, backward)
     ):
         return packed.panels
-    numel = _C.lora_linear_panels_numel(*weight.shape)
+    numel = _C.lora_linear_panels_numel(*weight.shape, backward)
     panels = torch.empty(numel, dtype=weight.dtype)
-    _C.lora_linear_pack(_rows(weight), panels, torch.get_num_threads())
-    _PACKED[weight] = _Packed(weight.data_ptr(), version, panels)
+    _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
+    known[weight] = _Packed(weight.data_ptr(), version, panels)
     return panels
 
 
@@ -62,7 +65,7 @@ def _forward(
     xa = torch.empty((M, lora_a.shape[0]), dtype=torch.float32)
     _C.lora_linear_forward(
         _rows(x),
-        panels_of(weight),
+        panels_of(weight, backward=False),
         _rows(lora_a),
         _rows(lora_b),
         scale,
@@ -95,7 +98,7 @@ def _backward(
     _C.lora_linear_backward(
         _rows(dy),
         None if x is None else _rows(x),
-        _rows(weight),
+        panels_of(weight, backward=True) if wanted[0] else None,
         _rows(lora_a),
         _rows(lora_b),
         scale,

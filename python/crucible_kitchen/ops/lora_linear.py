@@ -28,8 +28,8 @@ def lora_linear(
 
     Args:
         x: activations, [..., K], float32, bfloat16 or float16.
-        weight: the frozen weight W, [N, K], in x's dtype. On the CPU it is packed when first seen
-            and kept packed while it lives, so that it takes its memory twice.
+        weight: the frozen weight W, [N, K], in x's dtype. The CPU kernel keeps it packed while it
+            lives, once for each direction that runs: it takes its memory twice or three times.
         lora_a: A, [R, K], in x's dtype or float32.
         lora_b: B, [N, R], in x's dtype or float32.
         scale: alpha / rank (or alpha / sqrt(rank)), dimensionless.
