@@ -7,7 +7,8 @@ import os
 import sys
 
 from crucible_kitchen import bootstrap
-from crucible_kitchen.engine import RunResult
+from crucible_kitchen.engine import Event, RunResult
+from crucible_kitchen.engine.handlers.console import Console
 
 from ._arguments import add_target, read_adapters, read_config
 
@@ -25,7 +26,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Run it."""
     config = read_config(arguments.config)
     adapters = read_adapters(arguments.target, arguments.adapters, arguments.adapter)
-    handlers = () if arguments.quiet else ("console",)
+    handlers = () if arguments.quiet else (_Console(),)
     result = bootstrap.run(
         arguments.target,
         config,
@@ -38,6 +39,14 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         print(summary(result))
     return 0
+
+
+class _Console(Console):
+    """The console handler, but for the error of the run: `crucible` prints that itself, once."""
+
+    def __call__(self, event: Event) -> None:
+        if event.kind != "run.error":
+            super().__call__(event)
 
 
 def summary(result: RunResult) -> str:

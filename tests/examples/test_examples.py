@@ -1,0 +1,57 @@
+"""Every example runs, as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crucible_kitchen.recipes import find_target
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_workflow_on_noop_adapters_is_fifteen_lines_and_learns(run) -> None:
+    code = (EXAMPLES / "noop_workflow.py").read_text().splitlines()[1:]
+    assert len([line for line in code if line.strip()]) <= 16
+    assert float(run(str(EXAMPLES / "noop_workflow.py")).split()[-1]) < 2.0
+
+
+def test_sft_from_python(run, tmp_path, tiny_model, rows_file) -> None:
+    said = run(
+        str(EXAMPLES / "sft.py"), f"model={tiny_model}", f"dataset={rows_file}", "max_steps=2"
+    )
+    assert "step 2: loss" in said
+    assert "held-out loss" in said
+    assert list(tmp_path.glob("runs/*/report.html"))
+
+
+def test_sft_from_a_file(run, tmp_path, tiny_model, rows_file) -> None:
+    command = ["-m", "crucible_kitchen.cli", "run", str(EXAMPLES / "sft.yaml"), "--quiet"]
+    run(*command, f"model={tiny_model}", f"dataset={rows_file}", "max_steps=1", "--run-dir", "out")
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_every_recipe_file_is_right() -> None:
+    for path in EXAMPLES.glob("*.yaml"):
+        find_target(path).configured(None)
