@@ -117,7 +117,7 @@ class _Lines:
         if finished and pace.iteration >= 0:
             pace.iteration += 1
             count = f"{pace.iteration} iteration" + ("s" if pace.iteration != 1 else "")
-            if not self._loops or time.monotonic() - self._said >= _EVERY_S:
+            if not self._loops:  # inner loops end all the time; `_report` tells where they are
                 self.say(f"{loop.rpartition('/')[2]}: {count}  {self._figures}".rstrip())
                 self._said = time.monotonic()
 
