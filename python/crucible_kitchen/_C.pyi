@@ -1,5 +1,71 @@
-"""The compiled extension; its doors check their own arguments."""
+"""Checked doors to the compiled kernels: outputs are allocated by the caller and written here."""
 
+from collections.abc import Sequence
 from typing import Any
 
-def __getattr__(name: str) -> Any: ...
+from torch import Tensor
+
+grad_norm_chunk: int
+
+def isa() -> str: ...
+def thread_runtime() -> str: ...
+def why_no_cuda() -> str: ...
+
+# params, grads, exp_avgs, exp_avg_sqs: list[Tensor]; steps: list[int]; lr, beta1, beta2, eps,
+# weight_decay, grad_scale: float; stochastic_rounding: bool; seed: int. The caller spreads tuples.
+def adamw_step_cpu(*args: Any, threads: int) -> None: ...
+def adamw_step_cuda(*args: Any) -> None: ...
+def grad_norm_cpu(grads: Sequence[Tensor], threads: int) -> float: ...
+def grad_norm_cuda(grads: Sequence[Tensor], partials: Tensor, norm: Tensor) -> None: ...
+def linear_logprobs_forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float,
+    smoothing: float,
+    even_row: Tensor | None,
+    logprobs: Tensor,
+    lse: Tensor,
+    miss: Tensor,
+    slope: Tensor | None,
+    threads: int,
+) -> None: ...
+def linear_logprobs_grad_weight(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    lse: Tensor,
+    miss: Tensor,
+    softcap: float,
+    smoothing: float,
+    grad_weight: Tensor,
+    threads: int,
+) -> None: ...
+def lora_linear_panels_numel(N: int, K: int, backward: bool) -> int: ...
+def lora_linear_pack(weight: Tensor, panels: Tensor, backward: bool, threads: int) -> None: ...
+def lora_linear_panels_hold(weight: Tensor, panels: Tensor, backward: bool) -> bool: ...
+def lora_linear_forward(
+    x: Tensor,
+    panels: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    y: Tensor,
+    xa: Tensor,
+    threads: int,
+) -> None: ...
+def lora_linear_backward(
+    dy: Tensor,
+    x: Tensor | None,
+    panels: Tensor | None,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    xa: Tensor,
+    dx: Tensor | None,
+    da: Tensor | None,
+    db: Tensor | None,
+    threads: int,
+) -> None: ...

@@ -36,7 +36,7 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     # Tensors made under inference_mode count no versions.
     version = None if weight.is_inference() else weight._version
     known = _FOR_BACKWARD if backward else _FOR_FORWARD
-    packed: _Packed | None = known.get(weight)
+    packed: _Packed | None = known.get(weight)  # type: ignore[no-untyped-call]
     if (
         packed is not None
         and packed.version == version
@@ -45,7 +45,7 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
         and _C.lora_linear_panels_hold(rows, packed.panels, backward)
     ):
         return packed.panels
-    numel = _C.lora_linear_panels_numel(*weight.shape, backward)
+    numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward)
     panels = torch.empty(numel, dtype=weight.dtype)
     _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
     known[weight] = _Packed(weight.data_ptr(), version, panels)
@@ -87,14 +87,9 @@ def _backward(
     xa: Tensor,
     wanted: Sequence[bool],
 ) -> Gradients:
-    shapes = ((dy.shape[0], weight.shape[1]), lora_a.shape, lora_b.shape)
-    dtypes = (dy.dtype, lora_a.dtype, lora_b.dtype)
-    made = Gradients(
-        *(
-            torch.empty(shape, dtype=dtype) if want else None
-            for shape, dtype, want in zip(shapes, dtypes, wanted, strict=True)
-        )
-    )
+    dx = torch.empty((dy.shape[0], weight.shape[1]), dtype=dy.dtype) if wanted[0] else None
+    da = torch.empty(lora_a.shape, dtype=lora_a.dtype) if wanted[1] else None
+    db = torch.empty(lora_b.shape, dtype=lora_b.dtype) if wanted[2] else None
     _C.lora_linear_backward(
         _rows(dy),
         None if x is None else _rows(x),
@@ -103,10 +98,12 @@ def _backward(
         _rows(lora_b),
         scale,
         xa,
-        *made,
+        dx,
+        da,
+        db,
         torch.get_num_threads(),
     )
-    return made
+    return Gradients(dx, da, db)
 
 
 lora_linear = Variant(_forward, _backward)

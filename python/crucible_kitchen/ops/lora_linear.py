@@ -13,7 +13,7 @@ from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
 if TYPE_CHECKING:
-    from crucible_kitchen.kernels.lora_linear.variant import Variant
+    from crucible_kitchen.kernels.lora_linear.variant import Gradients
 
 
 def lora_linear(
@@ -134,8 +134,9 @@ LORA_LINEAR = Op(
 def _run(
     x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    kernel: Variant = LORA_LINEAR.choose(x)  # type: ignore[assignment]
-    return kernel.forward(x, weight, lora_a, lora_b, scale, bias)
+    kernel: Any = LORA_LINEAR.choose(x)
+    made: tuple[Tensor, Tensor] = kernel.forward(x, weight, lora_a, lora_b, scale, bias)
+    return made
 
 
 def _fake(
@@ -159,8 +160,8 @@ def _run_backward(
     xa: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    kernel: Variant = LORA_LINEAR.choose(dy)  # type: ignore[assignment]
-    made = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted)
+    kernel: Any = LORA_LINEAR.choose(dy)
+    made: Gradients = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted)
     return tuple(dy.new_empty(0) if part is None else part for part in made)
 
 

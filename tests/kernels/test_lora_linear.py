@@ -1,0 +1,182 @@
+"""What the conformance test cannot see of lora_linear: panels, dtypes, threads, checks."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crucible_kitchen import _C, ops
+from crucible_kitchen.kernels.lora_linear import cases
+from crucible_kitchen.kernels.lora_linear.reference import lora_linear as reference
+from crucible_kitchen.ops import _lora_linear_cpu as cpu
+
+TOLERANCE = {torch.float32: 8e-6, torch.bfloat16: 2.0**-8}
+
+
+def inputs(size: str = "odd", dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    return cases.inputs(cases.SIZES[size], dtype, "cpu")
+
+
+def agrees(got: Tensor, want: Tensor) -> bool:
+    return bool((got.double() - want).norm() <= TOLERANCE[got.dtype] * want.norm())
+
+
+def exact(*args: Any) -> Tensor:
+    return reference(*(a.double() if isinstance(a, Tensor) else a for a in args))
+
+
+def test_the_cpu_kernel_is_chosen() -> None:
+    x = inputs()[0]
+    assert ops.explain("lora_linear", x).chosen == "cpu"
+    assert ops.explain("lora_linear", x.half()).chosen == "reference"
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_a_change_of_the_weight_in_place_is_seen(dtype: torch.dtype) -> None:
+    x, weight, *rest = inputs(dtype=dtype)
+    ops.lora_linear(x, weight, *rest)
+    weight.mul_(2)
+    assert agrees(ops.lora_linear(x, weight, *rest), exact(x, weight, *rest))
+
+
+@pytest.mark.parametrize("replace", [False, True], ids=["in place", "replaced"])
+def test_a_change_through_data_is_seen_in_both_directions(replace: bool) -> None:
+    x, weight, *rest = inputs()
+    x.requires_grad_()
+    for _ in range(2):
+        y = ops.lora_linear(x, weight, *rest)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        want = exact(x, weight, *rest)
+        assert agrees(y, want)
+        assert agrees(dx, torch.autograd.grad(exact(x, weight, *rest).sum(), x)[0].double())
+        version = weight._version
+        if replace:
+            weight.data = weight.data * 3
+        else:
+            weight.data.mul_(3)
+        assert weight._version == version, "else the counter alone would have told"
+
+
+def test_a_weight_is_packed_once_a_direction_and_forgotten_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed: list[bool] = []
+    pack = _C.lora_linear_pack
+
+    def counted(weight: Tensor, panels: Tensor, backward: bool, threads: int) -> None:
+        packed.append(backward)
+        pack(weight, panels, backward, threads)
+
+    monkeypatch.setattr(_C, "lora_linear_pack", counted)
+    x, weight, *rest = inputs()
+    x.requires_grad_()
+    before = len(cpu._FOR_FORWARD), len(cpu._FOR_BACKWARD)
+    for _ in range(3):
+        ops.lora_linear(x, weight, *rest).sum().backward()
+    assert packed == [False, True]
+    del weight
+    gc.collect()
+    assert (len(cpu._FOR_FORWARD), len(cpu._FOR_BACKWARD)) == before
+
+
+def test_a_weight_made_under_inference_mode() -> None:
+    with torch.inference_mode():
+        x, weight, *rest = inputs()
+        ops.lora_linear(x, weight, *rest)
+        weight.mul_(2)
+        assert agrees(ops.lora_linear(x, weight, *rest), exact(x, weight, *rest))
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            made = []
+            for size in ("one_row", "many_blocks"):
+                x, weight, a, b, *rest = inputs(size, dtype)
+                leaves = [t.requires_grad_() for t in (x, a, b)]
+                y = ops.lora_linear(x, weight, a, b, *rest)
+                made += [y, *torch.autograd.grad(y.sum(), leaves)]
+            results.append(made)
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
+
+
+def test_rows_do_not_depend_on_the_rows_beside_them() -> None:
+    x, weight, *rest = inputs("many_blocks")
+    together = ops.lora_linear(x, weight, *rest)
+    alone = ops.lora_linear(x[1, 40:41], weight, *rest)
+    assert torch.equal(together[1, 40:41], alone)
+
+
+def test_float32_parameters_beside_a_bfloat16_layer() -> None:
+    """Their gradients are float32 to the last digits: nothing in between is rounded."""
+    x, weight, a, b, scale, bias = inputs("many_blocks", torch.bfloat16)
+    leaves = [a.float().requires_grad_(), b.float().requires_grad_()]
+    grads = torch.autograd.grad(ops.lora_linear(x, weight, *leaves, scale, bias).sum(), leaves)
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    want = torch.autograd.grad(exact(x, weight, *wide, scale, bias).sum(), wide)
+    for grad, wanted in zip(grads, want, strict=True):
+        assert grad.dtype == torch.float32
+        assert agrees(grad, wanted)
+
+
+@pytest.mark.parametrize("asked", [(0,), (2,), (3,), (2, 3), (0, 3), (5,)])
+def test_only_what_is_asked_for_gets_a_gradient(asked: tuple[int, ...]) -> None:
+    args = list(inputs())
+    for i in asked:
+        args[i].requires_grad_()
+    y = ops.lora_linear(*args)
+    grads = torch.autograd.grad(y.sum(), [args[i] for i in asked])
+    want = torch.autograd.grad(exact(*args).sum(), [args[i] for i in asked])
+    for grad, wanted in zip(grads, want, strict=True):
+        assert agrees(grad, wanted.double())
+
+
+def test_without_a_gradient_of_a_x_is_not_kept() -> None:
+    x, weight, a, b, scale, bias = inputs()
+    y = ops.lora_linear(x, weight, a, b.requires_grad_(), scale, bias)
+    saved = y.grad_fn.next_functions[0][0] if y.ndim > 2 else y.grad_fn
+    assert all(t is None or t.shape != (87, 71) for t in saved.saved_tensors)
+
+
+def test_compiles() -> None:
+    x, weight, a, b, scale, bias = inputs()
+    leaves = [x.requires_grad_(), a.requires_grad_(), b.requires_grad_()]
+
+    def loss(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return ops.lora_linear(x * 2, weight, a, b, scale, bias).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    want = torch.autograd.grad(loss(*leaves), leaves)
+    assert all(torch.equal(p, q) for p, q in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("i", "bad", "error", "message"),
+    [
+        (0, torch.zeros(4, 7), ValueError, r"x must have shape \[..., K\] = \[4, 71\], got"),
+        (2, torch.zeros(5, 7), ValueError, r"lora_a must have shape \[R, K\] = \[5, 71\], got"),
+        (3, torch.zeros(131, 4), ValueError, r"lora_b must have shape \[N, R\] = \[131, 5\], got"),
+        (5, torch.zeros(130), ValueError, r"bias must have shape \[N\] = \[131\], got \[130\]"),
+        (1, torch.zeros(131), ValueError, r"weight must have shape \[N, K\], got \[131\]"),
+        (2, torch.zeros(0, 71), ValueError, r"lora_a must have shape \[R, K\] with R >= 1, got"),
+        (0, torch.zeros(4, 71).bfloat16(), TypeError, "x must have weight's dtype, torch.float32"),
+        (1, torch.zeros(131, 71).requires_grad_(), ValueError, "weight must be frozen"),
+        (3, torch.zeros(131, 5, device="meta"), ValueError, "lora_b must be on weight's device"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(i: int, bad: Tensor, error: type[Exception], message: str) -> None:
+    args = list(inputs())
+    args[i] = bad
+    with pytest.raises(error, match=f"lora_linear: {message}"):
+        ops.lora_linear(*args)
