@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import os
 
-# Before torch loads OpenMP: tests share the machine, and a thread that spins at a join stops others.
+# Before torch loads OpenMP: a thread that spins at a join stops whatever shares the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if it did what was asked, 1 if it failed, 2 if it was asked wrongly, 130 on Ctrl-C.
     """
-    # OpenMP reads it once, when torch loads it. Threads that spin at a join hold a core that another
-    # process has work for: with both cores of a machine in use, each join then costs a time slice.
+    # OpenMP reads it once, when torch loads it. Threads that spin at a join hold a core another
+    # process has work for; with both cores of a machine in use, each join then costs a time slice.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
