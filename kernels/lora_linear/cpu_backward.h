@@ -10,6 +10,8 @@
 namespace crucible::lora_linear::cpu {
 namespace {
 
+// Rows of a block: more than in the forward, for they are the reduction of dA and dB.
+constexpr std::int64_t kBackwardRows = 132;
 // Groups are at most so many, and what they keep takes at most so many floats.
 constexpr std::int64_t kMostGroups = 64;
 constexpr std::int64_t kMostKept = std::int64_t{8} << 20;
@@ -18,7 +20,7 @@ class BackwardPass {
  public:
   explicit BackwardPass(const Backward& b)
       : b_(b),
-        blocks_(b.size.M),
+        blocks_(b.size.M, kBackwardRows),
         wants_a_(b.da_RK.data != nullptr),
         wants_b_(b.db_NR.data != nullptr) {
     const auto [M, N, K, R] = b.size;

@@ -8,9 +8,12 @@
 namespace crucible::lora_linear::cpu {
 namespace {
 
+// Rows of a block.
+constexpr std::int64_t kForwardRows = 66;
+
 class ForwardPass {
  public:
-  explicit ForwardPass(const Forward& f) : f_(f), blocks_(f.size.M) {}
+  explicit ForwardPass(const Forward& f) : f_(f), blocks_(f.size.M, kForwardRows) {}
 
   void run(int threads) {
     const auto [M, N, K, R] = f_.size;

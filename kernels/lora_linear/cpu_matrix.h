@@ -7,14 +7,12 @@
 namespace crucible::lora_linear::cpu {
 namespace {
 
-// Rows worked on at a time: with what belongs to them they stay in the second-level cache.
-constexpr std::int64_t kBlockRows = gemm::groups(64, gemm::kRows) * gemm::kRows;
-
-// M rows in equal blocks of at most about kBlockRows. Depends on M only, and so do all sums.
+// M rows in equal blocks of about `most` at the most: with what belongs to them they stay in the
+// second-level cache. Depends on M only, and so do all sums.
 struct Blocks {
-  explicit Blocks(std::int64_t M)
+  Blocks(std::int64_t M, std::int64_t most)
       : M(M),
-        rows(gemm::groups(gemm::groups(M, std::max<std::int64_t>(1, gemm::groups(M, kBlockRows))),
+        rows(gemm::groups(gemm::groups(M, std::max<std::int64_t>(1, gemm::groups(M, most))),
                           gemm::kRows) *
              gemm::kRows),
         count(M == 0 ? 0 : gemm::groups(M, rows)) {}
