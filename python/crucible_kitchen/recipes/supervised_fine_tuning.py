@@ -92,7 +92,7 @@ class SupervisedFineTuning(Recipe):
         ] = Field("last_assistant", description="which turns are trained")
         seed: Whole = Field(0, description="of the update, of dropout and of the order of rows")
         eval_every: Whole = Field(
-            0, description="evaluate every so many steps, besides first and last; 0: only those"
+            20, description="evaluate every so many steps, besides first and last; 0: only those"
         )
         eval_rows: Whole | None = Field(
             None,
