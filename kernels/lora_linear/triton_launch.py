@@ -14,7 +14,8 @@ from .variant import Forward, Gradients, Variant
 def _forward(
     x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
 ) -> Forward:
-    y, xa = triton_kernels.forward(x, weight, lora_a, lora_b, scale, bias)
+    dense = None if bias is None else bias.contiguous()  # the kernel reads it without a stride
+    y, xa = triton_kernels.forward(x, weight, lora_a, lora_b, scale, dense)
     return Forward(y, xa.to(torch.float32))
 
 
@@ -28,8 +29,7 @@ def _backward(
     xa: Tensor,
     wanted: Sequence[bool],
 ) -> Gradients:
-    da = db = None
-    dx = dyb = None
+    dx = da = db = dyb = None
     if wanted[0]:
         dx, dyb = triton_kernels.grad_x(dy, weight, lora_a, lora_b, scale)
     if wanted[1] and x is not None:
