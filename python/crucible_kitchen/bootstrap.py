@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import time
 import uuid
 import warnings
@@ -21,6 +22,7 @@ from crucible_kitchen.ports import Completer
 from crucible_kitchen.recipes import Recipe, Target, find_target
 
 _HOME = "crucible_kitchen.adapters"
+_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def _table(port: str, kind: str, *systems: str) -> tuple[str, Mapping[str, str]]:
@@ -32,7 +34,7 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         (
             _table("training_client", "TrainingClient", "local", "noop"),
             _table("sampling_client", "SamplingClient", "local", "noop"),
-            _table("dataset_store", "DatasetStore", "builtin", "files", "noop"),
+            _table("dataset_store", "DatasetStore", "builtin", "files", "huggingface", "noop"),
             _table("blob_store", "BlobStore", "files", "noop"),
             _table("hub_client", "HubClient", "wheel", "huggingface", "noop"),
             _table("metrics_store", "MetricsStore", "files", "noop"),
@@ -190,7 +192,12 @@ def _hub_of(model: str) -> str:
 
 
 def _store_of(dataset: str) -> str:
-    return "builtin" if dataset.startswith("builtin:") else "files"
+    if dataset.startswith("builtin:"):
+        return "builtin"
+    path = Path(dataset).expanduser()
+    # ``owner/name`` with nothing of that name here, and no ending of a file.
+    hub = re.fullmatch(r"[\w-]+/[\w.-]+", dataset) and not path.exists()
+    return "huggingface" if hub and path.suffix not in _FILES else "files"
 
 
 def run(
@@ -341,19 +348,26 @@ def find_completer(model: str, *, base: bool = False) -> Completer:
         ConfigError: there is no such model, or the run has saved no adapter.
         PortError: the hub cannot give it.
     """
-    folder, checkpoint = Path(model).expanduser(), None
-    if (folder / report.CONFIG).is_file() and not (folder / "model.safetensors").is_file():
-        about = report.read_run(folder).about
-        if isinstance(about.get("recipe"), str):
-            model = about["config"]["model"]
-            checkpoint = None if base else str(folder / "adapter")
-            if checkpoint is not None and not Path(checkpoint).is_dir():
-                raise ConfigError(
-                    f"complete: {folder} must hold an adapter, got none; --base asks {model}"
-                )
+    folder = Path(model).expanduser()
+    options: dict[str, Any] = {}
+    if (folder / report.EVENTS).is_file():
+        model, options = _trained(folder, base)
     hub = load_adapter("hub_client", _hub_of(model))()
-    prepare = importlib.import_module(f"{_HOME}.local.models").prepare_model
-    completer: Completer = load_adapter("completer", "local")(
-        str(prepare(model, hub)), checkpoint_path=checkpoint
-    )
+    completer: Completer = load_adapter("completer", "local")(model, hub_client=hub, **options)
     return completer
+
+
+def _trained(folder: Path, base: bool) -> tuple[str, dict[str, Any]]:
+    """The model of a run, and the completer's options that put what it learnt on it."""
+    config = report.read_run(folder).about["config"]
+    if "model" not in config:
+        raise ConfigError(f"complete: {folder} is the folder of a run that trains no model")
+    options = {"dtype": config["dtype"]} if "dtype" in config else {}
+    if base:
+        return config["model"], options
+    adapter = folder / "adapter"
+    if not adapter.is_dir():
+        raise ConfigError(
+            f"complete: {folder} must hold an adapter, got none; --base asks {config['model']}"
+        )
+    return config["model"], {**options, "checkpoint_path": str(adapter)}
