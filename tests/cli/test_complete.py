@@ -32,7 +32,7 @@ def test_a_run_answers_as_it_was_taught(trained, capsys) -> None:
 def test_base_asks_the_model_before_the_training(trained, capsys) -> None:
     assert main(["complete", trained[1], "Count from 3.", "--base", "--max-tokens", "8"]) == 0
     of_run = capsys.readouterr().out
-    assert main(["complete", trained[0], "Count from 3.", "--max-tokens", "8"]) == 0
+    assert main(["complete", trained[0], "--max-tokens", "8", "Count from 3."]) == 0
     assert capsys.readouterr().out == of_run
     assert of_run.strip() != "one two three"
 

@@ -105,16 +105,22 @@ def message(error: CrucibleError) -> str:
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
-    """The arguments; ``key=value`` may also stand behind an option, where argparse gives up.
+    """The arguments; what has no dash may also stand behind options, where argparse gives up.
 
     Raises:
         ConfigError: an argument that the command does not take.
     """
     top = parser()
     parsed, left = top.parse_known_args(given)
+    words = [word for word in left if not word.startswith("-")]
+    left = [word for word in left if word.startswith("-")]
     if hasattr(parsed, "config"):
-        parsed.config += [word for word in left if not word.startswith("-")]
-        left = [word for word in left if word.startswith("-")]
+        parsed.config += words
+    elif words and getattr(parsed, "prompt", "") is None:
+        parsed.prompt, *more = words
+        left += more
+    else:
+        left += words
     if left:
         top.error(f"unrecognized arguments: {' '.join(left)}")
     return parsed
