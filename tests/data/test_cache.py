@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,18 +59,22 @@ def test_what_a_killed_process_left_is_removed(cache):
     assert sorted(path.name for path in cache.iterdir()) == [".name.lock", "name"]
 
 
-def _slowly(folder):
+ASK = """
+import time
+from crucible_kitchen.data import cache_dir, cached_folder
+
+def slowly(folder):
     time.sleep(0.3)
     (folder / "file").write_text("content")
     with (cache_dir() / "builds").open("a") as log:
         log.write("x")
 
-
-def _ask(_):
-    return (cached_folder("name", build=_slowly) / "file").read_text()
+print((cached_folder("name", build=slowly) / "file").read_text())
+"""
 
 
 def test_of_two_processes_one_builds(cache):
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map(_ask, range(2), chunksize=1) == ["content", "content"]
+    ask = [sys.executable, "-c", ASK]
+    both = [subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["content\n"] * 2
     assert (cache / "builds").read_text() == "x"
