@@ -27,6 +27,18 @@ def test_ticks_enclose_the_range_evenly_and_are_few(one, other) -> None:
     assert max(gaps) == pytest.approx(min(gaps), rel=1e-3)
 
 
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_ticks_of_steps_are_whole(one, other) -> None:
+    low, high = min(one, other), max(one, other)
+    drawn = chart(
+        "Loss", "nats", [("l", "s", [Point(low, 1.0, 0), Point(high, 2.0, 0)])], width=9, height=9
+    )
+    labels = [tick.label for tick in drawn.x_ticks]
+    assert labels
+    assert all(label.isdigit() and low <= int(label) <= high for label in labels)
+    assert len(set(labels)) == len(labels) <= 10
+
+
 def test_a_long_series_is_thinned_to_means_and_keeps_its_ends() -> None:
     points = [Point(step, float(step % 2), 0.0) for step in range(10_000)]
     thin = thinned(points)

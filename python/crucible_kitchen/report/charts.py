@@ -97,7 +97,7 @@ def chart(
     steps = [point.step for _, _, points in kept for point in points]
     values = [point.value for _, _, points in kept for point in points]
     y_at = nice_ticks(0.0 if from_zero else min(values), max(values), 5)
-    x_at = [tick for tick in nice_ticks(min(steps), max(steps), 8) if tick <= max(steps)]
+    x_at = nice_ticks(min(steps), max(steps), 8, whole=True)
     x = _scale(min(steps), max(steps), _LEFT, width - _RIGHT)
     y = _scale(y_at[0], y_at[-1], height - _BOTTOM, _TOP)
     return Chart(
@@ -116,7 +116,7 @@ def chart(
             )
             for label, style, points in kept
         ),
-        tuple(Tick(x(tick), f"{tick:g}") for tick in x_at if tick >= min(steps)),
+        tuple(Tick(x(tick), f"{tick:g}") for tick in x_at if min(steps) <= tick <= max(steps)),
         tuple(Tick(y(tick), label) for tick, label in zip(y_at, _labels(y_at), strict=True)),
     )
 
@@ -137,14 +137,15 @@ def _mean(points: Sequence[Point]) -> Point:
     return Point(middle.step, value, middle.time)
 
 
-def nice_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that enclose a range, some `about` of them."""
+def nice_ticks(low: float, high: float, about: int, *, whole: bool = False) -> list[float]:
+    """Round numbers that enclose a range, some `about` of them; `whole`: none between integers."""
     if high - low < 1e-12 * max(abs(high), 1e-300):
-        pad = abs(high) * 0.1 or 1.0
+        pad = 1.0 if whole else abs(high) * 0.1 or 1.0
         low, high = low - pad, high + pad
-    rough = (high - low) / about
+    rough = max((high - low) / about, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
-    gap = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    gap = next(power * factor for factor in factors if power * factor >= rough * 0.999)
     first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
     return [index * gap for index in range(first, last + 1)]
 

@@ -106,7 +106,8 @@ class _Lines:
 
     def advance(self, loop: str, iteration: int, total: int | None) -> None:
         self._loops[loop].at(iteration)
-        if time.monotonic() - self._said >= _EVERY_S:
+        # At its first iteration a loop has nothing to tell yet.
+        if iteration > 0 and time.monotonic() - self._said >= _EVERY_S:
             self._report()
 
     def show(self, figures: str) -> None:
@@ -125,8 +126,8 @@ class _Lines:
         self._said = time.monotonic()
         parts = [f"{name.rpartition('/')[2]} {pace}" for name, pace in self._loops.items()]
         left = next((p.left() for p in self._loops.values() if p.left() is not None), None)
-        ahead = f"  {duration(left)} left" if left is not None else ""
-        self.say(f"{'  '.join(parts)}  {self._figures}{ahead}")
+        ahead = f"{duration(left)} left" if left is not None else ""
+        self.say("  ".join(part for part in (*parts, self._figures, ahead) if part))
 
     def close(self) -> None:
         """Nothing is left behind."""
@@ -185,7 +186,6 @@ class _Bars:
             refresh_per_second=4,
         )
         self._tasks: dict[str, tuple[Any, _Pace]] = {}
-        self._figures = ""
         self._running = False
 
     def say(self, text: str) -> None:
@@ -197,9 +197,8 @@ class _Bars:
             self._running = True
         label = "  " * len(self._tasks) + loop.rpartition("/")[2]
         pace = _Pace(total)
-        task = self._progress.add_task(
-            "", total=total, label=label, pace="", left="", figures=self._figures
-        )
+        # Figures stand beside the loop that records them, and not at every loop inside it.
+        task = self._progress.add_task("", total=total, label=label, pace="", left="", figures="")
         self._tasks[loop] = task, pace
 
     def advance(self, loop: str, iteration: int, total: int | None) -> None:
@@ -210,7 +209,6 @@ class _Bars:
         self._progress.update(task, completed=iteration, pace=str(pace), left=ahead)
 
     def show(self, figures: str) -> None:
-        self._figures = figures
         if self._tasks:
             (*_, (innermost, _)) = self._tasks.values()
             self._progress.update(innermost, figures=figures)
