@@ -122,6 +122,31 @@ def test_an_empty_data_set_is_1(capsys) -> None:
     assert "sft/load_data failed" in refused(capsys, *arguments, code=1)
 
 
+def test_a_run_folder_that_cannot_be_made_is_1(capsys) -> None:
+    Path("file").write_text("")
+    said = refused(capsys, "run", "sft", *SHORT, *NOOP, "--run-dir", "file/run", code=1)
+    assert "could not make file/run: Not a directory" in said
+
+
+def test_a_full_disk_is_1_with_one_message_and_nothing_half_written() -> None:
+    # A limit on the size of files stands in for a small disk: no root, no mount.
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "from crucible_kitchen.cli import main; raise SystemExit(main())"
+    )
+    command = [sys.executable, "-c", code, "run", "sft", *NOOP, *SHORT[:2], "max_steps=30"]
+    done = subprocess.run(
+        [*command, "--quiet", "--run-dir", "out"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert ".py:" not in done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert not list(Path("out").glob(".*"))
+    assert "report.html" not in os.listdir("out")
+
+
 def test_a_report_of_no_run_is_1(capsys) -> None:
     assert "must be a run's folder" in refused(capsys, "report", ".", code=1)
 
@@ -170,6 +195,8 @@ def test_version_and_help(capsys) -> None:
 
 
 def test_doctor_names_a_kernel_for_every_op(capsys) -> None:
+    import torch
+
     from crucible_kitchen import ops
 
     assert main(["doctor"]) == 0
@@ -178,6 +205,9 @@ def test_doctor_names_a_kernel_for_every_op(capsys) -> None:
         assert f"  {name}: " in out
     assert "no kernel" not in out
     assert "torch threads" in out
+    assert "OpenMP threads     wait policy PASSIVE" in out
+    if not torch.cuda.device_count():
+        assert "ready" not in out.partition("kernels (")[0]
     assert max(map(len, out.splitlines())) <= 80
 
 

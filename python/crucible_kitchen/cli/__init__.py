@@ -7,7 +7,9 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 from crucible_kitchen import __version__
@@ -75,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command is None:
             parser().print_help()
             return USAGE
-        code: int = _module(parsed.command).main(parsed)
+        with _plain_warnings():
+            code: int = _module(parsed.command).main(parsed)
         return code
     except KeyboardInterrupt:
         print("crucible: interrupted", file=sys.stderr)
@@ -89,6 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"crucible: {message(error)}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError | WorkflowError) else FAILURE
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Tell a warning as an error is told: without the place in somebody's code."""
+
+    def show(message: Warning | str, *place: object) -> None:
+        print(f"crucible: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _module(command: str) -> Any:

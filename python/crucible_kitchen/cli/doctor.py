@@ -56,6 +56,8 @@ def _processor() -> Iterator[str]:
     yield f"{'instructions':<18} {', '.join(found) or 'unknown'}"
     yield f"{'cores':<18} {os.cpu_count()}"
     yield f"{'torch threads':<18} {torch.get_num_threads()}"
+    # Set by `crucible`: see cli.main. Python code that wants it sets it before torch is imported.
+    yield f"{'OpenMP threads':<18} wait policy {os.environ.get('OMP_WAIT_POLICY', 'not set')}"
     extension = _extension()
     if isinstance(extension, str):
         yield f"{'our kernels':<18} none: {extension}"
@@ -74,17 +76,28 @@ def _extension() -> Any:
 def _devices() -> Iterator[str]:
     import torch
 
-    for index in range(torch.cuda.device_count()):
+    devices = torch.cuda.device_count()
+    for index in range(devices):
         about = torch.cuda.get_device_properties(index)
         yield (
             f"{f'cuda:{index}':<18} {about.name}, {about.total_memory / 2**30:.0f} GiB, "
             f"compute capability {about.major}.{about.minor}"
         )
-    if not torch.cuda.device_count():
-        yield f"{'cuda':<18} none seen by torch {torch.__version__}"
+    if not devices:
+        yield f"{'cuda':<18} none: {_why_no_device()}"
     extension = _extension()
     if not isinstance(extension, str):
-        yield f"{'cuda kernels':<18} {extension.why_no_cuda() or 'ready'}"
+        # That their library opens says nothing of a device: it is built to open without a driver.
+        ready = "ready" if devices else "built, with no device to run on"
+        yield f"{'cuda kernels':<18} {extension.why_no_cuda() or ready}"
+
+
+def _why_no_device() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    return f"torch {torch.__version__} finds no NVIDIA device or driver"
 
 
 def _cache() -> Iterator[str]:

@@ -27,6 +27,9 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CrucibleError(f"could not make {path.parent}: {error.strerror or error}") from error
+    try:
         with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
