@@ -114,6 +114,15 @@ class SupervisedFineTuning(Recipe):
                 raise ValueError("whole steps of at least 0, or a share in [0, 1)")
             return warmup
 
+        @model_validator(mode="after")
+        def _evaluates_what_it_does_not_train(self) -> SupervisedFineTuning.Config:
+            if self.eval_split == self.train_split:
+                raise ValueError(
+                    f"eval_split must be another split than train_split, got {self.eval_split!r} "
+                    "twice; null holds rows of it out"
+                )
+            return self
+
         @model_validator(mode="before")
         @classmethod
         def _fill_in(cls, given: Any) -> Any:

@@ -107,6 +107,11 @@ READERS: Final[Mapping[str, Callable[[Path], list[Row]]]] = {
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        # Its own text counts lines from the start of what was parsed, which is often one line.
+        raise DataError(
+            f"dataset_store: {where} must be JSON, got {error.msg} at character {error.pos + 1}"
+        ) from error
     except ValueError as error:
         raise DataError(f"dataset_store: {where}: {error}") from error
     except RecursionError:
