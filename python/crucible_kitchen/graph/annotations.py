@@ -5,9 +5,14 @@ from __future__ import annotations
 import numbers
 import types
 import typing
-from typing import Any, Union
+from typing import Any, TypeGuard, Union
 
 _NUMBERS: dict[type, type] = {float: numbers.Real, int: numbers.Integral, complex: numbers.Complex}
+
+
+def is_class(kind: object) -> TypeGuard[type[Any]]:
+    """Whether it is a class: on Python 3.10 ``list[int]`` says that it is one, and is not."""
+    return isinstance(kind, type) and typing.get_origin(kind) is None
 
 
 def runtime_classes(kind: Any) -> tuple[type, ...] | None:

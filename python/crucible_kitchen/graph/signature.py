@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Union
 
+from .annotations import is_class
+
 UNKNOWN = Any
 MISSING: Any = inspect.Parameter.empty
 
@@ -92,7 +94,7 @@ class Signature:
 
 
 def is_named_tuple(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return is_class(kind) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def _resolve(annotation: object, names: ChainMap[str, Any]) -> Any:
@@ -139,7 +141,7 @@ def _role(kind: Any, name: str, annotated: bool) -> tuple[str, bool] | None:
     """Role of an injected parameter and whether it is a port; None for a key that is read."""
     from crucible_kitchen.ports import Port
 
-    if isinstance(kind, type):
+    if is_class(kind):
         if issubclass(kind, Port):
             return kind.name, True
         if issubclass(kind, logging.Logger):
