@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,21 +148,22 @@ def test_metadata_that_json_cannot_hold_is_refused_before_anything_is_written(
     assert store.read("r") == []
 
 
-def _record_many(path: str, writer: int) -> None:
-    store = MetricsStore(path)
-    for step in range(50):
-        store.record("r", f"loss-{writer}", step, step=step, metadata={"pad": "x" * 500})
-    store.close()
+RECORD_MANY = """
+import sys
+from crucible_kitchen.adapters.files import MetricsStore
+
+path, writer = sys.argv[1:]
+store = MetricsStore(path)
+for step in range(50):
+    store.record("r", f"loss-{writer}", step, step=step, metadata={"pad": "x" * 500})
+store.close()
+"""
 
 
 def test_several_processes_lose_and_tear_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_record_many, args=(str(tmp_path), i)) for i in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-        assert writer.exitcode == 0
+    command = [sys.executable, "-c", RECORD_MANY, str(tmp_path)]
+    writers = [subprocess.Popen([*command, str(i)]) for i in range(2)]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
     store = MetricsStore(str(tmp_path))
     for i in range(2):
         assert [p.step for p in store.get_history("r", f"loss-{i}")] == list(range(50))
