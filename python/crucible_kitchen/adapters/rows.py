@@ -81,7 +81,7 @@ class RowsDatasetStore(DatasetStore):
     ) -> Rows:
         """Open a split of a data set; see `DatasetStore.load_dataset`."""
         if limit is not None:
-            _whole("limit", limit, least=1)
+            whole_number("limit", limit, least=1)
 
         def reload(wanted: str) -> Rows:
             rows = self._read(name, wanted, options)
@@ -113,11 +113,11 @@ class RowsDatasetStore(DatasetStore):
 
     def take(self, dataset: Rows, n: int) -> Rows:
         """The first `n` rows."""
-        return replace(dataset, rows=dataset.rows[: _whole("n", n)])
+        return replace(dataset, rows=dataset.rows[: whole_number("n", n)])
 
     def skip(self, dataset: Rows, n: int) -> Rows:
         """All but the first `n` rows."""
-        return replace(dataset, rows=dataset.rows[_whole("n", n) :])
+        return replace(dataset, rows=dataset.rows[whole_number("n", n) :])
 
     def select(self, dataset: Rows, indices: Sequence[int]) -> Rows:
         """The rows at `indices`, in that order."""
@@ -134,7 +134,7 @@ class RowsDatasetStore(DatasetStore):
 
     def iterate(self, dataset: Rows, batch_size: int) -> RowBatches:
         """Rows in batches; the last one may be smaller."""
-        return RowBatches(dataset.rows, _whole("batch_size", batch_size, least=1))
+        return RowBatches(dataset.rows, whole_number("batch_size", batch_size, least=1))
 
 
 def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -155,7 +155,13 @@ def no_such_split(name: str, split: str, known: Sequence[str], advice: str = "")
     return DataError(f"{message}; {advice}" if advice else message)
 
 
-def _whole(argument: str, value: Any, least: int = 0) -> int:
+def whole_number(argument: str, value: Any, least: int = 0) -> int:
+    """`value` as a whole number of at least `least`.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is too small.
+    """
     try:
         number = operator.index(value)
     except TypeError:

@@ -1,5 +1,6 @@
 """The Hugging Face hub."""
 
+from .dataset_store import DatasetStore
 from .hub_client import HubClient
 
-__all__ = ["HubClient"]
+__all__ = ["DatasetStore", "HubClient"]

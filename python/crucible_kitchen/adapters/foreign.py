@@ -1,0 +1,64 @@
+"""What adapters over somebody else's library share: its import, and its errors in our words."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Final
+
+from crucible_kitchen.errors import PortError
+
+# Keys in the shapes that libraries print: bearer and basic tokens, userinfo and queries of URLs,
+# and the well-known prefixes.
+_SECRETS: Final = re.compile(
+    r"(?i)(?<=bearer )\S+|(?<=basic )\S+|(?<=://)[^/\s@]+@|(?<=\?)[^\s'\"]+"
+    r"|\b(?:hf|sk|ghp|glpat)[-_][\w-]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
+)
+
+
+def library(module: str, *, port: str, extra: str) -> ModuleType:
+    """Import a library when an adapter first needs it.
+
+    Args:
+        module: its full name.
+        port: who needs it.
+        extra: the extra of this package that installs it.
+    Raises:
+        PortError: it is not installed, or something that it needs is not.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PortError(
+            f"{port}: this adapter needs {module.partition('.')[0]}, which cannot be imported "
+            f"({error}); install it by: pip install 'crucible-kitchen[{extra}]'"
+        ) from error
+
+
+def without_secrets(text: str, *secrets: str | None) -> str:
+    """`text` on one line, with `secrets` and whatever looks like one taken out."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return _SECRETS.sub("***", " ".join(text.split()))
+
+
+@contextmanager
+def speaking_our_errors(
+    port: str, doing: str, foreign: Callable[[], tuple[type[Exception], ...]]
+) -> Iterator[None]:
+    """Turn a library's errors into a `PortError` that says what could not be done.
+
+    Args:
+        foreign: gives the library's errors; asked only when something failed, so that it may look
+            for them in modules that are loaded by then.
+    """
+    try:
+        yield
+    except foreign() as error:
+        # The original may hold a request with its headers, a key among them: it is not kept.
+        reason = without_secrets(str(error)) or "it gave no reason"
+        raise PortError(f"{port}: could not {doing}: {type(error).__name__}: {reason}") from None
