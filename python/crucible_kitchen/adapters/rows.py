@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crucible_kitchen.errors import ConfigError, DataError, did_you_mean
-from crucible_kitchen.ports import DatasetStore, Row
+from crucible_kitchen.ports import BatchIterator, DatasetStore, Row
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class RowsDatasetStore(DatasetStore):
         """All rows, copied, so that a caller may change them."""
         return [dict(row) for row in dataset.rows]
 
-    def iterate(self, dataset: Rows, batch_size: int) -> RowBatches:
+    def iterate(self, dataset: Rows, batch_size: int) -> BatchIterator:
         """Rows in batches; the last one may be smaller."""
         return RowBatches(dataset.rows, whole_number("batch_size", batch_size, least=1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -73,8 +74,8 @@ def _save_tokenizer(folder: Path, vocabulary: int) -> None:
         show_progress=False,
     )
     bpe.train_from_iterator([_TEXT], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    # Any: transformers does not annotate its constructor.
+    make: Any = PreTrainedTokenizerFast
+    tokenizer = make(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
