@@ -15,9 +15,7 @@ from crucible_kitchen.testing import DatasetStoreContract
 datasets = pytest.importorskip("datasets", reason="pip install 'crucible-kitchen[huggingface]'")
 parquet = pytest.importorskip("pyarrow.parquet", reason="datasets brings pyarrow")
 
-ROWS = [
-    {"prompt": f"p{i}", "messages": [{"role": "user", "content": f"c{i}"}]} for i in range(12)
-]
+ROWS = [{"prompt": f"p{i}", "messages": [{"role": "user", "content": f"c{i}"}]} for i in range(12)]
 
 
 @pytest.fixture(autouse=True)
