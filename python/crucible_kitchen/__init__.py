@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from crucible_kitchen.bootstrap import arun, describe, run, validate
     from crucible_kitchen.context import Context
     from crucible_kitchen.engine import Event, Rng, RunResult
-    from crucible_kitchen.graph import Retry, Stage, Workflow, loop, stage, when, workflow
+    from crucible_kitchen.graph import (
+        Retry,
+        Stage,
+        Workflow,
+        case,
+        fan_out,
+        loop,
+        parallel,
+        scope,
+        stage,
+        stream_loop,
+        switch,
+        when,
+        workflow,
+    )
 
 __version__ = "0.1.0"
 
@@ -29,12 +43,18 @@ __all__ = [
     "Workflow",
     "__version__",
     "arun",
+    "case",
     "describe",
     "errors",
+    "fan_out",
     "loop",
+    "parallel",
     "recipes",
     "run",
+    "scope",
     "stage",
+    "stream_loop",
+    "switch",
     "types",
     "validate",
     "when",
@@ -46,7 +66,21 @@ _HOMES = {
     "bootstrap": ("arun", "describe", "run", "validate"),
     "context": ("Context",),
     "engine": ("Event", "Rng", "RunResult"),
-    "graph": ("Retry", "Stage", "Workflow", "loop", "stage", "when", "workflow"),
+    "graph": (
+        "Retry",
+        "Stage",
+        "Workflow",
+        "case",
+        "fan_out",
+        "loop",
+        "parallel",
+        "scope",
+        "stage",
+        "stream_loop",
+        "switch",
+        "when",
+        "workflow",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from crucible_kitchen.errors import CrucibleError, did_you_mean
@@ -177,6 +177,17 @@ class Metrics:
         if self._on_record is not None:
             self._on_record(record)
         return record
+
+    def take(self) -> list[MetricRecord]:
+        """What has been recorded until now; the log begins anew."""
+        with self._lock:
+            taken, self._records = self._records, []
+        return taken
+
+    def extend(self, records: Iterable[MetricRecord]) -> None:
+        """Append what others have recorded, and told of."""
+        with self._lock:
+            self._records.extend(records)
 
     @property
     def log(self) -> MetricLog:

@@ -24,7 +24,8 @@ class Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop
         self._owned: threading.Thread | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._lock = threading.Lock()
 
     def call(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
         """Run a coroutine to its end and give its result.
@@ -44,29 +45,32 @@ class Bridge:
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
         context = contextvars.copy_context()
 
+        mine: list[asyncio.Task[Any]] = []
+
         def start() -> None:
-            self._task = context.run(loop.create_task, contained(coroutine, timeout))
-            self._task.add_done_callback(lambda task: hand_over(task, done))
+            task = context.run(loop.create_task, contained(coroutine, timeout))
+            mine.append(task)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda task: hand_over(task, done))
 
         loop.call_soon_threadsafe(start)
         try:
             concurrent.futures.wait([done])
         except BaseException:  # Ctrl-C while waiting
-            self.cancel()
+            loop.call_soon_threadsafe(lambda: [task.cancel() for task in mine])
             concurrent.futures.wait([done], timeout=_GRACE_S)
             raise
-        finally:
-            self._task = None
         error, value = done.result()
         if error is not None:
             raise error
         return value
 
     def cancel(self) -> None:
-        """Cancel the coroutine that is running, if any; from any thread."""
-        task, loop = self._task, self._loop
-        if task is not None and loop is not None:
-            loop.call_soon_threadsafe(task.cancel)
+        """Cancel the coroutines that are running, if any; from any thread."""
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(lambda: [task.cancel() for task in list(self._tasks)])
 
     def close(self) -> None:
         """End the thread, if one was started."""
@@ -76,12 +80,13 @@ class Bridge:
             self._owned = None
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            from .loop import new_event_loop, serve
+        from .loop import new_event_loop, serve
 
-            self._loop = new_event_loop()
-            self._owned = threading.Thread(
-                target=serve, args=(self._loop,), name="crucible-async", daemon=True
-            )
-            self._owned.start()
-        return self._loop
+        with self._lock:
+            if self._loop is None:
+                self._loop = new_event_loop()
+                self._owned = threading.Thread(
+                    target=serve, args=(self._loop,), name="crucible-async", daemon=True
+                )
+                self._owned.start()
+            return self._loop

@@ -78,7 +78,8 @@ def _getter(
     to = bound.get(name, name)
     if name in constant or isinstance(to, Literal):
         key = (path, name)  # no key of a user is a tuple
-        rt.values[key] = to.value if isinstance(to, Literal) else constant[name]
+        value = to.value if isinstance(to, Literal) else constant[name]
+        rt.values[key] = rt.constants[key] = value
         return key
     default = reads[name].default
     if default is MISSING or to in rt.config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ class Event(NamedTuple):
         path: id of the execution, such as ``sft/epochs[2]/batches[153]/optim_step``.
         time: seconds since the epoch.
         duration_s: of what stopped or failed.
-        block: of block events: ``loop``, ``on_error`` or ``finally``.
+        block: of block events: ``loop``, ``fan_out``, ``parallel``, ``scope``, ``on_error`` or
+            ``finally``.
         iteration: of iteration events, from 0.
         total: of a loop's events: how many iterations there will be, None where nobody knows.
         attempt: of retry events: the one that failed, from 1.
@@ -69,6 +71,12 @@ class Emitter:
     def __init__(self, handlers: Iterable[Handler]) -> None:
         self.handlers = list(handlers)
         self._all = tuple(self.handlers)
+        self._lock = threading.RLock()  # a handler may record a metric of its own
+
+    def one_at_a_time(self, event: Event) -> None:
+        """Hand out an event where several threads have some; handlers need not know."""
+        with self._lock:
+            self(event)
 
     def __call__(self, event: Event) -> None:
         for handler in self.handlers:

@@ -16,14 +16,16 @@ from crucible_kitchen.context import Context, MetricLog
 from crucible_kitchen.errors import CrucibleError, StageError
 from crucible_kitchen.graph import Workflow, as_workflow, validate
 from crucible_kitchen.graph.blocks import ERROR_KEYS
+from crucible_kitchen.graph.keys import is_concurrent
 from crucible_kitchen.ports import Ports, resolve
 
 from .bridge import Bridge
-from .compile import Step, compile_body
+from .compile import compile_body
 from .events import Emitter, Event, Handler
 from .handlers import make_handlers
 from .redact import Redactor, hide
 from .runtime import Runtime
+from .stages import Step
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class _Job:
         """End the run at the next stage, and the async stage that is running now."""
         self._cancelled = True
         if self._runtime is not None:
-            self._runtime.cancelled = True
+            self._runtime.cancel(True)
         self.bridge.cancel()
 
     def run(self) -> RunResult:
@@ -205,7 +207,10 @@ class _Job:
         base = Context(self.config, self.adapters, metadata=metadata, ports=ports)
         seed = base.get_config("seed", 0) if self.seed is None else self.seed
         redact = Redactor(dict(base.config), dict(base.adapters))
-        return Runtime(base, ports, emitter, int(seed or 0), self.bridge, redact)
+        emit: Callable[[Event], None] | None = emitter
+        if emitter is not None and is_concurrent(self.workflow):
+            emit = emitter.one_at_a_time
+        return Runtime(base, ports, emit, int(seed or 0), self.bridge, redact)
 
 
 def _last_context(runtime: Runtime) -> Context:
@@ -266,7 +271,7 @@ def _clean_up(
     A second Ctrl-C ends the region, and is what the run ends with.
     """
     block = where.rpartition("/")[2]
-    rt.cancelled = False
+    rt.cancel(False)
     rt.tell("block.start", where, block=block)
     began = time.perf_counter()
     for step in steps:

@@ -1,13 +1,14 @@
-"""`Runtime`: what the compiled closures of one run share."""
+"""`Runtime`: what the compiled closures of one thread of a run share."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from crucible_kitchen.context import Context, MetricRecord, Metrics
+from crucible_kitchen.context import Context, MetricLog, MetricRecord, Metrics
 from crucible_kitchen.errors import StageError, did_you_mean
 from crucible_kitchen.ports import Ports
 
@@ -20,8 +21,38 @@ class BorderError(TypeError):
     """A stage gave something else than it declares, or a key it needs is not there."""
 
 
+class Locks:
+    """Locks that a run and its forks share.
+
+    Args:
+        family: held while forks come, and while they are told to end.
+        store: held while the metrics store records.
+    """
+
+    __slots__ = ("family", "store")
+
+    def __init__(self) -> None:
+        self.family, self.store = threading.Lock(), threading.Lock()
+
+
+class Left(NamedTuple):
+    """What a fork leaves behind.
+
+    Args:
+        state: what was written, and is still there.
+        records: metrics, in order.
+        metadata: of the context, where it changed.
+    """
+
+    state: dict[str, Any]
+    records: list[MetricRecord]
+    metadata: dict[str, Any]
+
+
 class Runtime:
-    """State and services of one run.
+    """State and services of one run, or of one of its forks.
+
+    A fork has a state of its own over that of its parent, which stands still while the fork runs.
 
     Args:
         base: context of the run; stages get it with the state of their moment.
@@ -38,8 +69,12 @@ class Runtime:
         "bridge",
         "cancelled",
         "config",
+        "constants",
         "emit",
+        "forks",
+        "locks",
         "metrics",
+        "parent",
         "ports",
         "prefix",
         "redact",
@@ -61,6 +96,8 @@ class Runtime:
         self.state: dict[str, Any] = {}
         # State and configuration together: no key is in both, so one look-up serves a read.
         self.values: dict[Any, Any] = dict(base.config)
+        # What closures look up under tuples: no key of a user is one.
+        self.constants: dict[Any, Any] = {}
         self.ports, self.emit, self.seed = ports, emit, seed
         self.bridge, self.redact = bridge, redact
         self.metrics = Metrics(self._recorded)
@@ -68,12 +105,69 @@ class Runtime:
         self.prefix = ""
         self.cancelled = False
         self.attempts = 1
+        self.parent: Runtime | None = None
+        self.forks: list[Runtime] = []
+        self.locks = Locks()
+
+    def fork(self) -> Runtime:
+        """A runtime with a state of its own, for closures that run in another thread or scope."""
+        child = Runtime(self.base, self.ports, self.emit, self.seed, self.bridge, self.redact)
+        child.parent, child.locks = self, self.locks
+        with self.locks.family:
+            child.cancelled = self.cancelled
+            self.forks.append(child)
+        return child
+
+    def cancel(self, wanted: bool) -> None:
+        """Have this runtime and its forks end at their next stage, or not."""
+        with self.locks.family:
+            self.cancelled = wanted
+            forks = list(self.forks)
+        for fork in forks:
+            fork.cancel(wanted)
+
+    def enter(self, prefix: str) -> None:
+        """Begin a fork from its parent's state of this moment."""
+        parent = self.parent
+        assert parent is not None
+        self.prefix, self.attempts = prefix, 1
+        self.state.clear()
+        self.values.clear()
+        self.values.update(parent.values)
+        self.values.update(self.constants)
+        self.metrics.take()
+        self.base = parent.base.replace(_recorder=self.metrics)
+
+    def leave(self) -> Left:
+        """What the fork has written and recorded since it began."""
+        assert self.parent is not None
+        before = dict(self.parent.base.metadata)
+        now = dict(self.base.metadata)
+        changed = {key: now[key] for key in now if key not in before or now[key] is not before[key]}
+        return Left(dict(self.state), self.metrics.take(), changed)
+
+    def adopt(self, left: Left) -> None:
+        """Take over the metrics and the metadata of a fork; what it wrote is the caller's."""
+        self.metrics.extend(left.records)
+        if left.metadata:
+            self.base = self.base.replace(_metadata={**self.base.metadata, **left.metadata})
+
+    def everything(self) -> dict[str, Any]:
+        """The whole state, that of the parent included."""
+        if self.parent is None:
+            return dict(self.state)
+        return {**self.parent.everything(), **self.state}
+
+    def _log(self) -> MetricLog:
+        if self.parent is None:
+            return self.metrics.log
+        return MetricLog([*self.parent._log(), *self.metrics.log])
 
     def context(self, path: str, options: Mapping[str, Any] | None = None) -> Context:
         """The context of this moment for one execution."""
         return self.base.replace(
-            _state=dict(self.state),
-            _log=self.metrics.log,
+            _state=self.everything(),
+            _log=self._log(),
             _stage=path,
             _options=dict(options or {}),
         )
@@ -122,7 +216,8 @@ class Runtime:
         if store is not None:
             run_id = self.base.get_metadata("run_id")
             name, value, step, _, metadata = record
-            self.ports.metrics_store.record(run_id, name, value, step=step, metadata=metadata)
+            with self.locks.store:
+                self.ports.metrics_store.record(run_id, name, value, step=step, metadata=metadata)
         if self.emit is not None:
             self.tell(
                 "metric",

@@ -1,38 +1,42 @@
 """Workflows as values: declare them, look at them, check them. Nothing here runs anything."""
 
-from .blocks import (
-    Alien,
-    Block,
-    Loop,
-    Node,
-    When,
-    Workflow,
-    as_workflow,
-    loop,
-    walk,
-    when,
-    workflow,
-)
+from .blocks import Alien, Block, Node, walk
+from .branches import Case, Switch, When, case, switch, when
 from .describe import describe
+from .loops import Loop, StreamLoop, loop, stream_loop
 from .retry import Retry
 from .rules import find_problems, validate
 from .stage import Stage, StageNode, stage
+from .together import FanOut, Parallel, Scope, fan_out, parallel, scope
+from .workflow import Workflow, as_workflow, workflow
 
 __all__ = [
     "Alien",
     "Block",
+    "Case",
+    "FanOut",
     "Loop",
     "Node",
+    "Parallel",
     "Retry",
+    "Scope",
     "Stage",
     "StageNode",
+    "StreamLoop",
+    "Switch",
     "When",
     "Workflow",
     "as_workflow",
+    "case",
     "describe",
+    "fan_out",
     "find_problems",
     "loop",
+    "parallel",
+    "scope",
     "stage",
+    "stream_loop",
+    "switch",
     "validate",
     "walk",
     "when",

@@ -1,9 +1,9 @@
-"""Blocks: `workflow`, `loop` and `when`. Brackets hold what runs, parentheses hold options."""
+"""What all blocks have in common. Brackets hold what runs, parentheses hold options."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -11,9 +11,10 @@ from crucible_kitchen.errors import CrucibleError, did_you_mean
 
 from .signature import Defect
 from .stage import NAME_RULE, Stage, StageNode, class_node, is_name, snake_case
-from .values import Value, as_value
+from .values import Value
 
 B = TypeVar("B")
+Filled = TypeVar("Filled", bound="Block")
 MISSING: Any = object()
 
 
@@ -33,6 +34,8 @@ class Block:
     """What all blocks are: a name, what runs inside, and where they were declared."""
 
     kind: ClassVar[str] = "block"
+    named: ClassVar[bool] = True
+    """False where the name comes from a predicate, so that two may be the same by chance."""
 
     name: str
     body: tuple[Node, ...] = ()
@@ -45,9 +48,20 @@ class Block:
         return ()
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What else was written in its parentheses, by name, where it is not the default."""
+        return {}
+
+    @property
     def regions(self) -> tuple[tuple[str, tuple[Node, ...]], ...]:
-        """Its bodies; the main one has an empty name, the others are compound nodes inside it."""
+        """Its bodies; the main one has an empty name, the others are compound nodes inside it.
+
+        A region called ``x`` is the field ``x_body``, the main one is `body`.
+        """
         return (("", self.body),)
+
+    def __getitem__(self: Filled, items: Any) -> Filled:
+        return replace(self, body=as_nodes(items, self.source))
 
 
 Node = StageNode | Block | Alien
@@ -72,248 +86,36 @@ class Brackets(Generic[B]):
         self._fill = fill
 
     def __getitem__(self, items: Any) -> B:
-        return self._fill(as_nodes(items, _caller(1)))
+        return self._fill(as_nodes(items, caller(1)))
 
 
-@dataclass(frozen=True)
-class Loop(Block):
-    """Repeats its body, once for each item or while a predicate holds; see `loop`."""
-
-    kind: ClassVar[str] = "loop"
-
-    over: Value | None = None
-    while_: Value | None = None
-    max_iterations: int | None = None
-
-    def __getitem__(self, items: Any) -> Loop:
-        return replace(self, body=as_nodes(items, self.source))
-
-    @property
-    def variables(self) -> tuple[str, str]:
-        """Keys that exist inside the loop only: the item and its index."""
-        return f"{self.name}.item", f"{self.name}.index"
-
-    @property
-    def values(self) -> tuple[tuple[str, Value], ...]:
-        options = (("over", self.over), ("while_", self.while_))
-        return tuple((name, value) for name, value in options if value is not None)
-
-
-@dataclass(frozen=True)
-class When(Block):
-    """Runs its body where a predicate holds, and what is in ``.otherwise[...]`` where not."""
-
-    kind: ClassVar[str] = "when"
-
-    predicate: Value = field(default_factory=lambda: Value("literal", True))
-    otherwise_body: tuple[Node, ...] | None = None
-
-    def __getitem__(self, items: Any) -> When:
-        return replace(self, body=as_nodes(items, self.source))
-
-    @property
-    def otherwise(self) -> Brackets[When]:
-        """``when(p)[...].otherwise[...]``"""
-        return Brackets(lambda nodes: replace(self, otherwise_body=nodes))
-
-    @property
-    def values(self) -> tuple[tuple[str, Value], ...]:
-        return (("predicate", self.predicate),)
-
-    @property
-    def regions(self) -> tuple[tuple[str, tuple[Node, ...]], ...]:
-        if self.otherwise_body is None:
-            return (("", self.body),)
-        return (("", self.body), ("otherwise", self.otherwise_body))
-
-
-@dataclass(frozen=True, init=False)
-class Workflow(Block):
-    """A workflow: an immutable, hashable, comparable value; see `workflow`.
-
-    As a base class it reads `body` (and `finally_`, `on_error`) of the subclass, whose methods the
-    names given to `loop` and `when` then mean; calling the subclass gives the value.
-    """
-
-    kind: ClassVar[str] = "workflow"
-
-    finally_body: tuple[Node, ...] | None = None
-    on_error_body: tuple[Node, ...] | None = None
-
-    def __new__(cls, *args: Any, **fields: Any) -> Workflow:
-        if cls is Workflow:
-            return object.__new__(cls)
-        from .class_form import value_of
-
-        return value_of(cls)
-
-    def __init__(
-        self,
-        name: str,
-        body: tuple[Node, ...] = (),
-        source: str = "",
-        defects: tuple[Defect, ...] = (),
-        finally_body: tuple[Node, ...] | None = None,
-        on_error_body: tuple[Node, ...] | None = None,
-    ) -> None:
-        for key, value in locals().items():
-            if key != "self":
-                object.__setattr__(self, key, value)
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls._source = _caller(1)
-
-    _source: ClassVar[str] = ""
-    _owner: ClassVar[Workflow]
-
-    def __getitem__(self, items: Any) -> Workflow:
-        return replace(self, body=as_nodes(items, self.source))
-
-    @property
-    def finally_(self) -> Brackets[Workflow]:
-        """``workflow("w")[...].finally_[...]``: runs whatever happened, also on Ctrl-C."""
-        return Brackets(lambda nodes: replace(self, finally_body=nodes))
-
-    @property
-    def on_error(self) -> Brackets[Workflow]:
-        """``workflow("w")[...].on_error[...]``: runs when the body fails, before ``finally_``.
-
-        Inside, the keys ``on_error.error`` (the exception) and ``on_error.stage`` (the id of what
-        failed, or of the workflow) can be bound.
-        """
-        return Brackets(lambda nodes: replace(self, on_error_body=nodes))
-
-    @property
-    def regions(self) -> tuple[tuple[str, tuple[Node, ...]], ...]:
-        others = (("on_error", self.on_error_body), ("finally", self.finally_body))
-        return (("", self.body), *((label, body) for label, body in others if body is not None))
-
-    def insert_before(self, name: str, *items: Any) -> Workflow:
-        """A workflow with `items` before the node called `name`; see `edit.change`."""
-        return self._edit(name, lambda node: (*as_nodes(items, self.source), node))
-
-    def insert_after(self, name: str, *items: Any) -> Workflow:
-        """A workflow with `items` after the node called `name`; see `edit.change`."""
-        return self._edit(name, lambda node: (node, *as_nodes(items, self.source)))
-
-    def replace(self, name: str, *items: Any) -> Workflow:
-        """A workflow with `items` in place of the node called `name`; see `edit.change`."""
-        return self._edit(name, lambda node: as_nodes(items, self.source))
-
-    def without(self, name: str) -> Workflow:
-        """A workflow without the node called `name`; see `edit.change`."""
-        return self._edit(name, lambda node: ())
-
-    def _edit(self, name: str, put: Callable[[Node], tuple[Node, ...]]) -> Workflow:
-        from .edit import change
-
-        return change(self, name, put)
-
-    def mermaid(self) -> str:
-        """A Mermaid flow chart, as Markdown renderers draw it."""
-        from .draw import mermaid
-
-        return mermaid(self)
-
-    def dot(self) -> str:
-        """A Graphviz digraph."""
-        from .draw import dot
-
-        return dot(self)
-
-    @property
-    def graph(self) -> Any:
-        """The nested `networkx.DiGraph`; a block is a node whose ``graph`` is its inside."""
-        from .digraph import nested
-
-        return nested(self)
-
-    def flat(self) -> Any:
-        """One `networkx.DiGraph` with path ids as nodes and an attribute ``parent``."""
-        from .digraph import flat
-
-        return flat(self)
-
-
-def workflow(name: str) -> Workflow:
-    """Begin a workflow: ``workflow("sft")[load, loop(...)[...], save].finally_[cleanup]``.
-
-    Args:
-        name: first part of every path inside.
-    """
-    return Workflow(name, source=_caller(1), defects=_name_defects("workflow", name))
-
-
-def loop(
-    name: str,
-    *,
-    over: Any = MISSING,
-    while_: Any = MISSING,
-    max_iterations: int | None = None,
-    **unknown: Any,
-) -> Loop:
-    """Repeat: once for each item of `over`, or while `while_` holds.
-
-    Inside, the keys ``<name>.item`` and ``<name>.index`` can be bound. `over` is iterated lazily;
-    no items, no iterations.
-
-    Args:
-        name: part of the paths inside.
-        over: callable whose parameters are keys, key, or iterable.
-        while_: callable whose parameters are keys, key, or truth value; asked before each
-            iteration.
-        max_iterations: the loop ends after this many, even where `while_` still holds.
-        **unknown: reported by validation.
-    """
-    defects = list(_name_defects("loop", name))
-    if (over is MISSING) == (while_ is MISSING):
-        message = "a loop needs either over= or while_="
-        defects.append(
-            Defect("bad-option", message, "over= repeats once an item, while_= while it holds")
-        )
-    if max_iterations is not None and not (
-        isinstance(max_iterations, int)
-        and not isinstance(max_iterations, bool)
-        and max_iterations >= 0
-    ):
-        message = f"max_iterations must be an int of at least 0, got {max_iterations!r}"
-        defects.append(Defect("bad-option", message))
-        max_iterations = None
-    known = ("over", "while_", "max_iterations")
-    defects += [
-        Defect("unknown-option", f"loop: unknown option {option!r}", did_you_mean(option, known))
-        for option in unknown
-    ]
-    return Loop(
-        str(name),
-        source=_caller(1),
-        defects=tuple(defects),
-        over=None if over is MISSING else as_value(over, 2),
-        while_=None if while_ is MISSING else as_value(while_, 2),
-        max_iterations=max_iterations,
-    )
-
-
-def when(predicate: Any) -> When:
-    """Branch: ``when(should_eval)[evaluate].otherwise[skip]``.
-
-    Args:
-        predicate: callable whose parameters are keys, key, or truth value.
-    """
-    value = as_value(predicate, 2)
-    return When(value.name or "when", source=_caller(1), predicate=value)
-
-
-def _caller(depth: int) -> str:
+def caller(depth: int) -> str:
+    """``file:line`` of a frame further up."""
     frame = sys._getframe(depth + 1)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _name_defects(what: str, name: object) -> tuple[Defect, ...]:
+def name_defects(what: str, name: object) -> tuple[Defect, ...]:
+    """What is wrong with the name given to a block."""
     if isinstance(name, str) and is_name(name):
         return ()
     return (Defect("bad-option", f"{what}: name must be {NAME_RULE}, got {name!r}"),)
+
+
+def unknown_options(what: str, unknown: Iterable[str], known: Iterable[str]) -> tuple[Defect, ...]:
+    """One defect for each option that a block does not have."""
+    return tuple(
+        Defect("unknown-option", f"{what}: unknown option {option!r}", did_you_mean(option, known))
+        for option in unknown
+    )
+
+
+def count_defects(option: str, value: object, least: int) -> tuple[Defect, ...]:
+    """What is wrong with an option that must be a whole number; None is always right."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+        return ()
+    message = f"{option} must be an int of at least {least}, got {value!r}"
+    return (Defect("bad-option", message),)
 
 
 def as_nodes(items: Any, source: str) -> tuple[Node, ...]:
@@ -326,7 +128,7 @@ def as_nodes(items: Any, source: str) -> tuple[Node, ...]:
     nodes: list[Node] = []
     taken: dict[str, int] = {}
     for node in _flatten(items, source):
-        if isinstance(node, When):
+        if isinstance(node, Block) and not node.named:
             taken[node.name] = count = taken.get(node.name, 0) + 1
             node = replace(node, name=f"{node.name}_{count}") if count > 1 else node
         nodes.append(node)
@@ -336,7 +138,7 @@ def as_nodes(items: Any, source: str) -> tuple[Node, ...]:
 def _flatten(items: Any, source: str) -> list[Node]:
     if isinstance(items, (tuple, list)):
         return [node for item in items for node in _flatten(item, source)]
-    if isinstance(items, (StageNode, Alien, Loop, When)):
+    if isinstance(items, (StageNode, Alien, Block)) and items.kind != "workflow":
         return [items]
     if isinstance(items, Stage):
         return [class_node(items)]
@@ -351,23 +153,12 @@ def _flatten(items: Any, source: str) -> list[Node]:
 
 def _alien(item: Any, source: str) -> Alien:
     name = getattr(item, "__name__", None) or type(item).__name__
+    if isinstance(item, Block):
+        name = item.name
     shown = f"the function {name!r}" if callable(item) and hasattr(item, "__code__") else repr(item)
     advice = "a stage is a function with @stage, or a class derived from Stage"
     if isinstance(item, Brackets):
         shown, advice = "an open bracket", "write .otherwise[...] or .finally_[...]"
     elif isinstance(item, Block) or (isinstance(item, type) and issubclass(item, Block)):
-        shown, advice = f"the workflow {name!r}", "name its body in its place: other.body"
+        shown, advice = f"the workflow {name!r}", 'put it in a scope: scope("name")[other.body]'
     return Alien(name, source, (Defect("not-a-stage", f"{shown[:120]} is not a stage", advice),))
-
-
-def as_workflow(target: object) -> Workflow:
-    """A workflow value, or the value of a `Workflow` class.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if isinstance(target, type) and issubclass(target, Workflow) and target is not Workflow:
-        return target("")
-    if isinstance(target, Workflow):
-        return target
-    raise TypeError(f"workflow: must be a workflow or a Workflow class, got {target!r}")

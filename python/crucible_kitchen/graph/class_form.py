@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from .blocks import Loop, Node, When, Workflow, as_nodes
+from .blocks import Block, Node, as_nodes
 from .stage import snake_case
 from .values import Value, as_value
+from .workflow import Workflow
 
 
 def value_of(cls: type[Workflow]) -> Workflow:
@@ -33,23 +34,20 @@ def _with_methods(
 ) -> tuple[Node, ...]:
     """The nodes with names of `owner`'s methods replaced by the methods."""
 
-    def resolve(value: Value | None) -> Value | None:
-        if value is None or value.kind != "key":
+    def resolve(value: Value) -> Value:
+        if value.kind != "key":
             return value
         return as_value(getattr(owner, value.of), 1) if callable(own.get(value.of)) else value
 
-    done: list[Node] = []
-    for node in nodes:
-        if isinstance(node, Loop):
-            body = _with_methods(node.body, owner, own)
-            node = replace(node, body=body, over=resolve(node.over), while_=resolve(node.while_))
-        elif isinstance(node, When):
-            other = node.otherwise_body
-            node = replace(
-                node,
-                body=_with_methods(node.body, owner, own),
-                predicate=resolve(node.predicate) or node.predicate,
-                otherwise_body=None if other is None else _with_methods(other, owner, own),
-            )
-        done.append(node)
-    return tuple(done)
+    def changed(block: Block) -> Block:
+        changes: dict[str, Any] = {}
+        for one in fields(block):
+            value = getattr(block, one.name)
+            if isinstance(value, Value):
+                changes[one.name] = resolve(value)
+        for label, body in block.regions:
+            field = f"{label}_body" if label else "body"
+            changes[field] = _with_methods(body, owner, own)
+        return replace(block, **changes)
+
+    return tuple(changed(node) if isinstance(node, Block) else node for node in nodes)

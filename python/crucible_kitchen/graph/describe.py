@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .annotations import show
-from .blocks import Block, Loop, Node, as_workflow
-from .flow import carried, keys_read, keys_written
+from .blocks import Block, Node
+from .flow import carried, keys_read
+from .keys import keys_written
+from .loops import Loop
 from .stage import StageNode
+from .workflow import as_workflow
 
 
 def describe(workflow: object) -> dict[str, Any]:
@@ -15,8 +18,9 @@ def describe(workflow: object) -> dict[str, Any]:
 
     Returns:
         ``kind, name, path, source, reads, writes, ports, children``; of a stage also ``doc`` and
-        its options; of a block also what it asks for (``over``, ``while_``, ``predicate``).
-        Branches and clean-up are children of kind ``otherwise`` and ``finally``.
+        its options; of a block also what it asks for (``over``, ``while_``, ``predicate``,
+        ``on``) and its options. Other bodies, such as ``otherwise`` and ``finally``, are children
+        of that kind.
     """
     value = as_workflow(workflow)
     return _node(value, value.name)
@@ -31,18 +35,14 @@ def _node(node: Node, path: str) -> dict[str, Any]:
     first, *others = node.regions
     children = [_node(child, f"{path}/{child.name}") for child in first[1]]
     children += [_region(label, body, f"{path}/{label}") for label, body in others]
-    inside = [child for _, body in node.regions for child in body]
     asks = {option: str(value) for option, value in node.values}
-    own_reads = [read.key for _, value in node.values for read in value.reads]
-    extra: dict[str, Any] = dict(asks)
+    extra: dict[str, Any] = {**asks, **node.options}
     if isinstance(node, Loop):
         extra["carried"] = list(carried(node))
-        if node.max_iterations is not None:
-            extra["max_iterations"] = node.max_iterations
     return {
         **common,
-        "reads": _unique([*own_reads, *keys_read(inside)]),
-        "writes": _unique(keys_written(inside)),
+        "reads": _unique(keys_read([node])),
+        "writes": _unique(keys_written([node])),
         "ports": _unique(port for child in children for port in child["ports"]),
         **extra,
         "children": children,

@@ -7,9 +7,12 @@ from typing import Any
 
 import networkx as nx
 
-from .blocks import Block, Loop, Node, Workflow, walk
-from .flow import carried, keys_read, keys_written
-from .stage import StageNode
+from .blocks import Block, Node
+from .branches import Case
+from .flow import carried, keys_read
+from .keys import is_exclusive, keys_written, ports_used, sees_anything
+from .loops import Loop
+from .workflow import Workflow
 
 
 def nested(workflow: Workflow) -> Any:
@@ -65,10 +68,10 @@ def _graph(body: Iterable[Node]) -> Any:
                 "write-after-write": writes & its_writes,
                 "same-port": ports & its_ports,
             }
-            if _is_barrier(node) or _is_barrier(before):
+            if sees_anything([node]) or sees_anything([before]):
                 causes["barrier"] = {before.name}
             why = tuple(cause for cause, shared in causes.items() if shared)
-            if why:
+            if why and not isinstance(node, Case):  # of cases, one runs
                 keys = tuple(sorted(set().union(*(causes[cause] for cause in why))))
                 graph.add_edge(before.name, node.name, why=why, keys=keys)
         earlier.append((node, reads, writes, ports))
@@ -77,30 +80,8 @@ def _graph(body: Iterable[Node]) -> Any:
 
 def _touches(node: Node) -> tuple[set[str], set[str], set[str]]:
     """Keys read and written and exclusive ports used by a node and all that is in it."""
-    from crucible_kitchen.ports import PORTS
-
-    names: set[str] = set()
-    for inner in _below(node):
-        if isinstance(inner, StageNode):
-            names.update(inner.ports)
-        elif isinstance(inner, Block):
-            names.update(
-                i.role for _, value in inner.values for i in value.signature.injected if i.is_port
-            )
-    exclusive = {name for name in names if name not in PORTS or not PORTS[name].concurrent}
+    exclusive = {name for name in ports_used([node]) if is_exclusive(name)}
     return set(keys_read([node])), set(keys_written([node])), exclusive
-
-
-def _below(node: Node) -> Iterable[Node]:
-    return (inner for _, inner in walk(node))
-
-
-def _is_barrier(node: Node) -> bool:
-    """Whether a node may read or write anything, so that nothing moves across it."""
-    return any(
-        isinstance(inner, StageNode) and (inner.opaque or inner.signature.sees_context)
-        for inner in _below(node)
-    )
 
 
 def flat(workflow: Workflow) -> Any:

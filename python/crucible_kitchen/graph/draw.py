@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from .blocks import Workflow
 from .describe import describe
+from .workflow import Workflow
 
 Described = dict[str, Any]
 
@@ -84,7 +84,10 @@ def _ids(root: Described) -> dict[str, str]:
 
 def _arrows(node: Described) -> Iterator[tuple[str, str]]:
     """Pairs of children that follow each other; branches and clean-up follow nothing."""
-    paths = [c["path"] for c in node["children"] if c["kind"] not in ("otherwise", "on_error")]
+    if node["kind"] == "parallel":
+        return
+    apart = ("otherwise", "on_error", "case")
+    paths = [c["path"] for c in node["children"] if c["kind"] not in apart]
     yield from pairwise(paths)
 
 
@@ -93,6 +96,16 @@ def _label(node: Described) -> str:
     asks = node.get("over") or node.get("while_") or node.get("predicate")
     if kind == "loop":
         return f"{name}: {'each of' if 'over' in node else 'while'} {asks}"
+    if kind == "stream_loop":
+        return f"{name}: each of {asks}, read ahead"
+    if kind == "fan_out":
+        return f"{name}: a copy for each of {asks}"
+    if kind == "parallel":
+        return f"{name}: at once"
+    if kind == "switch":
+        return f"switch {node['on']}"
+    if kind == "case":
+        return f"case {', '.join(node['matches'])}"
     if kind == "when":
         return f"when {asks}"
     return str(name)

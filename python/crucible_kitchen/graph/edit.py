@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from crucible_kitchen.errors import did_you_mean
 
-from .blocks import Block, Node, Workflow, walk
+from .blocks import Block, Node, walk
+from .workflow import Workflow
 
 B = TypeVar("B", bound=Block)
 Change = Callable[[Node], tuple[Node, ...]]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crucible_kitchen.context import as_mapping
@@ -12,28 +11,15 @@ from crucible_kitchen.ports import PORTS, Ports
 from crucible_kitchen.ports import find_problems as adapter_problems
 
 from .annotations import accepts, runtime_classes, show
-from .blocks import ERROR_KEYS, Block, Loop, Node, Workflow, as_workflow, walk
-from .flow import Flow, Use, Writer, analyse, any_opaque, keys_written
+from .block_rules import BLOCK_RULES
+from .blocks import ERROR_KEYS, Block, Node, walk
+from .checked import Checked, Rule, short
+from .flow import Use, Writer, analyse
+from .keys import any_opaque, keys_written
+from .loops import Loop
 from .stage import Stage, StageNode
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A workflow with what the rules look at.
-
-    Args:
-        config: fields and values; None where it is not known yet.
-        closed: whether the configuration has been checked by a schema of its own.
-        adapters: as the user passes them; None where they are not known yet.
-    """
-
-    workflow: Workflow
-    nodes: tuple[tuple[str, Node], ...]
-    flow: Flow
-    config: Mapping[str, Any] | None
-    closed: bool
-    adapters: Mapping[str, Any] | Ports | None
-    known_keys: frozenset[str] = field(default_factory=frozenset)
+from .together import FanOut
+from .workflow import as_workflow
 
 
 def find_problems(
@@ -56,7 +42,7 @@ def find_problems(
         fields,
         config is not None and not isinstance(config, Mapping),
         adapters,
-        frozenset(flow.writers) | frozenset(fields or ()),
+        frozenset(key for key in flow.writers if "[]" not in key) | frozenset(fields or ()),
     )
     found = (problem for rule in RULES for problem in rule(checked))
     return list(dict.fromkeys(found))
@@ -121,7 +107,7 @@ def _twice(body: tuple[Node, ...], path: str, seen: dict[str, Node | None]) -> I
         if node.name in seen:
             first = seen[node.name]
             also = (
-                f", also at {_short(first.source)}"
+                f", also at {short(first.source)}"
                 if first is not None
                 else ", which is reserved here"
             )
@@ -135,9 +121,9 @@ def nested_loops(checked: Checked) -> Iterator[Problem]:
     """A loop inside a loop of the same name would hide its variables."""
 
     def inside(node: Block, path: str, around: frozenset[str]) -> Iterator[Problem]:
-        if isinstance(node, Loop):
+        if isinstance(node, (Loop, FanOut)):
             if node.name in around:
-                message = f"loop {node.name!r} is inside another loop of that name"
+                message = f"{node.kind} {node.name!r} is inside another loop of that name"
                 yield Problem("duplicate-name", path, message, node.source, "rename one of them")
             around |= {node.name}
         for label, body in node.regions:
@@ -178,8 +164,8 @@ def _satisfied(use: Use, checked: Checked) -> bool:
 
 def _unsatisfied(use: Use, checked: Checked) -> Problem:
     key = use.read.key
-    writers = checked.flow.writers.get(key, [])
-    written = ", ".join(f"{w.name} ({_short(w.source)})" for w in writers)
+    writers = next((w for k in use.keys if (w := checked.flow.writers.get(k))), [])
+    written = ", ".join(f"{w.name} ({short(w.source)})" for w in writers)
     if use.status == "some-paths" and use.region:
         message = f"reads {key!r}, which is not there when the run fails before {written} has run"
         advice = f"give the parameter {use.read.param!r} a default"
@@ -194,10 +180,13 @@ def _unsatisfied(use: Use, checked: Checked) -> Problem:
     known = checked.known_keys | {
         v for loop in use.loops for v in (f"{loop}.item", f"{loop}.index")
     }
-    advice = did_you_mean(key, known)
-    near = advice.split("'")[1] if advice.startswith("did you mean") else ""
+    # Written in a scope or collected by a fan_out: the same key behind the block's name.
+    near = next((name for name in sorted(known) if name.endswith(f".{key}")), "")
+    advice = f"did you mean {near!r}?" if near else did_you_mean(key, known)
+    if not near and advice.startswith("did you mean"):
+        near = advice.split("'")[1]
     for writer in checked.flow.writers.get(near, [])[:1]:
-        advice = f"did you mean {near!r}, written by {writer.name} ({_short(writer.source)})?"
+        advice = f"did you mean {near!r}, written by {writer.name} ({short(writer.source)})?"
     message = f"reads {key!r}, which no stage writes and the config does not have"
     return Problem("unknown-key", use.path, message, use.source, advice)
 
@@ -211,14 +200,16 @@ def types(checked: Checked) -> Iterator[Problem]:
             groups.setdefault(key, {}).setdefault(id(writer.type), []).append(writer)
     fits: dict[tuple[int, int], bool] = {}
     for use in checked.flow.uses:
-        for kind, group in groups.get(use.read.key, {}).items():
+        found = [groups[key] for key in use.keys if key in groups]
+        # Of a scope's own key and one outside, which is read is known only when it runs.
+        for kind, group in found[0].items() if len(found) == 1 else ():
             pair = (id(use.read.type), kind)
             if pair not in fits:
                 fits[pair] = accepts(use.read.type, group[0].type)
             for writer in group if not fits[pair] else ():
                 message = (
                     f"reads {use.read.key!r} as {show(use.read.type)}, but {writer.name} "
-                    f"({_short(writer.source)}) writes {show(writer.type)}"
+                    f"({short(writer.source)}) writes {show(writer.type)}"
                 )
                 yield Problem("type-mismatch", use.path, message, use.source)
         if checked.config is not None and use.read.key in checked.config:
@@ -236,9 +227,10 @@ def types(checked: Checked) -> Iterator[Problem]:
 def config_keys(checked: Checked) -> Iterator[Problem]:
     """Keys written over the configuration, and configuration keys that look misspelt."""
     config = checked.config or {}
-    for key, writers in checked.flow.writers.items():
-        if key in config:
-            for writer in writers:
+    for writers in checked.flow.writers.values():
+        for writer in writers:
+            key = writer.declared
+            if key in config:
                 message = f"writes {key!r}, which is a key of the config"
                 yield Problem(
                     "shadows-config",
@@ -326,12 +318,6 @@ def _ports_of(
             yield Problem("missing-adapter", path, message, source, advice)
 
 
-def _short(source: str) -> str:
-    """``sft.py:12`` of a longer path."""
-    return source.replace("\\", "/").rpartition("/")[2] or "?"
-
-
-Rule = Callable[[Checked], Iterator[Problem]]
 RULES: tuple[Rule, ...] = (
     declarations,
     blocks,
@@ -342,4 +328,5 @@ RULES: tuple[Rule, ...] = (
     endless_loops,
     timeouts,
     ports,
+    *BLOCK_RULES,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 _EVERY_S = 2.0
 _RATE = "tokens_per_second"
 _MEMORY = 0.7
+_REPEATING = ("loop", "fan_out")
 
 
 class Console:
@@ -43,13 +43,13 @@ class Console:
             if "[" not in path and (event.duration_s or 0.0) >= self._slow_s:
                 self._view.say(f"{_inside(path)}  [dim]{duration(event.duration_s)}[/dim]")
         elif kind == "iteration.start":
-            self._view.advance(_plain(path), event.iteration or 0, event.total)
+            self._view.advance(_loop_of(path), event.iteration or 0, event.total)
         elif kind == "metric":
             self._metric(event)
-        elif kind == "block.start" and event.block == "loop":
-            self._view.begin(_plain(path), event.total)
-        elif kind in ("block.stop", "block.error") and event.block == "loop":
-            self._view.end(_plain(path), finished=kind == "block.stop")
+        elif kind == "block.start" and event.block in _REPEATING:
+            self._view.begin(path, event.total)
+        elif kind in ("block.stop", "block.error") and event.block in _REPEATING:
+            self._view.end(path, finished=kind == "block.stop")
         elif kind == "stage.retry":
             self._view.say(
                 f"[yellow]retry[/yellow] {_escape(f'{_inside(path)} (attempt {event.attempt})')}: "
@@ -156,7 +156,8 @@ class _Pace:
             self._each = (
                 spent if self._each is None else _MEMORY * self._each + (1 - _MEMORY) * spent
             )
-        self._last, self.iteration = now, iteration
+        # Copies of a fan_out may begin out of order.
+        self._last, self.iteration = now, max(iteration, self.iteration)
 
     def left(self) -> float | None:
         """Seconds until it is done, None where nobody knows."""
@@ -254,9 +255,9 @@ def _figures(latest: dict[str, float]) -> str:
     return "  ".join(shown)
 
 
-def _plain(path: str) -> str:
-    """``sft/epochs/batches`` of ``sft/epochs[2]/batches[153]``."""
-    return re.sub(r"\[\d+\]", "", path)
+def _loop_of(path: str) -> str:
+    """``sft/epochs[2]/batches`` of ``sft/epochs[2]/batches[153]``."""
+    return path[: path.rindex("[")]
 
 
 def _inside(path: str) -> str:

@@ -1,0 +1,166 @@
+"""Closures of the blocks that run in their caller's thread: `when`, `switch`, `loop`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import Any
+
+from crucible_kitchen.errors import StageError
+from crucible_kitchen.graph import Loop, Node, Switch, When
+
+from .runtime import BorderError, Runtime
+from .stages import Step
+from .values import compile_value
+
+CompileBody = Callable[[Iterable[Node], Runtime, str], tuple[Step, ...]]
+
+
+def compile_when(node: When, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that asks the predicate and runs one of two bodies."""
+    ask = compile_value(node.predicate, rt, path)
+    yes = compile_body(node.body, rt, path)
+    no = compile_body(node.otherwise_body or (), rt, f"{path}/otherwise")
+    name, source = node.name, node.predicate.source or node.source
+
+    def step() -> None:
+        outer = rt.prefix
+        try:
+            holds = bool(ask())
+        except Exception as error:
+            raise rt.failure(outer + name, source, error) from error
+        rt.prefix = f"{outer}{name}/" if holds else f"{outer}{name}/otherwise/"
+        for inner in yes if holds else no:
+            inner()
+        rt.prefix = outer
+
+    return step
+
+
+def compile_switch(node: Switch, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that asks for the value and runs the body of its case."""
+    ask = compile_value(node.on, rt, path)
+    name, source = node.name, node.on.source or node.source
+    bodies: dict[Any, tuple[str, tuple[Step, ...]]] = {}
+    for case in node.cases:
+        branch = f"{name}/{case.name}/", compile_body(case.body, rt, f"{path}/{case.name}")
+        bodies.update(dict.fromkeys(case.matches, branch))
+    other: tuple[str, tuple[Step, ...]] | None = None
+    if node.otherwise_body is not None:
+        steps = compile_body(node.otherwise_body, rt, f"{path}/otherwise")
+        other = f"{name}/otherwise/", steps
+
+    def choose() -> tuple[str, tuple[Step, ...]]:
+        value = ask()
+        branch = bodies.get(value, other)
+        if branch is None:
+            known = ", ".join(map(repr, bodies))
+            raise BorderError(f"has no case for {value!r}, only for {known}; add .otherwise[...]")
+        return branch
+
+    def step() -> None:
+        outer = rt.prefix
+        try:
+            below, body = choose()
+        except Exception as error:
+            raise rt.failure(outer + name, source, error) from error
+        rt.prefix = outer + below
+        for inner in body:
+            inner()
+        rt.prefix = outer
+
+    return step
+
+
+def compile_loop(node: Loop, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that runs the body once for each item, or while the predicate holds."""
+    items = _items(node, rt, path)
+    iterate = iteration(node, rt, compile_body(node.body, rt, path))
+
+    def work(where: str) -> None:
+        every = items()
+        iterate(every, len(every) if hasattr(every, "__len__") else None)
+
+    return told("loop", node, rt, work)
+
+
+def iteration(
+    node: Loop, rt: Runtime, body: tuple[Step, ...]
+) -> Callable[[Iterable[Any], int | None], None]:
+    """A function that runs the body once for each item; it is told how many there will be."""
+    name = node.name
+    item_key, index_key = node.variables
+    state, values = rt.state, rt.values
+
+    def iterate(every: Iterable[Any], total: int | None) -> None:
+        outer = rt.prefix
+        rt.tell("block.start", outer + name, block="loop", total=total)
+        try:
+            for index, item in enumerate(every):
+                rt.check_cancelled()
+                here = f"{outer}{name}[{index}]"
+                rt.prefix = here + "/"
+                state[item_key] = values[item_key] = item
+                state[index_key] = values[index_key] = index
+                if rt.emit is not None:
+                    rt.tell("iteration.start", here, iteration=index, total=total)
+                for step in body:
+                    step()
+                rt.prefix = outer
+        finally:
+            rt.drop(item_key, index_key)
+
+    return iterate
+
+
+def told(kind: str, node: Node, rt: Runtime, work: Callable[[str], None]) -> Step:
+    """A closure that tells how a block ended, and gives errors of its own the block's id.
+
+    Args:
+        kind: of the block, for the events.
+        node: the block.
+        rt: of the thread it runs in.
+        work: runs it; given its id, it tells that it has begun.
+    """
+    name, source = node.name, node.source
+
+    def failed(where: str, began: float, error: BaseException) -> None:
+        said = str(error) or type(error).__name__
+        rt.tell("block.error", where, block=kind, duration_s=perf_counter() - began, error=said)
+
+    def step() -> None:
+        where = rt.prefix + name
+        began = perf_counter()
+        try:
+            work(where)
+        except StageError as error:
+            failed(where, began, error)
+            raise
+        except Exception as error:
+            # The stages have turned theirs into StageErrors, so this is the block's own.
+            failure = rt.failure(where, source, error)
+            failed(where, began, failure)
+            raise failure from error
+        except BaseException as error:
+            failed(where, began, error)
+            raise
+        rt.tell("block.stop", where, block=kind, duration_s=perf_counter() - began)
+
+    return step
+
+
+def _items(node: Loop, rt: Runtime, path: str) -> Callable[[], Any]:
+    """What a loop goes through; for ``while_`` the numbers of its iterations."""
+    if node.over is not None:
+        return compile_value(node.over, rt, path)
+    assert node.while_ is not None
+    holds = compile_value(node.while_, rt, path)
+    most = node.max_iterations
+
+    def rounds() -> Iterator[int]:
+        index = 0
+        while (most is None or index < most) and holds():
+            yield index
+            index += 1
+
+    return rounds

@@ -1,0 +1,121 @@
+"""`stream_loop`: a source read on another thread, and the loop over what it gives."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from inspect import isgenerator
+from typing import Any
+
+from crucible_kitchen.graph import StreamLoop
+
+from .blocks import CompileBody, iteration, told
+from .runtime import Runtime
+from .stages import Step
+from .values import compile_value
+
+
+class ReadAhead:
+    """Iterates a source on a thread of its own, a bounded number of items ahead.
+
+    Use it in ``with``: the thread ends with the block, as soon as the source gives back control.
+
+    Args:
+        source: what is iterated; a generator is closed where it is not read to its end.
+        prefetch: most items that are made and not yet taken.
+    """
+
+    def __init__(self, source: Iterable[Any], prefetch: int) -> None:
+        self._source, self._prefetch = source, prefetch
+        self._ready: deque[Any] = deque()
+        self._changed = threading.Condition()
+        self._closed = self._ended = False
+        self._error: BaseException | None = None
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(
+            target=run, args=(self._read,), name="crucible-read-ahead", daemon=True
+        )
+
+    def __enter__(self) -> ReadAhead:
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C: the thread may run already
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread, after the item that it is making."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                while not self._ready and not self._ended:
+                    self._changed.wait()
+                if not self._ready:
+                    break
+                item = self._ready.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def _read(self) -> None:
+        try:
+            items = iter(self._source)
+            try:
+                while self._wanted():
+                    try:
+                        item = next(items)
+                    except StopIteration:
+                        break
+                    with self._changed:
+                        self._ready.append(item)
+                        self._changed.notify_all()
+            finally:
+                if isgenerator(items):
+                    items.close()
+        except BaseException as error:  # noqa: BLE001 - raised again by the one who iterates
+            self._error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _wanted(self) -> bool:
+        """Wait until there is room for an item; False where nobody wants any more."""
+        with self._changed:
+            while len(self._ready) >= self._prefetch and not self._closed:
+                self._changed.wait()
+            return not self._closed
+
+
+def compile_stream_loop(
+    node: StreamLoop, rt: Runtime, path: str, compile_body: CompileBody
+) -> Step:
+    """A closure that runs the body once for each item, while the next ones are made."""
+    assert node.over is not None
+    reader = rt.fork()  # what the source records must not land between the body's stages
+    items = compile_value(node.over, reader, path)
+    iterate = iteration(node, rt, compile_body(node.body, rt, path))
+
+    def work(where: str) -> None:
+        reader.enter(f"{where}/")
+        try:
+            source = items()
+            total = len(source) if hasattr(source, "__len__") else None
+            with ReadAhead(source, node.prefetch) as ahead:
+                iterate(ahead, total)
+        finally:
+            rt.adopt(reader.leave())
+
+    return told("loop", node, rt, work)

@@ -1,0 +1,232 @@
+"""Closures of the blocks with a state of their own inside: `parallel`, `fan_out`, `scope`."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from crucible_kitchen.graph import FanOut, Parallel, Scope
+
+from .blocks import CompileBody, told
+from .runtime import BorderError, Left, Runtime
+from .stages import Step
+from .values import compile_value
+
+_MOST_THREADS = 32
+
+
+def at_once(
+    count: int, width: int, work: Callable[[int, int], None], cancel: Callable[[], None]
+) -> dict[int, BaseException]:
+    """Run pieces of work on threads, begun in their order; errors by the number of the piece.
+
+    After a failure nothing more begins, and what runs is waited for. Pieces before a failed one
+    have all begun, so which failed first in their order does not depend on how many run at once.
+    The number of an error that interrupted the waiting is -1.
+
+    Args:
+        count: of pieces.
+        width: how many run at once.
+        work: called with the number of the thread and of the piece.
+        cancel: called when the waiting is interrupted, so that running pieces end soon.
+    """
+    errors: dict[int, BaseException] = {}
+    numbers = iter(range(count))
+    lock = threading.Lock()
+
+    def serve(slot: int) -> None:
+        while True:
+            with lock:
+                number = None if errors else next(numbers, None)
+            if number is None:
+                return
+            try:
+                work(slot, number)
+            except BaseException as error:  # noqa: BLE001 - the caller's to raise
+                with lock:
+                    errors[number] = error
+
+    if min(count, width) <= 1:
+        serve(0)
+    else:
+        crew = _Crew(serve)
+        try:
+            for slot in range(min(count, width)):
+                crew.start(slot)
+            crew.wait()
+        except BaseException as error:  # noqa: BLE001 - the caller's to raise
+            errors[-1] = error  # before all others, and it keeps the rest from beginning
+            cancel()
+            crew.close()
+    return errors
+
+
+class _Crew:
+    """Threads that are waited for, however the waiting is interrupted.
+
+    Interrupted, `Thread.start` does not tell whether the thread runs, and `Thread.join` takes one
+    that runs for one that has ended; so the threads themselves count who is at work.
+
+    Args:
+        serve: what each does, given its number.
+    """
+
+    def __init__(self, serve: Callable[[int], None]) -> None:
+        self._serve = serve
+        self._changed = threading.Condition()
+        self._begun = self._ended = 0
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self, slot: int) -> None:
+        """Have one more thread at work."""
+        run = contextvars.copy_context().run
+        self._threads.append(
+            threading.Thread(
+                target=run, args=(self._work, slot), name=f"crucible-member-{slot}", daemon=True
+            )
+        )
+        self._threads[-1].start()
+
+    def wait(self) -> None:
+        """Wait until every thread has come and gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended == len(self._threads))
+        for thread in self._threads:
+            thread.join()
+
+    def close(self) -> None:
+        """Wait for the threads at work; those that come later leave at once."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._ended == self._begun)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _work(self, slot: int) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._begun += 1
+        try:
+            self._serve(slot)
+        finally:
+            with self._changed:
+                self._ended += 1
+                self._changed.notify_all()
+
+
+def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that runs every member on a thread of its own, each from the same state."""
+    forks = [rt.fork() for _ in node.body]
+    bodies = [
+        compile_body((member,), fork, path) for member, fork in zip(node.body, forks, strict=True)
+    ]
+    width = node.max_concurrency or len(forks)
+
+    def work(where: str) -> None:
+        rt.tell("block.start", where, block="parallel", total=len(forks))
+        left: dict[int, Left] = {}
+
+        def member(slot: int, number: int) -> None:
+            fork = forks[number]
+            fork.enter(f"{where}/")
+            try:
+                for step in bodies[number]:
+                    step()
+            finally:
+                left[number] = fork.leave()
+
+        errors = at_once(len(forks), width, member, lambda: _cancel(forks, rt))
+        for number in sorted(left):
+            rt.adopt(left[number])
+            for key, value in left[number].state.items():
+                rt.put(key, value)
+            if number in errors:
+                break  # one after the other, those behind it would not have run
+        if errors:
+            raise errors[min(errors)]
+
+    return told("parallel", node, rt, work)
+
+
+def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that runs a copy of the body for each item, each from the same state."""
+    items = compile_value(node.over, rt, path)
+    most = node.max_concurrency or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
+    copies: list[tuple[Runtime, tuple[Step, ...]]] = []  # one a thread, made when first needed
+    item_key, index_key = node.variables
+
+    def work(where: str) -> None:
+        every = list(items())
+        total = len(every)
+        rt.tell("block.start", where, block="fan_out", total=total)
+        while len(copies) < min(most, total):
+            fork = rt.fork()
+            copies.append((fork, compile_body(node.body, fork, path)))
+        left: dict[int, Left] = {}
+
+        def copy(slot: int, number: int) -> None:
+            fork, body = copies[slot]
+            here = f"{where}[{number}]"
+            fork.enter(f"{here}/")
+            fork.put(item_key, every[number])
+            fork.put(index_key, number)
+            fork.tell("iteration.start", here, iteration=number, total=total)
+            try:
+                for step in body:
+                    step()
+            finally:
+                left[number] = fork.leave()
+
+        errors = at_once(total, most, copy, lambda: _cancel([fork for fork, _ in copies], rt))
+        for number in sorted(left):
+            rt.adopt(left[number])
+            if number in errors:
+                break
+        if errors:
+            raise errors[min(errors)]
+        for key, target in node.collect:
+            rt.put(target, [_collected(left[number].state, key, number) for number in range(total)])
+
+    return told("fan_out", node, rt, work)
+
+
+def _collected(state: dict[str, Any], key: str, number: int) -> Any:
+    if key not in state:
+        raise BorderError(f"collects {key!r}, which copy {number} did not write")
+    return state[key]
+
+
+def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that runs the body with names of its own."""
+    fork = rt.fork()
+    body = compile_body(node.body, fork, path)
+    prefix = node.prefix
+
+    def work(where: str) -> None:
+        rt.tell("block.start", where, block="scope")
+        fork.enter(f"{where}/")
+        for key, value in rt.everything().items():
+            if key.startswith(prefix):  # written when the scope ran before, as in a loop
+                fork.put(key[len(prefix) :], value)
+        try:
+            for step in body:
+                step()
+        finally:
+            left = fork.leave()
+            rt.adopt(left)
+            for key, value in left.state.items():
+                rt.put(prefix + key, value)
+
+    return told("scope", node, rt, work)
+
+
+def _cancel(forks: list[Runtime], rt: Runtime) -> None:
+    for fork in forks:
+        fork.cancel(True)
+    rt.bridge.cancel()

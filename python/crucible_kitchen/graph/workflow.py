@@ -1,0 +1,138 @@
+"""`Workflow`: the outermost block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from .blocks import Block, Brackets, Node, as_nodes, caller, name_defects
+from .signature import Defect
+
+
+@dataclass(frozen=True, init=False)
+class Workflow(Block):
+    """A workflow: an immutable, hashable, comparable value; see `workflow`.
+
+    As a base class it reads `body` (and `finally_`, `on_error`) of the subclass, whose methods the
+    names given to `loop` and `when` then mean; calling the subclass gives the value.
+    """
+
+    kind: ClassVar[str] = "workflow"
+
+    finally_body: tuple[Node, ...] | None = None
+    on_error_body: tuple[Node, ...] | None = None
+
+    def __new__(cls, *args: Any, **fields: Any) -> Workflow:
+        if cls is Workflow:
+            return object.__new__(cls)
+        from .class_form import value_of
+
+        return value_of(cls)
+
+    def __init__(
+        self,
+        name: str,
+        body: tuple[Node, ...] = (),
+        source: str = "",
+        defects: tuple[Defect, ...] = (),
+        finally_body: tuple[Node, ...] | None = None,
+        on_error_body: tuple[Node, ...] | None = None,
+    ) -> None:
+        for key, value in locals().items():
+            if key != "self":
+                object.__setattr__(self, key, value)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._source = caller(1)
+
+    _source: ClassVar[str] = ""
+    _owner: ClassVar[Workflow]
+
+    @property
+    def finally_(self) -> Brackets[Workflow]:
+        """``workflow("w")[...].finally_[...]``: runs whatever happened, also on Ctrl-C."""
+        return Brackets(lambda nodes: replace(self, finally_body=nodes))
+
+    @property
+    def on_error(self) -> Brackets[Workflow]:
+        """``workflow("w")[...].on_error[...]``: runs when the body fails, before ``finally_``.
+
+        Inside, the keys ``on_error.error`` (the exception) and ``on_error.stage`` (the id of what
+        failed, or of the workflow) can be bound.
+        """
+        return Brackets(lambda nodes: replace(self, on_error_body=nodes))
+
+    @property
+    def regions(self) -> tuple[tuple[str, tuple[Node, ...]], ...]:
+        others = (("on_error", self.on_error_body), ("finally", self.finally_body))
+        return (("", self.body), *((label, body) for label, body in others if body is not None))
+
+    def insert_before(self, name: str, *items: Any) -> Workflow:
+        """A workflow with `items` before the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: (*as_nodes(items, self.source), node))
+
+    def insert_after(self, name: str, *items: Any) -> Workflow:
+        """A workflow with `items` after the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: (node, *as_nodes(items, self.source)))
+
+    def replace(self, name: str, *items: Any) -> Workflow:
+        """A workflow with `items` in place of the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: as_nodes(items, self.source))
+
+    def without(self, name: str) -> Workflow:
+        """A workflow without the node called `name`; see `edit.change`."""
+        return self._edit(name, lambda node: ())
+
+    def _edit(self, name: str, put: Callable[[Node], tuple[Node, ...]]) -> Workflow:
+        from .edit import change
+
+        return change(self, name, put)
+
+    def mermaid(self) -> str:
+        """A Mermaid flow chart, as Markdown renderers draw it."""
+        from .draw import mermaid
+
+        return mermaid(self)
+
+    def dot(self) -> str:
+        """A Graphviz digraph."""
+        from .draw import dot
+
+        return dot(self)
+
+    @property
+    def graph(self) -> Any:
+        """The nested `networkx.DiGraph`; a block is a node whose ``graph`` is its inside."""
+        from .digraph import nested
+
+        return nested(self)
+
+    def flat(self) -> Any:
+        """One `networkx.DiGraph` with path ids as nodes and an attribute ``parent``."""
+        from .digraph import flat
+
+        return flat(self)
+
+
+def workflow(name: str) -> Workflow:
+    """Begin a workflow: ``workflow("sft")[load, loop(...)[...], save].finally_[cleanup]``.
+
+    Args:
+        name: first part of every path inside.
+    """
+    return Workflow(name, source=caller(1), defects=name_defects("workflow", name))
+
+
+def as_workflow(target: object) -> Workflow:
+    """A workflow value, or the value of a `Workflow` class.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(target, type) and issubclass(target, Workflow) and target is not Workflow:
+        return target("")
+    if isinstance(target, Workflow):
+        return target
+    raise TypeError(f"workflow: must be a workflow or a Workflow class, got {target!r}")
