@@ -94,14 +94,14 @@ struct C {
   bool accumulate;  // else overwritten
 };
 
-namespace internal {
-
 inline __attribute__((always_inline)) Vector load(const float* p) {
   return *reinterpret_cast<const Unaligned*>(p);
 }
 inline __attribute__((always_inline)) void store(float* p, Vector v) {
   *reinterpret_cast<Unaligned*>(p) = v;
 }
+
+namespace internal {
 
 // Rows by name and not by a loop over them: only then does GCC keep the sums in registers from one
 // product to the next.
@@ -184,13 +184,22 @@ inline void put(float& to, float x) { to = x; }
 inline void put(float& to, BFloat16 x) { to = widen(x); }
 inline void put(BFloat16& to, BFloat16 x) { to = x; }
 
+// A row of a panel. Floats by vectors: GCC would ask first whether the two rows overlap.
+template <typename P, typename T>
+inline void put_row(P* to, const T* from) {
+  for (int j = 0; j < kColumns; ++j) put(to[j], from[j]);
+}
+inline void put_row(float* to, const float* from) {
+  for (int j = 0; j < kColumns; j += kWidth) store(to + j, load(from + j));
+}
+
 // One panel from `depth` rows of a row-major matrix: columns [0, columns) of each, then zeros.
 template <typename T, typename P>
 inline void pack_rows(const T* rows, std::int64_t stride, std::int64_t depth, int columns,
                       P* panel) {
   for (std::int64_t k = 0; k < depth; ++k, rows += stride, panel += kColumns) {
     if (columns == kColumns) {
-      for (int j = 0; j < kColumns; ++j) put(panel[j], rows[j]);
+      put_row(panel, rows);
     } else {
       for (int j = 0; j < kColumns; ++j) put(panel[j], j < columns ? rows[j] : T{});
     }

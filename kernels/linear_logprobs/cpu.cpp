@@ -7,20 +7,19 @@ namespace crucible::linear_logprobs::cpu {
 
 void forward(const Inputs& in, const Size& size, const Options& options, const float* even_row_H,
              const Outputs& out, int threads) {
-  if (in.bfloat16) {
-    Forward<BFloat16>(in, size, options, even_row_H, out, threads).run();
-  } else {
-    Forward<float>(in, size, options, even_row_H, out, threads).run();
-  }
+  const ForwardCall call{
+      in, size, options, even_row_H, out, TokenBlocks(size.T), Vocabulary(size.V)};
+  threads = useful_threads(threads, size, call.wants_slope() ? 2 : 1);
+  in.bfloat16 ? run_forward<BFloat16>(call, threads) : run_forward<float>(call, threads);
 }
 
 void grad_weight(const Inputs& in, const Size& size, const Options& options,
                  const Gradients& gradients, void* dw_VH, int threads) {
-  const HeadGradient gradient = {in, size, options, gradients};
+  threads = useful_threads(threads, size, 2);
   if (in.bfloat16) {
-    fill(gradient, static_cast<BFloat16*>(dw_VH), threads);
+    HeadGradient(in, size, options, static_cast<BFloat16*>(dw_VH)).run(gradients, threads);
   } else {
-    fill(gradient, static_cast<float*>(dw_VH), threads);
+    HeadGradient(in, size, options, static_cast<float*>(dw_VH)).run(gradients, threads);
   }
 }
 

@@ -1,172 +1,206 @@
-// Forward: a block of the head is packed by all threads, then each panel of tokens meets it alone:
-// logits, exponentials, and their product with the block, all within its own cache. No sum ever
-// crosses threads or panels, so neither the thread count nor the neighbours change a bit.
+// Forward: one parallel region. An item is a block of tokens and a run of the vocabulary; many
+// blocks have one run each, few share the vocabulary out. For each block of the head a thread has
+// the logits, their exponentials and the product of these with the block in its own cache.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "../common/threads.h"
-#include "cpu_softmax.h"
+#include "cpu_vocabulary.h"
 
 namespace crucible::linear_logprobs::cpu {
 namespace {
 
-// Tokens worked on at a time, so that memory does not grow with T.
-constexpr std::int64_t kTokens = 1024;
+struct ForwardCall {
+  const Inputs& in;
+  const Size& size;
+  const Options& options;
+  const float* even_row_H;
+  const Outputs& out;
+  TokenBlocks blocks;
+  Vocabulary vocabulary;
 
+  bool wants_slope() const { return out.slope_TH != nullptr; }
+  // A softcap and smoothing at once: the even share of each row is bent by each token's logit.
+  bool bends_even() const {
+    return wants_slope() && options.softcap != 0.0F && options.smoothing != 0.0F;
+  }
+  std::int64_t part_numel() const {
+    const std::int64_t sums = (wants_slope() ? 1 : 0) + (bends_even() ? 1 : 0);
+    return blocks.size * (5 + sums * size.H);
+  }
+  Part part_at(float* memory) const {
+    const std::int64_t n = blocks.size;
+    float* sums = memory + 5 * n;
+    return {memory,
+            memory + n,
+            memory + 2 * n,
+            memory + 3 * n,
+            memory + 4 * n,
+            wants_slope() ? sums : nullptr,
+            bends_even() ? sums + n * size.H : nullptr};
+  }
+};
+
+// One thread's memory and what it does with it.
 template <typename T>
-class Forward {
+class ForwardWorker {
  public:
-  Forward(const Inputs& in, const Size& size, const Options& options, const float* even_row,
-          const Outputs& out, int threads)
-      : in_(in), size_(size), options_(options), even_row_(even_row), out_(out), threads_(threads) {
-    const std::int64_t panels = groups(std::min(size.T, kTokens), kLanes);
-    const std::int64_t block = groups(std::min(size.V, kBlock), kRows) * kRows;
-    const std::int64_t columns = groups(size.H, kRows) * kRows;
-    running_.resize(static_cast<std::size_t>(panels));
-    hidden_ = buffer(panels * size.H * kLanes);
-    head_ = buffer(block * size.H);
-    if (out.slope_TH == nullptr) return;
-    turned_ = buffer(columns * block);
-    slope_ = buffer(panels * columns * kLanes);
-    if (bends_even()) even_ = buffer(panels * columns * kLanes);
+  ForwardWorker(const ForwardCall& call, gemm::Scratch& scratch)
+      : call_(call), hidden_(hidden_of<T>(call.in)), head_(head_of<T>(call.in)) {
+    std::int64_t depth = 1;  // parts that a walk over all slices keeps
+    for (std::int64_t slices = call.vocabulary.slices; slices > 1; slices /= 2) ++depth;
+    stride_ = call.blocks.stride();
+    const std::int64_t entries = kBlock * stride_, tokens = call.blocks.size * call.size.H;
+    parts_ = scratch.take(depth * call.part_numel() + tokens + 2 * entries + call.blocks.size +
+                          kBlock * kColumns + kScoreRoom);
+    panels_ = parts_ + depth * call.part_numel();
+    logits_ = panels_ + tokens;
+    bend_ = logits_ + entries;
+    rescale_ = bend_ + entries;
+    head_panel_ = rescale_ + call.blocks.size;
+    room_ = head_panel_ + kBlock * kColumns;
   }
 
-  void run() {
-    for (first_token_ = 0; first_token_ < size_.T; first_token_ += kTokens) {
-      tokens_ = std::min(kTokens, size_.T - first_token_);
-      const std::int64_t panels = groups(tokens_, kLanes);
-      parallel_for(panels, threads_, [this](std::int64_t p) { start(p); });
-      for (first_row_ = 0; first_row_ < size_.V; first_row_ += kBlock) {
-        rows_ = std::min(kBlock, size_.V - first_row_);
-        pack_block();
-        parallel_for(panels, threads_, [this](std::int64_t p) { meet(p); });
-      }
-      parallel_for(panels, threads_, [this](std::int64_t p) { finish_panel(p); });
+  void take(std::int64_t block) {
+    if (block == block_) return;
+    block_ = block;
+    first_token_ = call_.blocks.first(block);
+    tokens_ = call_.blocks.tokens(block);
+    pack_tokens(hidden_, first_token_, tokens_, call_.size.H, panels_);
+  }
+
+  Part own_part(std::int64_t depth) const {
+    return call_.part_at(parts_ + depth * call_.part_numel());
+  }
+
+  // What slices [first, first + count) say.
+  void walk(std::int64_t first, std::int64_t count, std::int64_t depth, const Part& into) {
+    if (count == 1) return walk_slice(first, into);
+    const Part later = own_part(depth);
+    walk(first, count / 2, depth + 1, into);
+    walk(first + count / 2, count / 2, depth + 1, later);
+    merge(tokens_, call_.size.H, into, later);
+  }
+
+  void finish_block(const Part& part) const {
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const Row row = finish(part, t, call_.size, call_.options);
+      call_.out.logprobs_T[first_token_ + t] = row.logprob;
+      call_.out.lse_T[first_token_ + t] = row.lse;
+      call_.out.miss_T[first_token_ + t] = row.miss;
+      if (call_.wants_slope()) finish_slope(part, t, row);
     }
   }
 
  private:
-  // A softcap and smoothing at once: the even share of each row is bent by each token's logit.
-  bool bends_even() const { return options_.softcap != 0.0F && options_.smoothing != 0.0F; }
-  std::int64_t columns() const { return groups(size_.H, kRows) * kRows; }
-  const T* hidden_row(std::int64_t token) const {
-    return static_cast<const T*>(in_.hidden_TH) + token * in_.hidden_stride;
-  }
-  const T* head_row(std::int64_t row) const {
-    return static_cast<const T*>(in_.weight_VH) + row * in_.weight_stride;
-  }
-  Running& running(std::int64_t panel) { return running_[static_cast<std::size_t>(panel)]; }
-
-  void start(std::int64_t p) {
-    const std::int64_t first = first_token_ + p * kLanes;
-    const std::int64_t count = std::min<std::int64_t>(kLanes, size_.T - first);
-    pack_rows<kLanes>(hidden_row(first), in_.hidden_stride, count, size_.H,
-                      hidden_.get() + p * size_.H * kLanes);
-    Running& r = running(p) = Running{};
-    for (int lane = 0; lane < kLanes; ++lane) {
-      r.top[lane] = -kInfinity;
-      r.targets[lane] = lane < count ? in_.targets_T[first + lane] : -1;
-    }
-    const std::int64_t elements = columns() * kLanes;
-    if (slope_) std::fill_n(slope_.get() + p * elements, elements, 0.0F);
-    if (even_) std::fill_n(even_.get() + p * elements, elements, 0.0F);
+  void walk_slice(std::int64_t slice, const Part& part) {
+    const std::int64_t size = call_.blocks.size;
+    std::fill_n(part.top, size, -kInfinity);
+    std::fill_n(part.sum, call_.part_numel() - size, 0.0F);  // and all that lies behind
+    call_.vocabulary.each_block(
+        slice, [&](std::int64_t first, std::int64_t rows) { meet(first, rows, part); });
   }
 
-  // The block as the first product reads it, [row panel][H][kRows], and as the second does,
-  // [hidden panel][row][kRows].
-  void pack_block() {
-    const std::int64_t row_panels = groups(rows_, kRows);
-    const std::int64_t hidden_panels = turned_ ? columns() / kRows : 0;
-    parallel_for(row_panels + hidden_panels, threads_, [&](std::int64_t i) {
-      if (i < row_panels) {
-        pack_rows<kRows>(head_row(first_row_ + i * kRows), in_.weight_stride, rows_ - i * kRows,
-                         size_.H, head_.get() + i * kRows * size_.H);
-      } else {
-        const std::int64_t column = (i - row_panels) * kRows;
-        pack_columns<kRows>(head_row(first_row_) + column, in_.weight_stride, rows_,
-                            size_.H - column, turned_.get() + column * rows_);
-      }
+  void meet(std::int64_t first, std::int64_t rows, const Part& part) {
+    const bool bends = call_.options.softcap != 0.0F;
+    score(head_, first, rows, panels_, tokens_, call_.size.H, logits_, stride_, room_);
+    gemm::each_panel(tokens_, [&](std::int64_t t, int count) {
+      float* logits = logits_ + t;
+      if (bends) cap(rows, call_.options.softcap, logits, bend_ + t, stride_);
+      if (call_.options.smoothing != 0.0F) add_totals(rows, logits, stride_, part.total + t);
+      each_target(call_.in.targets_T + first_token_ + t, count, first, rows, stride_,
+                  [&](std::int64_t at, std::int64_t i) {
+                    part.at_target[t + i] = logits[at];
+                    part.bend[t + i] = bends ? bend_[t + at] : 1.0F;
+                    logits[at] = -kInfinity;
+                  });
+      exponentials(rows, logits, stride_, part.top + t, part.sum + t, rescale_ + t);
+      if (bends && call_.wants_slope()) scale_by(bend_ + t, rows, logits, stride_);
+    });
+    if (call_.wants_slope()) gather(first, rows, part);
+  }
+
+  // slope = rescale slope + entries^T block, [tokens][H].
+  void gather(std::int64_t first, std::int64_t rows, const Part& part) {
+    const std::int64_t H = call_.size.H;
+    const T* next = head_.row(first + rows);
+    const std::int64_t ahead = std::min(rows, call_.size.V - first - rows);
+    for (std::int64_t t = 0; t < tokens_; ++t) scale_row(part.slope + t * H, H, rescale_[t]);
+    gemm::each_panel(H, [&](std::int64_t h, int columns) {
+      gemm::pack_rows(head_.row(first) + h, head_.stride, rows, columns, head_panel_);
+      for (std::int64_t v = 0; v < ahead; ++v)
+        __builtin_prefetch(next + v * head_.stride + h, 0, 2);
+      const gemm::B panel{head_panel_, kColumns};
+      gemm::multiply<gemm::Rows::kTogether>(tokens_, {logits_, stride_}, panel, rows, {},
+                                            {part.slope + h, H, columns, true});
+      if (part.even == nullptr) return;
+      gemm::multiply<gemm::Rows::kTogether>(tokens_, {bend_, stride_}, panel, rows, {},
+                                            {part.even + h, H, columns, true});
     });
   }
 
-  void meet(std::int64_t p) {
-    alignas(64) float logits[kScored * kLanes];
-    alignas(64) float bend[kScored * kLanes];
-    alignas(64) float rescale[kLanes];
-    const float* bends = options_.softcap != 0.0F ? bend : nullptr;
-    for (std::int64_t from = 0; from < rows_; from += kScored) {
-      const std::int64_t rows = std::min<std::int64_t>(kScored, rows_ - from);
-      score(head_.get() + from * size_.H, hidden_.get() + p * size_.H * kLanes, size_.H, rows,
-            logits);
-      if (bends != nullptr) cap(rows, options_.softcap, logits, bend);
-      if (options_.smoothing != 0.0F) add_total(rows, logits, running(p));
-      take_targets(first_row_ + from, rows, bends, logits, running(p));
-      exponentials(rows, logits, running(p), rescale);
-      if (!slope_) continue;
-      if (bends != nullptr) {
-        for (std::int64_t i = 0; i < rows * kLanes; ++i) logits[i] *= bend[i];
-      }
-      gather(p, from, rows, logits, rescale, slope_.get());
-      if (even_) gather(p, from, rows, bend, nullptr, even_.get());
-    }
-  }
-
-  // sums[panel] = rescale sums[panel] + block^T entries, [H][kLanes].
-  void gather(std::int64_t p, std::int64_t from, std::int64_t rows, const float* entries,
-              const float* rescale, float* sums) {
-    float* panel = sums + p * columns() * kLanes;
-    for (std::int64_t h = 0; h < columns(); h += kRows) {
-      float* tile = panel + h * kLanes;
-      if (rescale != nullptr) {
-        for (int i = 0; i < kRows * kLanes; ++i) tile[i] *= rescale[i % kLanes];
-      }
-      multiply(rows, turned_.get() + h * rows_ + from * kRows, entries, tile, true);
-    }
-  }
-
-  void finish_panel(std::int64_t p) {
-    const Running& r = running(p);
-    for (int lane = 0; lane < kLanes && r.targets[lane] >= 0; ++lane) {
-      const std::int64_t token = first_token_ + p * kLanes + lane;
-      const Row row = finish(r, lane, size_, options_);
-      out_.logprobs_T[token] = row.logprob;
-      out_.lse_T[token] = row.lse;
-      out_.miss_T[token] = row.miss;
-      if (slope_) finish_slope(p, lane, token, row);
-    }
-  }
-
   // D = sum over v of (q_v - p_v) bend_v W_v from its three parts: target, others, even share.
-  void finish_slope(std::int64_t p, int lane, std::int64_t token, const Row& row) {
-    const Running& r = running(p);
-    const std::int64_t offset = p * columns() * kLanes + lane;
-    const float others = -std::exp(r.top[lane] - row.lse);
-    const float at_target = r.bend[lane] * (row.miss - options_.smoothing);
-    const float even_share = options_.smoothing / static_cast<float>(size_.V);
-    const T* target = head_row(r.targets[lane]);
-    float* to = out_.slope_TH + token * size_.H;
-    for (std::int64_t h = 0; h < size_.H; ++h) {
-      float sum = others * slope_[static_cast<std::size_t>(offset + h * kLanes)];
-      sum += at_target * widen(target[h]);
-      if (even_) sum += even_share * even_[static_cast<std::size_t>(offset + h * kLanes)];
-      if (even_row_ != nullptr) sum += even_row_[h];
-      to[h] = sum;
+  void finish_slope(const Part& part, std::int64_t t, const Row& row) const {
+    const std::int64_t H = call_.size.H, token = first_token_ + t;
+    const float others = -std::exp(part.top[t] - row.lse);
+    const float at_target = part.bend[t] * (row.miss - call_.options.smoothing);
+    const T* target = head_.row(call_.in.targets_T[token]);
+    const float* sums = part.slope + t * H;
+    float* to = call_.out.slope_TH + token * H;
+    for (std::int64_t h = 0; h < H; ++h) to[h] = others * sums[h] + at_target * widen(target[h]);
+    if (part.even != nullptr) {
+      const float even_share = call_.options.smoothing / static_cast<float>(call_.size.V);
+      for (std::int64_t h = 0; h < H; ++h) to[h] += even_share * part.even[t * H + h];
+    }
+    if (call_.even_row_H != nullptr) {
+      for (std::int64_t h = 0; h < H; ++h) to[h] += call_.even_row_H[h];
     }
   }
 
-  const Inputs& in_;
-  const Size& size_;
-  const Options& options_;
-  const float* even_row_;
-  const Outputs& out_;
-  int threads_;
-  std::int64_t first_token_ = 0, tokens_ = 0, first_row_ = 0, rows_ = 0;
-  std::vector<Running> running_;
-  Buffer hidden_;  // [panel][H][kLanes]
-  Buffer head_, turned_;
-  Buffer slope_, even_;  // [panel][columns][kLanes]
+  const ForwardCall& call_;
+  Matrix<T> hidden_, head_;
+  std::int64_t block_ = -1, first_token_ = 0, tokens_ = 0, stride_ = 0;
+  float* parts_ = nullptr;       // one for each level of the tree
+  float* panels_ = nullptr;      // [panel][H][kColumns]
+  float* logits_ = nullptr;      // [kBlock][stride_]
+  float* bend_ = nullptr;        // the same
+  float* rescale_ = nullptr;     // [tokens]
+  float* head_panel_ = nullptr;  // [kBlock][kColumns]
+  float* room_ = nullptr;        // kScoreRoom
 };
+
+template <typename T>
+void run_forward(const ForwardCall& call, int threads) {
+  const std::int64_t blocks = call.blocks.count;
+  const std::int64_t runs = call.vocabulary.runs(blocks, threads);
+  const std::int64_t slices = call.vocabulary.slices / runs;  // of a run
+  // A block with several runs is merged and finished by the thread that ends its last one.
+  static thread_local gemm::Scratch scratch;
+  float* shared = runs == 1 ? nullptr : scratch.take(blocks * runs * call.part_numel());
+  std::vector<std::atomic<std::int64_t>> done(static_cast<std::size_t>(blocks));
+  parallel(blocks * runs, threads, [&](auto next) {
+    static thread_local gemm::Scratch room;
+    ForwardWorker<T> worker(call, room);
+    for (std::int64_t i = next(); i < blocks * runs; i = next()) {
+      const std::int64_t block = i / runs;
+      const auto part_of = [&](std::int64_t run) {
+        return call.part_at(shared + (block * runs + run) * call.part_numel());
+      };
+      worker.take(block);
+      const Part part = runs == 1 ? worker.own_part(0) : part_of(i % runs);
+      worker.walk(i % runs * slices, slices, 1, part);
+      if (done[static_cast<std::size_t>(block)].fetch_add(1) + 1 < runs) continue;
+      for (std::int64_t step = 1; step < runs; step *= 2) {
+        for (std::int64_t run = 0; run < runs; run += 2 * step) {
+          merge(call.blocks.tokens(block), call.size.H, part_of(run), part_of(run + step));
+        }
+      }
+      worker.finish_block(runs == 1 ? part : part_of(0));
+    }
+  });
+}
 
 }  // namespace
 }  // namespace crucible::linear_logprobs::cpu

@@ -1,6 +1,7 @@
-// The head's gradient: a thread owns a block of the vocabulary and walks over all tokens. It
-// computes the block's logits a second time, turns them into coefficients in place, and multiplies
-// them with the hidden states. No two threads write one row, and a row's sum runs in token order.
+// The head's gradient: an item is a block of the vocabulary, and its thread walks over all tokens.
+// It computes the block's logits a second time, turns them into coefficients in place, and
+// multiplies them with the hidden states. No two threads write one row, and a row's sum runs in
+// token order.
 #pragma once
 
 #include "../common/threads.h"
@@ -9,134 +10,98 @@
 namespace crucible::linear_logprobs::cpu {
 namespace {
 
-constexpr int kPanels = 256 / kLanes;  // 256 tokens between two visits to the sums
-
-struct HeadGradient {
-  const Inputs& in;
-  const Size& size;
-  const Options& options;
-  const Gradients& gradients;
-};
-
-// One thread's working memory.
 template <typename T>
-class Worker {
+class HeadGradient {
  public:
-  explicit Worker(const HeadGradient& of)
-      : of_(of),
-        columns_(groups(of.size.H, kLanes) * kLanes),
-        head_(buffer(kBlock * of.size.H)),
-        sums_(buffer(kBlock * columns_)),
-        hidden_(buffer(kPanels * of.size.H * kLanes)),
-        turned_(buffer(kPanels * kLanes * columns_)),
-        pulls_(buffer(kPanels * kBlock * kLanes)) {}
+  HeadGradient(const Inputs& in, const Size& size, const Options& options, T* dw_VH)
+      : in_(in),
+        size_(size),
+        options_(options),
+        blocks_(size.T),
+        hidden_(hidden_of<T>(in)),
+        head_(head_of<T>(in)),
+        dw_VH_(dw_VH),
+        even_share_(options.smoothing / static_cast<float>(size.V)) {}
 
-  void block(std::int64_t first, T* dw_VH) {
-    const Size& size = of_.size;
-    const std::int64_t rows = std::min(kBlock, size.V - first);
-    for (std::int64_t v = 0; v < rows; v += kRows) {
-      const T* from = static_cast<const T*>(of_.in.weight_VH) + (first + v) * of_.in.weight_stride;
-      pack_rows<kRows>(from, of_.in.weight_stride, rows - v, size.H, head_.get() + v * size.H);
+  void run(const Gradients& gradients, int threads) {
+    static thread_local gemm::Scratch scratch;
+    const std::int64_t padded = groups(size_.T, kColumns) * kColumns;
+    float* memory = scratch.take(padded * (3 + size_.H));
+    given_ = {memory, memory + padded, memory + 2 * padded};
+    panels_ = memory + 3 * padded;
+    std::fill_n(memory, 3 * padded, 0.0F);
+    for (std::int64_t t = 0; t < size_.T; ++t) {
+      given_.lse[t] = gradients.lse_T[t];
+      given_.at_target[t] = gradients.miss_T[t] - options_.smoothing + even_share_;
+      given_.grad[t] = gradients.grad_T[t];
     }
-    std::fill_n(sums_.get(), kBlock * columns_, 0.0F);
-    for (std::int64_t token = 0; token < size.T; token += kPanels * kLanes) {
-      const auto panels = static_cast<int>(
-          groups(std::min<std::int64_t>(kPanels * kLanes, size.T - token), kLanes));
-      pack_tokens(token, panels);
-      for (int p = 0; p < panels; ++p) pull(first, rows, token + p * kLanes, p);
-      gather(rows, panels);
-    }
-    for (std::int64_t v = 0; v < rows; ++v) {
-      for (std::int64_t h = 0; h < size.H; ++h) {
-        narrow(sums_[static_cast<std::size_t>(v * columns_ + h)], dw_VH[(first + v) * size.H + h]);
-      }
-    }
+    pack_tokens(hidden_, 0, size_.T, size_.H, panels_);
+    parallel(groups(size_.V, kBlock), threads, [&](auto next) {
+      static thread_local gemm::Scratch room;
+      for (std::int64_t i = next(); i * kBlock < size_.V; i = next()) block(i * kBlock, room);
+    });
   }
 
  private:
-  static void narrow(float from, float& to) { to = from; }
-  static void narrow(float from, BFloat16& to) { to = round_to_nearest(from); }
-
-  // Hidden states as the first product reads them, [panel][H][kLanes], and as the second does,
-  // [hidden panel][token][kLanes].
-  void pack_tokens(std::int64_t token, int panels) {
-    const Size& size = of_.size;
-    const T* from = static_cast<const T*>(of_.in.hidden_TH) + token * of_.in.hidden_stride;
-    const std::int64_t stride = of_.in.hidden_stride;
-    const std::int64_t count = std::min<std::int64_t>(panels * kLanes, size.T - token);
-    for (int p = 0; p < panels; ++p) {
-      pack_rows<kLanes>(from + p * kLanes * stride, stride, count - p * kLanes, size.H,
-                        hidden_.get() + p * size.H * kLanes);
+  // dw of rows [first, first + kBlock).
+  void block(std::int64_t first, gemm::Scratch& scratch) const {
+    const std::int64_t H = size_.H, rows = std::min(kBlock, size_.V - first);
+    const std::int64_t stride = blocks_.stride();
+    float* logits =
+        scratch.take(2 * kBlock * stride + kScoreRoom + kTokens * kColumns + kBlock * H);
+    float* bend = logits + kBlock * stride;
+    float* room = bend + kBlock * stride;
+    float* panel = room + kScoreRoom;
+    float* sums = sums_of(dw_VH_ + first * H, panel + kTokens * kColumns);
+    if (blocks_.count == 0) std::fill_n(sums, rows * H, 0.0F);
+    for (std::int64_t i = 0; i < blocks_.count; ++i) {
+      const std::int64_t token = blocks_.first(i), tokens = blocks_.tokens(i);
+      score(head_, first, rows, panels_ + token * H, tokens, H, logits, stride, room);
+      pull(first, rows, token, tokens, logits, bend);
+      gemm::each_panel(H, [&](std::int64_t h, int columns) {
+        gemm::pack_rows(hidden_.row(token) + h, hidden_.stride, tokens, columns, panel);
+        gemm::multiply<gemm::Rows::kApart>(rows, {logits, stride}, {panel, kColumns}, tokens, {},
+                                           {sums + h, H, columns, i > 0});
+      });
     }
-    const std::int64_t padded = panels * kLanes;
-    for (std::int64_t h = 0; h < columns_; h += kLanes) {
-      float* to = turned_.get() + h * padded;
-      pack_columns<kLanes>(from + h, stride, count, size.H - h, to);
-      std::fill_n(to + count * kLanes, (padded - count) * kLanes, 0.0F);
-    }
+    round(sums, rows * H, dw_VH_ + first * H);
   }
 
-  // The coefficients of one panel, [kBlock][kLanes], zero beyond the block's rows.
-  void pull(std::int64_t first, std::int64_t rows, std::int64_t token, int p) {
-    alignas(64) float bend[kScored * kLanes];
-    const Given given = given_for(token);
-    const float* bends = of_.options.softcap != 0.0F ? bend : nullptr;
-    const float even_share = of_.options.smoothing / static_cast<float>(of_.size.V);
-    float* panel = pulls_.get() + p * kBlock * kLanes;
-    for (std::int64_t from = 0; from < rows; from += kScored) {
-      const std::int64_t scored = std::min<std::int64_t>(kScored, rows - from);
-      float* logits = panel + from * kLanes;
-      score(head_.get() + from * of_.size.H, hidden_.get() + p * of_.size.H * kLanes, of_.size.H,
-            scored, logits);
-      if (bends != nullptr) cap(scored, of_.options.softcap, logits, bend);
-      pulls(first + from, scored, even_share, bends, given, logits);
-    }
-    std::fill_n(panel + rows * kLanes, (kBlock - rows) * kLanes, 0.0F);
+  // Logits become coefficients.
+  void pull(std::int64_t first, std::int64_t rows, std::int64_t token, std::int64_t tokens,
+            float* logits, float* bend) const {
+    const bool bends = options_.softcap != 0.0F;
+    const std::int64_t stride = blocks_.stride();
+    gemm::each_panel(tokens, [&](std::int64_t t, int count) {
+      const float* grad = given_.grad + token + t;
+      const float* at_target = given_.at_target + token + t;
+      if (bends) cap(rows, options_.softcap, logits + t, bend + t, stride);
+      pulls(rows, even_share_, given_.lse + token + t, grad, logits + t, stride);
+      each_target(
+          in_.targets_T + token + t, count, first, rows, stride,
+          [&](std::int64_t at, std::int64_t i) { logits[t + at] = at_target[i] * grad[i]; });
+      if (bends) scale_by(bend + t, rows, logits + t, stride);
+    });
   }
 
-  Given given_for(std::int64_t token) const {
-    Given given = {};
-    const float even_share = of_.options.smoothing / static_cast<float>(of_.size.V);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const bool there = token + lane < of_.size.T;
-      given.targets[lane] = there ? of_.in.targets_T[token + lane] : -1;
-      if (!there) continue;
-      given.lse[lane] = of_.gradients.lse_T[token + lane];
-      given.grad[lane] = of_.gradients.grad_T[token + lane];
-      given.at_target[lane] =
-          of_.gradients.miss_T[token + lane] - of_.options.smoothing + even_share;
-    }
-    return given;
+  // Where rows are summed: in place, or in `room` until they are rounded.
+  static float* sums_of(float* dw, float*) { return dw; }
+  static float* sums_of(BFloat16*, float* room) { return room; }
+  static void round(const float*, std::int64_t, float*) {}
+  static void round(const float* sums, std::int64_t count, BFloat16* dw) {
+    for (std::int64_t i = 0; i < count; ++i) dw[i] = round_to_nearest(sums[i]);
   }
 
-  void gather(std::int64_t rows, int panels) {
-    const std::int64_t padded = panels * kLanes;
-    for (std::int64_t h = 0; h < columns_; h += kLanes) {
-      for (std::int64_t v = 0; v < rows; v += kRows) {
-        multiply_panels(panels, pulls_.get() + v * kLanes, kBlock * kLanes,
-                        turned_.get() + h * padded, sums_.get() + v * columns_ + h, columns_);
-      }
-    }
-  }
-
-  const HeadGradient& of_;
-  std::int64_t columns_;
-  Buffer head_;    // [row panel][H][kRows]
-  Buffer sums_;    // [kBlock][columns_]
-  Buffer hidden_;  // [panel][H][kLanes]
-  Buffer turned_;  // [hidden panel][token][kLanes]
-  Buffer pulls_;   // [panel][kBlock][kLanes]
+  const Inputs& in_;
+  const Size& size_;
+  const Options& options_;
+  TokenBlocks blocks_;
+  Matrix<T> hidden_, head_;
+  T* dw_VH_;
+  float even_share_;
+  Given given_ = {};
+  float* panels_ = nullptr;  // all tokens, [panel][H][kColumns]
 };
-
-template <typename T>
-void fill(const HeadGradient& gradient, T* dw_VH, int threads) {
-  const std::int64_t blocks = groups(gradient.size.V, kBlock);
-  const std::int64_t workers = std::min<std::int64_t>(threads, blocks);
-  parallel_for(workers, threads, [&](std::int64_t worker) {
-    Worker<T> memory(gradient);
-    for (std::int64_t b = worker; b < blocks; b += workers) memory.block(b * kBlock, dw_VH);
-  });
-}
 
 }  // namespace
 }  // namespace crucible::linear_logprobs::cpu

@@ -1,25 +1,26 @@
-// What happens to the logits of one panel between the two products: statistics and coefficients.
+// What happens to the logits of one panel between two products: statistics and coefficients.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "cpu_panels.h"
-#include "launch.h"
+#include "cpu_logits.h"
 
 namespace crucible::linear_logprobs::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// One panel's running statistics; the target's logit stays outside of `top` and `sum`.
-struct Running {
-  alignas(64) float top[kLanes];        // maximum of the other tokens' logits
-  alignas(64) float sum[kLanes];        // sum over them of exp(logit - top)
-  alignas(64) float total[kLanes];      // sum of all logits, for label smoothing
-  alignas(64) float at_target[kLanes];  // the target's logit
-  alignas(64) float bend[kLanes];       // its derivative in the raw logit
-  std::int64_t targets[kLanes];         // -1 where the panel has no token
+// What a stretch of the vocabulary says of a block of tokens: statistics [tokens], sums
+// [tokens][H]. The target's logit stays outside of `top` and `sum`.
+struct Part {
+  float* top;        // maximum of the other tokens' logits
+  float* sum;        // sum over them of exp(logit - top)
+  float* total;      // sum of all logits, for label smoothing
+  float* at_target;  // the target's logit; 0 where it is in another stretch, as is
+  float* bend;       // its derivative in the raw logit
+  float* slope;      // sum over the others of exp(logit - top) W; null: not wanted
+  float* even;       // sum over all of bend W; null: not wanted
 };
 
 // What the finished statistics say of one token.
@@ -27,48 +28,48 @@ struct Row {
   float logprob, lse, miss;
 };
 
-inline Row finish(const Running& running, int lane, const Size& size, const Options& options) {
-  const float others = running.top[lane] + std::log(running.sum[lane]);
+inline Row finish(const Part& part, std::int64_t t, const Size& size, const Options& options) {
+  const float others = part.top[t] + std::log(part.sum[t]);
   // log(1 + e^gap) and 1 / (1 + e^-gap) from the side where nothing overflows: their digits near
   // 0 are those of 1 - p near p = 1, which no difference of logits to the lse would keep.
-  const float gap = others - running.at_target[lane];
+  const float gap = others - part.at_target[t];
   const float small = std::exp(-std::abs(gap));
   const float above = std::log1p(small);
   const float logprob = -(std::max(gap, 0.0F) + above);
-  const float lse = std::max(others, running.at_target[lane]) + above;
+  const float lse = std::max(others, part.at_target[t]) + above;
   const float miss = (gap > 0.0F ? 1.0F : small) / (1.0F + small);
   if (options.smoothing == 0.0F) return {logprob, lse, miss};
-  const float even = running.total[lane] / static_cast<float>(size.V) - lse;
+  const float even = part.total[t] / static_cast<float>(size.V) - lse;
   return {(1.0F - options.smoothing) * logprob + options.smoothing * even, lse, miss};
 }
 
-// Takes the targets among rows [first, first + rows) out of the logits, which become -infinity.
-inline void take_targets(std::int64_t first, std::int64_t rows, const float* bend, float* logits,
-                         Running& running) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const std::int64_t row = running.targets[lane] - first;
-    if (row < 0 || row >= rows) continue;
-    float& logit = logits[row * kLanes + lane];
-    running.at_target[lane] = logit;
-    running.bend[lane] = bend == nullptr ? 1.0F : bend[row * kLanes + lane];
-    logit = -kInfinity;
+// Calls f(index of its logit, token) for each of `count` tokens whose target is among rows
+// [first, first + rows).
+template <typename F>
+inline void each_target(const std::int64_t* targets, std::int64_t count, std::int64_t first,
+                        std::int64_t rows, std::int64_t stride, F&& f) {
+  for (std::int64_t t = 0; t < count; ++t) {
+    const std::int64_t row = targets[t] - first;
+    if (row >= 0 && row < rows) f(row * stride + t, t);
   }
 }
 
-// Logits become exp(logit - top) with the new top; returns what it made of sums kept until now.
-inline void exponentials(std::int64_t rows, float* logits, Running& running, float* rescale) {
-  for (int half = 0; half < kLanes; half += kWidth) {
-    const Vec before = load(running.top + half);
+// One panel of logits becomes exp(logit - top) with the new top; `rescale` is what that makes of
+// sums kept until now. Panels and statistics at their first token.
+inline void exponentials(std::int64_t rows, float* logits, std::int64_t stride, float* tops,
+                         float* sums, float* rescale) {
+  for (int half = 0; half < kColumns; half += kWidth) {
+    const Vec before = load(tops + half);
     Vec top = before;
     for (std::int64_t v = 0; v < rows; ++v) {
-      const Vec z = load(logits + v * kLanes + half);
+      const Vec z = load(logits + v * stride + half);
       top = choose(z > top, z, top);
     }
     const Vec base = choose(top > all(-kInfinity), top, Vec{});
     Vec sum[4] = {};
     std::int64_t v = 0;
     const auto one = [&](Vec& into) {
-      float* at = logits + v++ * kLanes + half;
+      float* at = logits + v++ * stride + half;
       const Vec e = exponential(load(at) - base);
       store(at, e);
       into += e;
@@ -79,45 +80,64 @@ inline void exponentials(std::int64_t rows, float* logits, Running& running, flo
     while (v < rows) one(sum[0]);
     const Vec change = exponential(before - base);
     const Vec added = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    store(running.sum + half, load(running.sum + half) * change + added);
-    store(running.top + half, top);
+    store(sums + half, load(sums + half) * change + added);
+    store(tops + half, top);
     store(rescale + half, change);
   }
 }
 
-inline void add_total(std::int64_t rows, const float* logits, Running& running) {
-  for (int half = 0; half < kLanes; half += kWidth) {
+inline void add_totals(std::int64_t rows, const float* logits, std::int64_t stride, float* totals) {
+  for (int half = 0; half < kColumns; half += kWidth) {
     Vec total = {};
-    for (std::int64_t v = 0; v < rows; ++v) total += load(logits + v * kLanes + half);
-    store(running.total + half, load(running.total + half) + total);
+    for (std::int64_t v = 0; v < rows; ++v) total += load(logits + v * stride + half);
+    store(totals + half, load(totals + half) + total);
   }
 }
 
-// What `grad_weight` knows of a panel's tokens; zeros where the panel has none.
+inline void scale_row(float* row, std::int64_t H, float factor) {
+  if (factor == 1.0F) return;
+  for (std::int64_t h = 0; h < H; ++h) row[h] *= factor;
+}
+
+// `into` learns what a later stretch of the vocabulary says.
+inline void merge(std::int64_t tokens, std::int64_t H, const Part& into, const Part& later) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const float top = std::max(into.top[t], later.top[t]);
+    const float base = top > -kInfinity ? top : 0.0F;
+    const float mine = std::exp(into.top[t] - base), theirs = std::exp(later.top[t] - base);
+    into.top[t] = top;
+    into.sum[t] = mine * into.sum[t] + theirs * later.sum[t];
+    into.total[t] += later.total[t];
+    into.at_target[t] += later.at_target[t];
+    into.bend[t] += later.bend[t];
+    if (into.slope != nullptr) {
+      float* to = into.slope + t * H;
+      const float* from = later.slope + t * H;
+      for (std::int64_t h = 0; h < H; ++h) to[h] = mine * to[h] + theirs * from[h];
+    }
+    if (into.even != nullptr) {
+      for (std::int64_t h = t * H; h < (t + 1) * H; ++h) into.even[h] += later.even[h];
+    }
+  }
+}
+
+// What the head's gradient knows of each token, [tokens]; 0 where a panel has none.
 struct Given {
-  alignas(64) float lse[kLanes];
-  alignas(64) float at_target[kLanes];  // q - p at the target
-  alignas(64) float grad[kLanes];
-  std::int64_t targets[kLanes];
+  float* lse;
+  float* at_target;  // q - p at the target
+  float* grad;
 };
 
-// Logits become grad (q - p), the target's from `at_target`; bend may be null.
-inline void pulls(std::int64_t first, std::int64_t rows, float even_share, const float* bend,
-                  const Given& given, float* logits) {
-  for (int half = 0; half < kLanes; half += kWidth) {
-    const Vec lse = load(given.lse + half), grad = load(given.grad + half);
+// One panel of logits becomes grad (q - p), but for targets.
+inline void pulls(std::int64_t rows, float even_share, const float* lses, const float* grads,
+                  float* logits, std::int64_t stride) {
+  for (int half = 0; half < kColumns; half += kWidth) {
+    const Vec lse = load(lses + half), grad = load(grads + half);
     for (std::int64_t v = 0; v < rows; ++v) {
-      float* at = logits + v * kLanes + half;
+      float* at = logits + v * stride + half;
       store(at, (even_share - exponential(load(at) - lse)) * grad);
     }
   }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const std::int64_t row = given.targets[lane] - first;
-    if (row < 0 || row >= rows) continue;
-    logits[row * kLanes + lane] = given.at_target[lane] * given.grad[lane];
-  }
-  if (bend == nullptr) return;
-  for (std::int64_t i = 0; i < rows * kLanes; ++i) logits[i] *= bend[i];
 }
 
 }  // namespace
