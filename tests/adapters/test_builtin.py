@@ -22,6 +22,14 @@ class TestBuiltinDatasetStore(DatasetStoreContract):
         return DatasetStore()
 
 
+class TestPreferences(DatasetStoreContract):
+    dataset = "builtin:python-docs-preferences"
+
+    @pytest.fixture
+    def adapter(self):
+        return DatasetStore()
+
+
 @pytest.fixture(scope="module")
 def splits():
     store = DatasetStore()
@@ -103,3 +111,23 @@ def test_the_source_keeps_all_but_the_docstring(tmp_path):
 def test_an_unknown_name_gets_a_suggestion(name):
     with pytest.raises(DataError, match="did you mean 'python-docs'"):
         DatasetStore().load_dataset(name)
+
+
+def test_preferences_are_a_function_s_own_summary_and_that_of_a_sibling(splits):
+    store = DatasetStore()
+    answers = {row["id"]: row["messages"][1]["content"] for rows in splits.values() for row in rows}
+    owner = {answer: name for name, answer in answers.items()}
+    for split, told in splits.items():
+        rows = store.to_list(store.load_dataset("python-docs-preferences", split))
+        prompts = {row["id"]: row["messages"][0]["content"] for row in told}
+        assert 0.7 * len(told) < len(rows) < len(told)
+        for row in rows:
+            chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
+            assert row["prompt"][0]["content"] == prompts[row["id"]]
+            assert chosen == answers[row["id"]]
+            sibling = owner[rejected]
+            assert sibling != row["id"]
+            assert sibling in prompts, "the sibling is of the same split"
+            assert sibling.split(".")[0] == row["id"].split(".")[0]
+        both = [sorted(row[side][0]["content"] for row in rows) for side in ("chosen", "rejected")]
+        assert both[0] == both[1], "no summary is the better one by itself"

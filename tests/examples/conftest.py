@@ -19,3 +19,14 @@ def rows_file(tmp_path: Path) -> str:
     rows = [{"prompt": f"Count to {n}.", "completion": "one two three"} for n in range(12)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> str:
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Count to {n}.", "chosen": "one two three", "rejected": "three two one"}
+        for n in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)

@@ -20,7 +20,7 @@ def run(tmp_path):
         done = subprocess.run(
             [sys.executable, *command],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CRUCIBLE_CACHE": str(tmp_path / "cache")},
             capture_output=True,
             text=True,
             timeout=120,
@@ -49,6 +49,21 @@ def test_sft_from_python(run, tmp_path, tiny_model, rows_file) -> None:
 def test_sft_from_a_file(run, tmp_path, tiny_model, rows_file) -> None:
     command = ["-m", "crucible_kitchen.cli", "run", str(EXAMPLES / "sft.yaml"), "--quiet"]
     run(*command, f"model={tiny_model}", f"dataset={rows_file}", "max_steps=1", "--run-dir", "out")
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_dpo_from_python(run, tmp_path, tiny_model, pairs_file) -> None:
+    said = run(
+        str(EXAMPLES / "dpo.py"), f"model={tiny_model}", f"dataset={pairs_file}", "max_steps=2"
+    )
+    assert "eval_loss 0.693 -> " in said
+    assert "eval_accuracy 0.000 -> " in said
+    assert list(tmp_path.glob("runs/*/report.html"))
+
+
+def test_dpo_from_a_file(run, tmp_path, tiny_model, pairs_file) -> None:
+    command = ["-m", "crucible_kitchen.cli", "run", str(EXAMPLES / "dpo.yaml"), "--quiet"]
+    run(*command, f"model={tiny_model}", f"dataset={pairs_file}", "max_steps=1", "--run-dir", "out")
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 

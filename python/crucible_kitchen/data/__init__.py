@@ -8,7 +8,9 @@ from .batches import BatchOrder, normalise_weights
 from .cache import cache_dir, cached_folder
 from .datums import Prepared, Statistics, build_datums, prepare
 from .formats import Conversation, PlainText, parse_row, to_messages
+from .preferences import Pair, Preference, PreparedPairs, parse_preference, prepare_pairs
 from .render import Rendered, render
+from .row_values import RowValues, row_hash
 from .spans import TRAIN_ON
 from .truncate import TRUNCATIONS
 
@@ -17,16 +19,23 @@ __all__ = [
     "TRUNCATIONS",
     "BatchOrder",
     "Conversation",
+    "Pair",
     "PlainText",
+    "Preference",
     "Prepared",
+    "PreparedPairs",
     "Rendered",
+    "RowValues",
     "Statistics",
     "build_datums",
     "cache_dir",
     "cached_folder",
     "normalise_weights",
+    "parse_preference",
     "parse_row",
     "prepare",
+    "prepare_pairs",
     "render",
+    "row_hash",
     "to_messages",
 ]

@@ -62,6 +62,11 @@ class BatchOrder:
         """Batches of an epoch."""
         return -(-self._n // self._batch_size)
 
+    @property
+    def size(self) -> int:
+        """Rows of an epoch."""
+        return self._n
+
     def epoch(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch; it changes nothing."""
         random = np.random.Philox(key=np.array([self._seed, epoch], dtype=np.uint64))

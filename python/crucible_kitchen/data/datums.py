@@ -72,8 +72,6 @@ def prepare(
         max_length: most tokens of a row, its last target included; None for no bound.
         truncation: one of `TRUNCATIONS`, for rows that are longer.
         untrained: what to do with a row of which no token is trained.
-        places: where each row stands in the data set it was taken from, for errors; by default its
-            place in `rows`.
         places: of each row, its place in the data set, where `rows` are only some of it; errors
             name a row by it.
 
@@ -89,7 +87,7 @@ def prepare(
         count += 1
         example = parse_row(row, index)
         try:
-            whole = _to_last_trained(render(example, tokenizer, train_on))
+            whole = to_last_trained(render(example, tokenizer, train_on))
             if whole is None:
                 if untrained == "error":
                     raise DataError(_nothing_trained(example, train_on))
@@ -102,7 +100,7 @@ def prepare(
             long += 1
             continue
         cut += fitted is not whole
-        datums.append(_datum(fitted))
+        datums.append(shifted(fitted))
     if not datums:
         raise DataError(
             f"no row to train on: {count} came, {long} are too long and {empty} have no trained "
@@ -157,7 +155,7 @@ def _check(train_on: str, max_length: int | None, truncation: str, untrained: st
         )
 
 
-def _to_last_trained(rendered: Rendered) -> Rendered | None:
+def to_last_trained(rendered: Rendered) -> Rendered | None:
     """The row up to its last trained token; None, if no token is predicted and trained.
 
     A causal model's predictions do not depend on what follows, so the rest would only cost time.
@@ -176,7 +174,8 @@ def _nothing_trained(example: Conversation | PlainText, train_on: str) -> str:
     return f"has no trained token: train_on={train_on!r} and its messages are of {roles}"
 
 
-def _datum(rendered: Rendered) -> Datum:
+def shifted(rendered: Rendered) -> Datum:
+    """A row as a datum: each token is the target of the position before it."""
     # What stands at position t is trained by the prediction made at t - 1.
     return Datum(
         ModelInput.from_ints(rendered.tokens[:-1]),

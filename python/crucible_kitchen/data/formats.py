@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -97,12 +97,16 @@ Turns = Annotated[tuple[Message, ...], BeforeValidator(_turns)]
 Tools = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tools)]
 
 
-class Format(BaseModel):
+class Columns(BaseModel):
     """The columns of a row in one format, checked; other columns are left alone."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="ignore", strict=True)
     keys: ClassVar[tuple[str, ...]]
     """A row that has all of these is in this format."""
+
+
+class Format(Columns):
+    """A format whose rows say one thing."""
 
     @abstractmethod
     def read(self) -> Conversation | PlainText:
@@ -184,7 +188,7 @@ def parse_row(row: Any, index: int | None = None) -> Conversation | PlainText:
         raise DataError(f"{name} must be a mapping from column to value, got {type(row).__name__}")
     for kind in FORMATS:
         if all(row.get(key) is not None for key in kind.keys):
-            return _checked(kind, row, name).read()
+            return checked(kind, row, name).read()
     known = "; or ".join(", ".join(kind.keys) for kind in FORMATS)
     advice = ""
     if "chosen" in row and "rejected" in row:
@@ -206,7 +210,15 @@ def to_messages(row: Any, index: int | None = None) -> list[Message]:
     return list(example.messages)
 
 
-def _checked(kind: type[Format], row: Mapping[Any, Any], name: str) -> Format:
+C = TypeVar("C", bound=Columns)
+
+
+def checked(kind: type[C], row: Mapping[Any, Any], name: str) -> C:
+    """The columns of a row in one format.
+
+    Raises:
+        DataError: a value is not what the format wants; `name` says of which row.
+    """
     columns = {key: row[key] for key in kind.model_fields if row.get(key) is not None}
     try:
         return kind(**columns)

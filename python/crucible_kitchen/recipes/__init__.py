@@ -9,6 +9,7 @@ from ._config import Recipe, RecipeConfig
 from ._table import RECIPES, find_recipe
 from ._target import Target, find_target
 from ._yaml import parse
+from .dpo import DPO
 from .supervised_fine_tuning import SupervisedFineTuning
 
 
@@ -24,6 +25,7 @@ sys.modules[__name__].__class__ = _CallableModule
 
 
 __all__ = [
+    "DPO",
     "RECIPES",
     "Recipe",
     "RecipeConfig",

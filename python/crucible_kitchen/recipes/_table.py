@@ -9,10 +9,11 @@ from typing import Final
 from crucible_kitchen.errors import ConfigError, did_you_mean
 
 from ._config import Recipe
+from .dpo import DPO
 from .supervised_fine_tuning import SupervisedFineTuning
 
 RECIPES: Final[Mapping[str, type[Recipe]]] = MappingProxyType(
-    {recipe.name: recipe for recipe in (SupervisedFineTuning,)}
+    {recipe.name: recipe for recipe in (SupervisedFineTuning, DPO)}
 )
 """Every recipe by name."""
 

@@ -2,14 +2,20 @@
 
 from . import schedules
 from .assemble import assemble
+from .assemble_pairs import assemble_pairs
 from .close_session import close_session
+from .dpo_forward_backward import dpo_forward_backward
 from .evaluate import evaluate
+from .evaluate_pairs import evaluate_pairs
 from .forward_backward import forward_backward
 from .init_session import init_session
 from .load_data import load_data
 from .optim_step import optim_step
 from .order_batches import order_batches
 from .prepare import prepare
+from .prepare_pairs import prepare_pairs
+from .record_preferences import record_preferences
+from .reference_logprobs import reference_logprobs
 from .resolve_model import resolve_model
 from .sample import sample
 from .save_adapter import save_adapter
@@ -18,14 +24,20 @@ from .save_samples import save_samples
 
 __all__ = [
     "assemble",
+    "assemble_pairs",
     "close_session",
+    "dpo_forward_backward",
     "evaluate",
+    "evaluate_pairs",
     "forward_backward",
     "init_session",
     "load_data",
     "optim_step",
     "order_batches",
     "prepare",
+    "prepare_pairs",
+    "record_preferences",
+    "reference_logprobs",
     "resolve_model",
     "sample",
     "save_adapter",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sized
 
 from crucible_kitchen.data import BatchOrder
 from crucible_kitchen.graph import stage
-from crucible_kitchen.types import Datum
 
 
 @stage(writes="epoch_batches")
 def order_batches(
     epoch: int,
-    train_datums: Sequence[Datum],
+    train_datums: Sized,
     batch_size: int,
     gradient_accumulation: int,
     seed: int,
@@ -23,6 +22,7 @@ def order_batches(
 
     Args:
         epoch: from 0; each has an order of its own.
+        train_datums: what is ordered, datums or pairs of them.
         step: steps taken before; those beyond `total_steps` are left out.
     """
     order = BatchOrder(len(train_datums), batch_size * gradient_accumulation, seed)

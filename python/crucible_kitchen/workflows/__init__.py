@@ -1,5 +1,6 @@
 """Workflows that come with the package, as values: edit, extend or run them as they are."""
 
+from .dpo import dpo
 from .sft import sft
 
-__all__ = ["sft"]
+__all__ = ["dpo", "sft"]

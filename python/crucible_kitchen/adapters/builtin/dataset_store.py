@@ -15,6 +15,7 @@ PREFIX: Final = "builtin:"
 # Name -> what gives the rows of every split.
 DATASETS: Final[Mapping[str, Callable[[], Mapping[str, Sequence[Row]]]]] = {
     "python-docs": python_docs.splits,
+    "python-docs-preferences": python_docs.preference_splits,
 }
 
 

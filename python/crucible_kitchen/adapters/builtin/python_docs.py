@@ -1,4 +1,5 @@
-"""``python-docs``: functions of the standard library, and what their docstrings say they do.
+"""``python-docs``: functions of the standard library, and what their docstrings say they do;
+``python-docs-preferences``: the same, and what the docstring of another function says.
 
 The prompt is a function's qualified name and its source without the docstring; the answer is the
 docstring's first paragraph. Modules are read as text, never imported, so the rows depend on the
@@ -54,13 +55,43 @@ class Function:
 def splits() -> Mapping[str, Sequence[Row]]:
     """Rows of ``train`` and ``validation``, with ``id`` and ``messages``."""
     rows: dict[str, list[Row]] = {"train": [], "validation": []}
-    seen: set[str] = set()
+    for function in _chosen_functions():
+        rows[_split(function)].append(_row(function))
+    return rows
+
+
+@functools.cache
+def preference_splits() -> Mapping[str, Sequence[Row]]:
+    """Rows of the same splits with ``id``, ``prompt``, ``chosen`` and ``rejected``.
+
+    The chosen answer is the function's own summary, the rejected one that of the next function of
+    its module (of the first behind the last). So each summary is chosen once and rejected once, and
+    nothing but the prompt tells which it is. A module's only function has no sibling and no row.
+    """
+    by_module: dict[str, list[Function]] = {}
+    for function in _chosen_functions():
+        by_module.setdefault(function.module, []).append(function)
+    rows: dict[str, list[Row]] = {"train": [], "validation": []}
+    for siblings in by_module.values():
+        if len(siblings) > 1:
+            for function, other in zip(siblings, [*siblings[1:], siblings[0]], strict=True):
+                rows[_split(function)].append(_preference_row(function, other))
+    return rows
+
+
+@functools.cache
+def _chosen_functions() -> Sequence[Function]:
+    """The functions whose summaries are asked for."""
+    chosen: dict[str, Function] = {}
     for function in functions(Path(sysconfig.get_path("stdlib"))):
         # An answer that is met twice could be met in both splits.
-        if function.summary not in seen and _is_wanted(function):
-            seen.add(function.summary)
-            rows["validation" if is_held_out(function.module) else "train"].append(_row(function))
-    return rows
+        if function.summary not in chosen and _is_wanted(function):
+            chosen[function.summary] = function
+    return tuple(chosen.values())
+
+
+def _split(function: Function) -> str:
+    return "validation" if is_held_out(function.module) else "train"
 
 
 def is_held_out(module: str) -> bool:
@@ -131,12 +162,26 @@ def _is_wanted(function: Function) -> bool:
 
 
 def _row(function: Function) -> Row:
-    name = f"{function.module}.{function.qualname}"
-    question = f"Summarize the Python function `{name}`.\n\n```python\n{function.source}\n```"
+    return {"id": _name(function), "messages": [*_question(function), *_answer(function)]}
+
+
+def _preference_row(function: Function, sibling: Function) -> Row:
     return {
-        "id": name,
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": function.summary},
-        ],
+        "id": _name(function),
+        "prompt": _question(function),
+        "chosen": _answer(function),
+        "rejected": _answer(sibling),
     }
+
+
+def _name(function: Function) -> str:
+    return f"{function.module}.{function.qualname}"
+
+
+def _question(function: Function) -> list[dict[str, str]]:
+    asked = f"Summarize the Python function `{_name(function)}`."
+    return [{"role": "user", "content": f"{asked}\n\n```python\n{function.source}\n```"}]
+
+
+def _answer(function: Function) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": function.summary}]

@@ -14,22 +14,25 @@ _KINDS: Final = ("sft", "preference")
 
 
 class DatasetStore(RowsDatasetStore):
-    """Rows made by arithmetic, the same ones every time, whatever name is asked for.
+    """Rows made by arithmetic, the same ones every time, for any name.
 
     Args:
         size: rows in ``train``; ``validation`` and ``test`` have a quarter of that, at least one.
         kind: ``sft`` for rows of ``prompt`` and ``completion``, ``preference`` for rows of
-            ``prompt``, ``chosen`` and ``rejected``; each a list of messages.
+            ``prompt``, ``chosen`` and ``rejected``; each a list of messages. By default it is
+            ``preference`` for data sets whose name ends in ``preferences``, and else ``sft``.
 
     Both are also options of `load_dataset`. No row is in two splits.
     """
 
-    def __init__(self, size: int = 64, kind: str = "sft") -> None:
+    def __init__(self, size: int = 64, kind: str | None = None) -> None:
         self._size, self._kind = _checked(size, kind)
 
     def _read(self, name: str, split: str, options: Mapping[str, Any]) -> Sequence[Row]:
         check_options(options, ("size", "kind"))
         size, kind = _checked(options.get("size", self._size), options.get("kind", self._kind))
+        if kind is None:
+            kind = "preference" if name.endswith("preferences") else "sft"
         if split not in _SPLITS:
             raise no_such_split(name, split, _SPLITS)
         held_out = max(size // 4, 1)
@@ -38,10 +41,10 @@ class DatasetStore(RowsDatasetStore):
         return [_row(index, kind) for index in range(first, first + count)]
 
 
-def _checked(size: int, kind: str) -> tuple[int, str]:
+def _checked(size: int, kind: str | None) -> tuple[int, str | None]:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ConfigError(f"dataset_store: size must be a whole number above 0, got {size!r}")
-    if kind not in _KINDS:
+    if kind is not None and kind not in _KINDS:
         raise ConfigError(f"dataset_store: kind must be one of {', '.join(_KINDS)}, got {kind!r}")
     return size, kind
 

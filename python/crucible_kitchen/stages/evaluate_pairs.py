@@ -1,0 +1,76 @@
+"""Measure loss and preference on pairs that are never trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from crucible_kitchen.context import Metrics
+from crucible_kitchen.data import Pair
+from crucible_kitchen.errors import CrucibleError
+from crucible_kitchen.graph import stage
+from crucible_kitchen.ports import Session, TrainingClient
+from crucible_kitchen.types import Datum
+
+from ._pairs import (
+    LossOptions,
+    Reference,
+    Sums,
+    answer_lengths,
+    answer_sums,
+    interleaved,
+    pair_losses,
+    preference_metrics,
+    sums_of,
+)
+
+
+@stage(writes="eval_loss")
+def evaluate_pairs(
+    session: Session,
+    eval_pairs: Sequence[Pair],
+    eval_reference: Reference,
+    step: int,
+    batch_size: int,
+    loss_type: str,
+    beta: float,
+    label_smoothing: float | None,
+    discopop_tau: float,
+    reward_mean: float,
+    sft_weight: float,
+    *,
+    training_client: TrainingClient,
+    metrics: Metrics,
+) -> float | None:
+    """The held-out loss, in the mean over pairs; None where none are held out.
+
+    Before the first step the model is its own reference, and nothing is computed again.
+
+    Raises:
+        CrucibleError: the loss is not finite.
+    """
+    if not eval_pairs:
+        return None
+    options = LossOptions(loss_type, beta, label_smoothing, discopop_tau, reward_mean, sft_weight)
+    datums = interleaved(eval_pairs)
+    reference = sums_of(eval_reference, range(len(eval_pairs)))
+    policy = reference if step == 0 else _policy(datums, 2 * batch_size, session, training_client)
+    losses = pair_losses(policy, reference, answer_lengths(datums), options)
+    loss = float(losses.mean())
+    metrics.record("eval_loss", loss, step=step)
+    for name, value in preference_metrics(policy, reference, beta).items():
+        metrics.record(f"eval_{name}", value, step=step)
+    if not math.isfinite(loss):
+        raise CrucibleError(f"evaluate_pairs: eval_loss must be finite, got {loss} at step {step}")
+    return loss
+
+
+def _policy(
+    datums: Sequence[Datum], size: int, session: Session, training_client: TrainingClient
+) -> Sums:
+    chunks = [datums[start : start + size] for start in range(0, len(datums), size)]
+    futures = [training_client.forward(session, chunk) for chunk in chunks]
+    results = zip(chunks, futures, strict=True)
+    return np.concatenate([answer_sums(chunk, future.result()) for chunk, future in results])

@@ -1,0 +1,54 @@
+"""Direct preference optimization: pairs of answers, scored against the model as it started."""
+
+from __future__ import annotations
+
+from crucible_kitchen.graph import loop, when, workflow
+from crucible_kitchen.stages import (
+    assemble_pairs,
+    close_session,
+    dpo_forward_backward,
+    evaluate_pairs,
+    init_session,
+    load_data,
+    optim_step,
+    order_batches,
+    prepare_pairs,
+    record_preferences,
+    reference_logprobs,
+    resolve_model,
+    sample,
+    save_adapter,
+    save_checkpoint,
+    save_samples,
+)
+
+from .sft import epochs, should_evaluate, should_save
+
+_sample = sample.bind(held_out_rows="held_out_chats")
+
+dpo = workflow("dpo")[
+    load_data,
+    resolve_model,
+    init_session,
+    prepare_pairs,
+    reference_logprobs,
+    evaluate_pairs.with_(name="evaluate_before"),
+    _sample.bind(writes="samples_before").with_(name="sample_before"),
+    loop("epochs", over=epochs)[
+        order_batches.bind(epoch="epochs.item", train_datums="train_pairs"),
+        loop("batches", over="epoch_batches")[
+            assemble_pairs.bind(batch="batches.item"),
+            loop("micro", over="micro_batches")[
+                dpo_forward_backward.bind(micro_batch="micro.item")
+            ],
+            optim_step,
+            record_preferences,
+            when(should_evaluate)[evaluate_pairs],
+            when(should_save)[save_checkpoint],
+        ],
+    ],
+    evaluate_pairs.with_(name="evaluate_after"),
+    save_adapter,
+    _sample.bind(writes="samples_after").with_(name="sample_after"),
+    save_samples,
+].finally_[close_session]

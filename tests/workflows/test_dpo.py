@@ -1,0 +1,263 @@
+"""`dpo` on noop adapters: what it asks of the ports, what it counts, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crucible_kitchen as ck
+from crucible_kitchen.adapters import noop
+from crucible_kitchen.errors import ConfigError, DataError, StageError
+from crucible_kitchen.ports import PORTS
+from crucible_kitchen.recipes import DPO
+from crucible_kitchen.stages._pairs import preference_metrics
+
+
+class Recorder(noop.TrainingClient):
+    """A noop client that keeps what was asked of it, and can spoil results."""
+
+    def __init__(self, spoiled_step=None):
+        super().__init__()
+        self.log, self.spoiled_step = [], spoiled_step
+
+    def forward(self, session, datums, *rest):
+        self.log.append(("forward", list(datums)))
+        return super().forward(session, datums, *rest)
+
+    def forward_backward_custom(self, session, datums, fn):
+        self.log.append(("custom", list(datums)))
+        future = super().forward_backward_custom(session, datums, fn)
+        if self.count("custom") != self.spoiled_step:
+            return future
+        result = future.result()
+        return type(future).resolved(
+            replace(result, metrics={**result.metrics, "loss:sum": math.nan})
+        )
+
+    def optim_step(self, session, params):
+        self.log.append(("optim_step", params))
+        return super().optim_step(session, params)
+
+    def close_session(self, session):
+        self.log.append(("close_session", None))
+        super().close_session(session)
+
+    def count(self, name):
+        return sum(call == name for call, _ in self.log)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRUCIBLE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> str:
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "I " + "do " * n + "not"}
+        for n in range(10)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def dpo(tmp_path, pairs_file):
+    def run(client=None, **config):
+        return ck.run(
+            "dpo",
+            {"model": "none", "dataset": pairs_file, "eval_rows": 2, **config},
+            {"training_client": client or Recorder(), "completer": noop.Completer()},
+            run_dir=tmp_path / f"run{len(list(tmp_path.glob('run*')))}",
+            handlers=(),
+        )
+
+    return run
+
+
+def values(result, name):
+    return [record.value for record in result.metrics.history(name)]
+
+
+def test_it_completes_on_every_noop_adapter_by_its_defaults(tmp_path) -> None:
+    adapters = {port.name: getattr(noop, port.__name__) for port in PORTS.values()}
+    result = ck.run("dpo", None, adapters, run_dir=tmp_path / "run", handlers=())
+    assert result.context.state.step == 40
+    for name in ("rewards_chosen", "rewards_rejected", "accuracy", "margin", "logprobs_chosen"):
+        assert len(values(result, name)) == 40
+        assert len(values(result, f"eval_{name}")) == 3
+    assert Path(result.artifacts["adapter_path"]).exists()
+    assert not (tmp_path / "cache").exists(), "a model without weights is not remembered"
+
+
+def test_the_first_step_has_loss_ln_2_and_nothing_is_preferred(dpo) -> None:
+    result = dpo(max_steps=2)
+    assert values(result, "loss")[0] == pytest.approx(math.log(2), abs=1e-12)
+    assert values(result, "eval_loss")[0] == pytest.approx(math.log(2), abs=1e-12)
+    for name in ("accuracy", "margin", "rewards_chosen", "rewards_rejected"):
+        assert values(result, f"eval_{name}")[0] == 0.0
+        assert values(result, name)[0] == pytest.approx(0.0, abs=1e-12)
+    assert values(result, "loss")[1] != pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_reference_is_asked_before_the_first_step_and_never_again(dpo) -> None:
+    client = Recorder()
+    result = dpo(client, epochs=3, batch_size=4, eval_every=0)
+    calls = [call for call, _ in client.log]
+    before = calls.index("custom")
+    # 8 pairs to train and 2 held out are 20 answers, 8 at a time; at the end 4 are evaluated.
+    assert calls[:before] == ["forward"] * 3
+    assert [len(datums) for call, datums in client.log if call == "forward"] == [8, 8, 4, 4]
+    assert calls[before:].count("custom") == 6
+    assert values(result, "reference_answers_computed") == [20]
+
+
+def test_only_pairs_that_will_be_trained_are_asked_for(dpo) -> None:
+    client = Recorder()
+    result = dpo(client, max_steps=1, batch_size=3)
+    assert values(result, "reference_answers_computed") == [2 * 3 + 2 * 2]
+    asked = {id_of(d) for call, datums in client.log if call == "forward" for d in datums}
+    trained = {id_of(d) for call, datums in client.log if call == "custom" for d in datums}
+    assert trained < asked
+
+
+def id_of(datum):
+    return tuple(datum.model_input.to_ints())
+
+
+def test_datums_are_chosen_and_rejected_in_turn(dpo) -> None:
+    client = Recorder()
+    dpo(client, max_steps=1, batch_size=2)
+    datums = next(datums for call, datums in client.log if call == "custom")
+    text = [noop.ByteTokenizer().decode(id_of(datum)) for datum in datums]
+    assert ["It is" in one for one in text] == [True, False, True, False]
+
+
+def test_accumulation_changes_nothing_but_rounding(dpo) -> None:
+    one = dpo(epochs=2, batch_size=4)
+    cut = dpo(epochs=2, batch_size=1, gradient_accumulation=4)
+    for name in ("loss", "margin", "accuracy", "rewards_chosen", "logprobs_rejected"):
+        assert values(one, name) == pytest.approx(values(cut, name), rel=1e-9, abs=1e-12)
+    assert one.metrics.latest("eval_loss") == pytest.approx(cut.metrics.latest("eval_loss"))
+
+
+@pytest.mark.parametrize("loss_type", DPO.Config.model_fields["loss_type"].annotation.__args__)
+def test_every_loss_completes(dpo, loss_type) -> None:
+    from crucible_kitchen.ops import DPO_LOSSES
+
+    assert set(DPO.Config.model_fields["loss_type"].annotation.__args__) == set(DPO_LOSSES)
+    result = dpo(max_steps=2, loss_type=loss_type)
+    assert all(math.isfinite(value) for value in values(result, "loss"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"beta": 0.5}, {"label_smoothing": 0.3}, {"sft_weight": 1.0}, {"loss_type": "hinge"}],
+)
+def test_what_the_loss_is_told_reaches_it(dpo, change) -> None:
+    assert values(dpo(max_steps=3), "loss")[-1] != values(dpo(max_steps=3, **change), "loss")[-1]
+
+
+def test_the_sft_term_is_the_chosen_answers_loss_per_token(dpo) -> None:
+    without, with_it = (
+        values(dpo(max_steps=1, batch_size=1, sft_weight=weight), "loss")[0]
+        for weight in (0.0, 0.5)
+    )
+    client = Recorder()
+    result = dpo(client, max_steps=1, batch_size=1)
+    chosen = next(datums for call, datums in client.log if call == "custom")[0]
+    per_token = -values(result, "logprobs_chosen")[0] / chosen.num_trained_tokens
+    assert with_it - without == pytest.approx(0.5 * per_token)
+
+
+def test_bco_compares_with_the_mean_reward_of_the_steps_before(dpo) -> None:
+    result = dpo(max_steps=3, loss_type="bco_pair", batch_size=4)
+    steps = zip(values(result, "rewards_chosen"), values(result, "rewards_rejected"), strict=True)
+    means = [(chosen + rejected) / 2 for chosen, rejected in steps]
+    # Every step has four pairs: two of them are an epoch of eight.
+    assert result.context.state.reward_mean == pytest.approx(np.mean(means))
+    assert result.context.state.rewards_seen == 24
+
+
+def test_ties_are_not_accurate() -> None:
+    policy, reference = np.array([-1.0, -2.0, -3.0, -3.0, -4.0, -1.0]), np.full(6, -2.0)
+    got = preference_metrics(policy, reference, 0.5)
+    assert got["accuracy"] == pytest.approx(1 / 3)
+    assert got["margin"] == pytest.approx(0.5 * (1 + 0 - 3) / 3)
+    assert (got["rewards_chosen"], got["rewards_rejected"]) == pytest.approx((-1 / 3, 0.0))
+    assert (got["logprobs_chosen"], got["logprobs_rejected"]) == pytest.approx((-8 / 3, -2.0))
+
+
+def test_evaluation_checkpoints_and_samples_are_as_in_sft(dpo) -> None:
+    result = dpo(max_steps=4, eval_every=2, save_every=2, keep_last=1)
+    assert [record.step for record in result.metrics.history("eval_loss")] == [0, 2, 4]
+    assert [path.name for path in (result.run_dir / "checkpoints").iterdir()] == ["step_000004"]
+    samples = json.loads((result.run_dir / "samples.json").read_text())
+    assert len(samples) == 2
+    assert all(sample["wanted"].startswith("It is") for sample in samples)
+
+
+def test_no_held_out_pairs_no_evaluation(dpo) -> None:
+    assert "eval_loss" not in dpo(max_steps=1, eval_rows=0).metrics.names()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step(dpo) -> None:
+    client = Recorder(spoiled_step=3)
+    with pytest.raises(StageError, match="loss must be finite, got nan at step 3"):
+        dpo(client, max_steps=6)
+    assert client.count("optim_step") == 2
+    assert client.log[-1][0] == "close_session"
+
+
+def test_a_bad_row_is_named_by_its_place_in_the_file(dpo, pairs_file) -> None:
+    lines = Path(pairs_file).read_text().splitlines()
+    lines[6] = json.dumps({"prompt": "What is 6?", "chosen": "It is 6."})
+    Path(pairs_file).write_text("\n".join(lines) + "\n")
+    with pytest.raises(StageError, match=r"row 6 must have .* without rejected") as caught:
+        dpo(max_steps=1)
+    assert isinstance(caught.value.__cause__, DataError)
+
+
+def test_rows_of_another_recipe_are_refused(tmp_path) -> None:
+    adapters = {"training_client": "noop", "dataset_store": noop.DatasetStore(kind="sft")}
+    with pytest.raises(StageError, match=r"row 0 must have .* without chosen and rejected"):
+        ck.run("dpo", {"model": "none"}, adapters, run_dir=tmp_path / "run", handlers=())
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'"),
+        ({"beta": 0.0}, "beta must be above 0"),
+        ({"loss_type": "sigmod"}, "loss_type must be"),
+        ({"truncation": "right"}, "truncation must be"),
+        ({"label_smoothing": 0.5}, "label_smoothing must be"),
+        ({"loss_type": "ipo", "label_smoothing": 0.1}, "label_smoothing must be null"),
+        ({"loss_type": "exo_pair", "label_smoothing": 0.0}, "label_smoothing must be above 0"),
+        ({"discopop_tau": 0.1}, "discopop_tau must be left out for loss_type='sigmoid'"),
+        ({"loss_type": "aot", "batch_size": 1}, "batch_size must be at least 2"),
+        ({"train_on": "last_assistant"}, "unknown key 'train_on'"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(config, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DPO.Config.parse(config, recipe="dpo")
+
+
+def test_a_configuration_survives_being_written_and_read() -> None:
+    config = DPO.Config.parse({"beta": 0.2}, recipe="dpo")
+    fields = {key: value for key, value in config.model_dump().items() if key != "discopop_tau"}
+    assert DPO.Config.parse(fields, recipe="dpo") == config
+
+
+def test_every_field_of_the_configuration_is_read_by_the_workflow() -> None:
+    from crucible_kitchen.graph.flow import analyse
+
+    unread = set(DPO.Config.model_fields) - analyse(DPO.workflow).keys_read()
+    assert unread == set()

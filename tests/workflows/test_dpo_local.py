@@ -1,0 +1,106 @@
+"""`dpo` on the local backend: a tiny model of random weights learns which answers are better."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import pytest
+
+import crucible_kitchen as ck
+from crucible_kitchen.testing.tiny_model import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def config(model, tmp_path, monkeypatch):
+    """Pairs whose better answer follows one pattern, so that it shows on pairs never seen."""
+    monkeypatch.setenv("CRUCIBLE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Count from {n}.", "chosen": "one two three", "rejected": "no. I will not"}
+        if n % 2
+        else {"prompt": f"Refuse {n}.", "chosen": "no. I will not", "rejected": "one two three"}
+        for n in range(24)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model": model,
+        "dataset": str(path),
+        "epochs": 4,
+        "batch_size": 4,
+        "eval_rows": 6,
+        "learning_rate": 5e-3,
+        "lora_rank": 4,
+        "dtype": "float32",
+        "samples": 1,
+        "sample_tokens": 4,
+    }
+
+
+def train(config, folder):
+    return ck.run("dpo", config, run_dir=folder, handlers=())
+
+
+def history(result, name):
+    return [record.value for record in result.metrics.history(name)]
+
+
+def test_held_out_accuracy_rises_and_held_out_loss_falls(config, tmp_path) -> None:
+    result = train(config, tmp_path / "run")
+    losses, accuracies = history(result, "eval_loss"), history(result, "eval_accuracy")
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-12)
+    assert accuracies[0] == 0.0
+    assert losses[-1] < 0.4
+    assert accuracies[-1] == 1.0
+    assert history(result, "eval_margin")[-1] > 0.5
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_first_step_from_the_reference_has_loss_ln_2(config, tmp_path) -> None:
+    result = train({**config, "max_steps": 1, "lora_dropout": 0.2}, tmp_path / "run")
+    assert history(result, "loss")[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert history(result, "grad_norm")[0] > 1e-3
+
+
+def test_a_second_run_makes_no_reference_pass_and_gives_the_same(config, tmp_path) -> None:
+    config = {**config, "max_steps": 3}
+    one, two = train(config, tmp_path / "a"), train(config, tmp_path / "b")
+    assert history(one, "reference_answers_computed")[0] > 0
+    assert history(two, "reference_answers_computed") == [0]
+    for name in ("loss", "margin", "eval_loss"):
+        assert history(one, name) == history(two, name)
+
+
+def test_another_model_or_precision_is_asked_anew(config, tmp_path) -> None:
+    config = {**config, "max_steps": 1}
+    first = train(config, tmp_path / "a")
+    computed = history(first, "reference_answers_computed")
+    other = train({**config, "dtype": "bfloat16"}, tmp_path / "b")
+    assert history(other, "reference_answers_computed") == computed
+    weights = os.path.join(config["model"], "model.safetensors")
+    os.utime(weights, ns=(1, 1))
+    changed = train(config, tmp_path / "c")
+    assert history(changed, "reference_answers_computed") == computed
+
+
+def test_micro_batches_change_nothing_but_rounding(config, tmp_path) -> None:
+    one = train({**config, "max_steps": 3}, tmp_path / "a")
+    cut = train(
+        {**config, "max_steps": 3, "batch_size": 1, "gradient_accumulation": 4}, tmp_path / "b"
+    )
+    assert history(one, "loss") == pytest.approx(history(cut, "loss"), rel=1e-4)
+    assert history(one, "grad_norm") == pytest.approx(history(cut, "grad_norm"), rel=1e-3)
+
+
+@pytest.mark.parametrize("loss_type", ["ipo", "apo_zero", "nca_pair", "sigmoid_norm"])
+def test_other_losses_learn_the_preference_too(config, tmp_path, loss_type) -> None:
+    result = train({**config, "loss_type": loss_type}, tmp_path / "run")
+    assert history(result, "eval_accuracy")[-1] == 1.0
+    losses = history(result, "eval_loss")
+    assert losses[-1] < losses[0]
