@@ -38,12 +38,12 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             _table("training_client", "TrainingClient", "local", "noop"),
             _table("sampling_client", "SamplingClient", "local", "noop"),
             _table("dataset_store", "DatasetStore", "builtin", "files", "huggingface", "noop"),
-            _table("blob_store", "BlobStore", "files", "noop"),
+            _table("blob_store", "BlobStore", "files", "fsspec", "noop"),
             _table("hub_client", "HubClient", "wheel", "huggingface", "noop"),
-            _table("metrics_store", "MetricsStore", "files", "noop"),
+            _table("metrics_store", "MetricsStore", "files", "tensorboard", "mlflow", "noop"),
             _table("completer", "Completer", "local", "noop"),
             _table("evaluator", "Evaluator", "noop"),
-            _table("model_registry", "ModelRegistry", "files", "noop"),
+            _table("model_registry", "ModelRegistry", "files", "mlflow", "noop"),
         )
     )
 )
