@@ -23,6 +23,8 @@ if INTERPRETED:
 from crucible_kitchen.kernels.linear_logprobs import triton_kernels as logprobs  # noqa: E402
 from crucible_kitchen.kernels.linear_logprobs import triton_launch  # noqa: E402
 from crucible_kitchen.kernels.lora_linear import triton_kernels as lora  # noqa: E402
+from crucible_kitchen.kernels.rms_norm import triton_kernels as norm  # noqa: E402
+from crucible_kitchen.kernels.swiglu import triton_kernels as gated  # noqa: E402
 
 # Every kernel for one architecture, and one kernel for each other: a compilation takes seconds.
 ARCHITECTURE = 90
@@ -90,7 +92,27 @@ def _lora_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
     yield f"rank_gradient-r{rank}", Build(lora._rank_gradient, own, sums, 4, 3, ("scale",))
 
 
-OPS = {"linear_logprobs": _logprobs_builds, "lora_linear": _lora_builds}
+def _rms_norm_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {f"{name}_ptr": NAMES[dtype] for name in ("x", "w", "y", "dy", "dx")}
+    row = {"BLOCK": norm.BLOCK_AT_MOST}
+    yield "forward", Build(norm._forward_kernel, own, row, norm.WARPS, 3, ("eps",))
+    yield "grad_x", Build(norm._grad_x_kernel, own, row, norm.WARPS, 3)
+    sums = {"BLOCK_M": norm.BLOCK_M, "BLOCK_C": norm.BLOCK_C}
+    yield "grad_weight", Build(norm._grad_weight_kernel, own, sums, 4, 3)
+
+
+def _swiglu_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {f"{name}_ptr": NAMES[dtype] for name in ("gate", "up", "y", "dy", "dgate", "dup")}
+    yield "forward", Build(gated._forward_kernel, own, {"BLOCK": gated.BLOCK}, 4, 3)
+    yield "backward", Build(gated._backward_kernel, own, {"BLOCK": gated.BLOCK}, 4, 3)
+
+
+OPS = {
+    "linear_logprobs": _logprobs_builds,
+    "lora_linear": _lora_builds,
+    "rms_norm": _rms_norm_builds,
+    "swiglu": _swiglu_builds,
+}
 
 
 def _builds() -> Iterator[Any]:

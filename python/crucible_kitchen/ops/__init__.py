@@ -15,6 +15,8 @@ from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
 from crucible_kitchen.ops.lora_linear import LORA_LINEAR, lora_linear
+from crucible_kitchen.ops.rms_norm import RMS_NORM, rms_norm
+from crucible_kitchen.ops.swiglu import SWIGLU, swiglu
 
 # One line an op: tests, benchmarks and `explain` walk this table.
 OPS: dict[str, Op] = {
@@ -22,6 +24,8 @@ OPS: dict[str, Op] = {
     "grad_norm": GRAD_NORM,
     "linear_logprobs": LINEAR_LOGPROBS,
     "lora_linear": LORA_LINEAR,
+    "rms_norm": RMS_NORM,
+    "swiglu": SWIGLU,
 }
 
 
@@ -58,5 +62,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprobs",
     "lora_linear",
+    "rms_norm",
+    "swiglu",
     "using",
 ]

@@ -1,0 +1,125 @@
+// Functions of whole vectors, float32 in arithmetic and float32 or bfloat16 in memory, at the width
+// this file is compiled for.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "bfloat16.h"
+
+namespace crucible::vectors {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+using Floats = float __attribute__((vector_size(4 * kWidth)));
+using Ints = std::int32_t __attribute__((vector_size(4 * kWidth)));
+using Words = std::uint32_t __attribute__((vector_size(4 * kWidth)));
+using Halves = std::uint16_t __attribute__((vector_size(2 * kWidth)));
+
+#define CRUCIBLE_INLINE inline __attribute__((always_inline))
+
+CRUCIBLE_INLINE Floats all(float x) { return Floats{} + x; }
+
+CRUCIBLE_INLINE Floats choose(Ints where, Floats yes, Floats no) {
+  return reinterpret_cast<Floats>((where & reinterpret_cast<Ints>(yes)) |
+                                  (~where & reinterpret_cast<Ints>(no)));
+}
+
+CRUCIBLE_INLINE Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+CRUCIBLE_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+CRUCIBLE_INLINE Floats load(const BFloat16* p) {
+  Halves halves;
+  std::memcpy(&halves, p, sizeof halves);
+  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
+// Rounds to nearest as `round_to_nearest` does; NaN stays NaN.
+CRUCIBLE_INLINE void store(BFloat16* p, Floats v) {
+  const Words bits = reinterpret_cast<Words>(v);
+  const Words rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+  const Words nan = reinterpret_cast<Words>(v != v);
+  const Words kept = (nan & ((bits >> 16) | 0x40U)) | (~nan & rounded);
+  const Halves halves = __builtin_convertvector(kept, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
+
+// The lanes added in order.
+CRUCIBLE_INLINE float sum_of(Floats v) {
+  float sum = 0.0F;
+  for (int lane = 0; lane < kWidth; ++lane) sum += v[lane];
+  return sum;
+}
+
+// What `each` hands on: how to reach the elements of one vector.
+struct Whole {
+  template <typename T>
+  CRUCIBLE_INLINE Floats get(const T* p) const {
+    return load(p);
+  }
+  template <typename T>
+  CRUCIBLE_INLINE void put(T* p, Floats v) const {
+    store(p, v);
+  }
+};
+struct Part {  // the first `count` lanes; the others read as 0 and are not written
+  int count;
+  template <typename T>
+  CRUCIBLE_INLINE Floats get(const T* p) const {
+    T lanes[kWidth] = {};
+    std::memcpy(lanes, p, static_cast<std::size_t>(count) * sizeof(T));
+    return load(lanes);
+  }
+  template <typename T>
+  CRUCIBLE_INLINE void put(T* p, Floats v) const {
+    T lanes[kWidth];
+    store(lanes, v);
+    std::memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(T));
+  }
+};
+
+// Calls f(i, lanes) for the vectors that start at elements i of `count`, the last one a Part.
+template <typename F>
+CRUCIBLE_INLINE void each(std::int64_t count, F&& f) {
+  std::int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) f(i, Whole{});
+  if (i < count) f(i, Part{static_cast<int>(count - i)});
+}
+
+// For x below 88; 0 below -87. Within 2 units in the last place: 2^n times the Taylor series to
+// degree 7 of the rest, which is at most ln(2) / 2. NaN stays NaN.
+CRUCIBLE_INLINE Floats exponential(Floats x) {
+  const Floats lowest = all(-87.0F);
+  const Ints vanishes = x < lowest;
+  x = choose(vanishes, lowest, x);
+  // Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits.
+  const Floats magic = all(12582912.0F);
+  const Floats shifted = x * 1.44269504F + magic;
+  const Floats n = shifted - magic;
+  const Floats r = x - n * 0.693359375F + n * 2.12194440e-4F;  // ln 2 in two parts
+  Floats y = all(1.0F / 5040.0F);
+  for (const float c : {1.0F / 720, 1.0F / 120, 1.0F / 24, 1.0F / 6, 0.5F, 1.0F, 1.0F}) {
+    y = y * r + c;
+  }
+  y *= reinterpret_cast<Floats>((reinterpret_cast<Ints>(shifted) - 0x4b400000 + 127) << 23);
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(y) & ~vanishes);
+}
+
+// 1 / (1 + exp(-x)); at least exp(-87), so that the exponential does not overflow.
+CRUCIBLE_INLINE Floats sigmoid(Floats x) {
+  const Floats lowest = all(-87.0F);
+  return 1.0F / (1.0F + exponential(-choose(x < lowest, lowest, x)));
+}
+
+#undef CRUCIBLE_INLINE
+
+}  // namespace crucible::vectors

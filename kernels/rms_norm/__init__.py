@@ -1,0 +1,1 @@
+"""Rows divided by their root mean square, times a weight; the maths is in README.md."""

@@ -1,0 +1,1 @@
+"""silu(gate) * up, elementwise; the maths is in README.md."""
