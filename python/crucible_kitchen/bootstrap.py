@@ -40,9 +40,11 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             _table("dataset_store", "DatasetStore", "builtin", "files", "huggingface", "noop"),
             _table("blob_store", "BlobStore", "files", "fsspec", "noop"),
             _table("hub_client", "HubClient", "wheel", "huggingface", "noop"),
-            _table("metrics_store", "MetricsStore", "files", "tensorboard", "mlflow", "noop"),
-            _table("completer", "Completer", "local", "noop"),
-            _table("evaluator", "Evaluator", "noop"),
+            _table(
+                "metrics_store", "MetricsStore", "files", "tensorboard", "mlflow", "wandb", "noop"
+            ),
+            _table("completer", "Completer", "local", "openai", "noop"),
+            _table("evaluator", "Evaluator", "local", "noop"),
             _table("model_registry", "ModelRegistry", "files", "mlflow", "noop"),
         )
     )

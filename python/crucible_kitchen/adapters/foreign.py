@@ -48,17 +48,21 @@ def without_secrets(text: str, *secrets: str | None) -> str:
 
 @contextmanager
 def speaking_our_errors(
-    port: str, doing: str, foreign: Callable[[], tuple[type[Exception], ...]]
+    port: str,
+    doing: str,
+    foreign: Callable[[], tuple[type[Exception], ...]],
+    *secrets: str | None,
 ) -> Iterator[None]:
     """Turn a library's errors into a `PortError` that says what could not be done.
 
     Args:
         foreign: gives the library's errors; asked only when something failed, so that it may look
             for them in modules that are loaded by then.
+        secrets: what must not be shown, whatever it looks like.
     """
     try:
         yield
     except foreign() as error:
         # The original may hold a request with its headers, a key among them: it is not kept.
-        reason = without_secrets(str(error)) or "it gave no reason"
+        reason = without_secrets(str(error), *secrets) or "it gave no reason"
         raise PortError(f"{port}: could not {doing}: {type(error).__name__}: {reason}") from None

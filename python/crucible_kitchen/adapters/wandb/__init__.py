@@ -1,0 +1,5 @@
+"""Weights & Biases."""
+
+from .metrics_store import MetricsStore
+
+__all__ = ["MetricsStore"]
