@@ -389,30 +389,33 @@ def test_cancelling_arun_ends_the_members() -> None:
 def test_ctrl_c_waits_for_the_members_and_cleans_up(kind: str, block: str) -> None:
     program = textwrap.dedent(
         f"""
-        import asyncio, sys, threading, time
+        import asyncio, os, threading, time
         from crucible_kitchen.engine import run
         from crucible_kitchen.graph import fan_out, parallel, stage, workflow
 
+        def say(line):  # whole lines, from any thread
+            os.write(1, f"{{line}}\\n".encode())
+
         async def work_async():
             try:
-                print("begun", flush=True)
+                say("begun")
                 await asyncio.sleep(30)
             finally:
-                print("ended", flush=True)
+                say("ended")
 
         def work_sync():
-            print("begun", flush=True)
+            say("begun")
             time.sleep(1)
-            print("ended", flush=True)
+            say("ended")
 
         work = stage(work_{kind}).with_(name="work")
         more = work.with_(name="more")
-        never = stage(lambda: print("never", flush=True)).with_(name="never")
-        close = stage(lambda: print("closed", flush=True)).with_(name="close")
+        never = stage(lambda: say("never")).with_(name="never")
+        close = stage(lambda: say("closed")).with_(name="close")
         try:
             run(workflow("w")[{block}, never].finally_[close])
         except KeyboardInterrupt:
-            print("interrupted", threading.active_count(), flush=True)
+            say(f"interrupted {{threading.active_count()}}")
         """
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

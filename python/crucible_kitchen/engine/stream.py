@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
 from inspect import isgenerator
+from queue import SimpleQueue
 from typing import Any
 
 from crucible_kitchen.graph import StreamLoop
@@ -15,6 +15,8 @@ from .blocks import CompileBody, iteration, told
 from .runtime import Runtime
 from .stages import Step
 from .values import compile_value
+
+_END = object()
 
 
 class ReadAhead:
@@ -28,10 +30,10 @@ class ReadAhead:
     """
 
     def __init__(self, source: Iterable[Any], prefetch: int) -> None:
-        self._source, self._prefetch = source, prefetch
-        self._ready: deque[Any] = deque()
-        self._changed = threading.Condition()
-        self._closed = self._ended = False
+        self._source = source
+        self._room = threading.Semaphore(prefetch)
+        self._ready: SimpleQueue[Any] = SimpleQueue()  # unlike a Condition, safe to interrupt
+        self._closed = False
         self._error: BaseException | None = None
         run = contextvars.copy_context().run
         self._thread = threading.Thread(
@@ -51,21 +53,14 @@ class ReadAhead:
 
     def close(self) -> None:
         """End the thread, after the item that it is making."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._room.release()
         if self._thread.is_alive():
             self._thread.join()
 
     def __iter__(self) -> Iterator[Any]:
-        while True:
-            with self._changed:
-                while not self._ready and not self._ended:
-                    self._changed.wait()
-                if not self._ready:
-                    break
-                item = self._ready.popleft()
-                self._changed.notify_all()
+        while (item := self._ready.get()) is not _END:
+            self._room.release()
             yield item
         if self._error is not None:
             raise self._error
@@ -79,24 +74,18 @@ class ReadAhead:
                         item = next(items)
                     except StopIteration:
                         break
-                    with self._changed:
-                        self._ready.append(item)
-                        self._changed.notify_all()
+                    self._ready.put(item)
             finally:
                 if isgenerator(items):
                     items.close()
         except BaseException as error:  # noqa: BLE001 - raised again by the one who iterates
             self._error = error
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._ready.put(_END)
 
     def _wanted(self) -> bool:
         """Wait until there is room for an item; False where nobody wants any more."""
-        with self._changed:
-            while len(self._ready) >= self._prefetch and not self._closed:
-                self._changed.wait()
-            return not self._closed
+        self._room.acquire()
+        return not self._closed
 
 
 def compile_stream_loop(

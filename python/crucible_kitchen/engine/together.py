@@ -6,6 +6,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from crucible_kitchen.graph import FanOut, Parallel, Scope
@@ -58,7 +59,9 @@ def at_once(
                 crew.start(slot)
             crew.wait()
         except BaseException as error:  # noqa: BLE001 - the caller's to raise
-            errors[-1] = error  # before all others, and it keeps the rest from beginning
+            # `Thread.start` may cover up what interrupted it while it took back a lock.
+            hidden = isinstance(error, RuntimeError) and error.__context__
+            errors[-1] = hidden or error  # before all others, and it keeps the rest from beginning
             cancel()
             crew.close()
     return errors
@@ -76,7 +79,8 @@ class _Crew:
 
     def __init__(self, serve: Callable[[int], None]) -> None:
         self._serve = serve
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._left: SimpleQueue[int] = SimpleQueue()  # unlike a Condition, safe to interrupt
         self._begun = self._ended = 0
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -93,31 +97,35 @@ class _Crew:
 
     def wait(self) -> None:
         """Wait until every thread has come and gone."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended == len(self._threads))
+        for _ in self._threads:
+            self._left.get()
         for thread in self._threads:
             thread.join()
 
     def close(self) -> None:
         """Wait for the threads at work; those that come later leave at once."""
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: self._ended == self._begun)
+        self._closed = True
+        while self._at_work():
+            self._left.get()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
 
     def _work(self, slot: int) -> None:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._begun += 1
         try:
             self._serve(slot)
         finally:
-            with self._changed:
+            with self._lock:
                 self._ended += 1
-                self._changed.notify_all()
+            self._left.put(slot)
+
+    def _at_work(self) -> bool:
+        with self._lock:
+            return self._ended < self._begun
 
 
 def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
