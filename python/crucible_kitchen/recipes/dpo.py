@@ -22,7 +22,7 @@ class DPO(Recipe):
     """Direct preference optimization with LoRA; the reference is the model as it starts."""
 
     name = "dpo"
-    description = "Direct preference optimization with LoRA on chosen and rejected answers."
+    description = "Direct preference optimization with LoRA on pairs of answers."
     required_ports = ("training_client", "dataset_store")
     optional_ports = ("hub_client", "completer", "metrics_store")
     workflow = dpo
