@@ -98,7 +98,7 @@ def test_a_head_with_a_bias_is_refused(tiny_folder):
     model = CausalModel.load(tiny_folder, dtype="float32", device="cpu")
     model.head.bias = torch.nn.Parameter(torch.zeros(512))
     with pytest.raises(PortError, match="must have no bias"):
-        model._use_packed_attention()
+        model._use_our_own()
 
 
 def test_a_folder_that_is_no_model(tmp_path):

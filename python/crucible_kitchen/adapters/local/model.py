@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention
+from crucible_kitchen.adapters.local import attention, fused
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import load_lora
 
@@ -99,7 +99,7 @@ class CausalModel:
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         loaded = cls(model.to(where).eval().requires_grad_(False))
-        loaded._use_packed_attention()
+        loaded._use_our_own()
         return loaded
 
     @property
@@ -155,8 +155,8 @@ class CausalModel:
         (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
 
     @torch.no_grad()
-    def _use_packed_attention(self) -> None:
-        """Switch the model to packed attention and check on a few tokens that nothing changed."""
+    def _use_our_own(self) -> None:
+        """Switch to packed attention and fused parts; check on a few tokens that nothing changed."""
         if self.head.bias is not None:
             raise PortError("local model: the model's head must have no bias, but it has one")
         sequences = [[1, 2, 3], [4, 3, 2, 1, 5], [2]]
@@ -164,6 +164,7 @@ class CausalModel:
         tokens = [torch.tensor([sequence], device=self.device) for sequence in sequences]
         wanted = torch.cat([self.model(input_ids=t, use_cache=False).logits[0] for t in tokens])
         self.model.set_attn_implementation(attention.NAME)
+        fused.fuse(self.model)
         hidden = self.hidden(Packed.of(sequences, self.device))
         got = functional.linear(hidden, self.head.weight)
         error = float((got.float() - wanted.float()).norm() / wanted.float().norm())
