@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import time
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from crucible_kitchen.adapters.huggingface import DatasetStore
@@ -71,6 +74,20 @@ def test_the_cache_is_where_it_was_asked_for_and_serves_without_the_source(store
     elsewhere = DatasetStore(cache_dir=str(folder / "empty"))
     with pytest.raises(PortError, match="could not reach 'data', and it is not in the cache"):
         elsewhere.load_dataset("data")
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(store, monkeypatch, caplog):
+    # Nobody listens at a port that was just given back.
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(PortError, match=r"could not reach 'org/rows', .* gave no answer"):
+        store.load_dataset("org/rows")
+    assert time.monotonic() - began < 5
+    assert caplog.text == ""
 
 
 def test_a_split_may_be_a_slice(store):

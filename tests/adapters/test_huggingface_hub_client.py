@@ -106,7 +106,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch, caplo
         port = nobody.getsockname()[1]
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     began = time.monotonic()
-    with pytest.raises(PortError, match="could not list the files of org/model"):
+    with pytest.raises(PortError, match=r"org/model: it is not in the cache, .* gave no answer"):
         HubClient(cache_dir=str(tmp_path)).list_files("org/model")
     assert time.monotonic() - began < 5
     assert caplog.text == ""

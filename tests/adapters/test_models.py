@@ -147,10 +147,18 @@ def test_a_name_is_fetched_by_the_hub(file, tiny_folder, tmp_path):
     folder = prepare_model("me/plain", hub)
     assert {path.name for path in folder.iterdir()} == set(plain)
     assert prepare_model("me/quantised", hub) == prepare_model(file)
-    with pytest.raises(ConfigError, match=r"must have safetensors or GGUF weights, got README.md"):
+    with pytest.raises(
+        ConfigError, match=r"must hold config.json with \*.safetensors, .*it has nothing"
+    ):
         prepare_model("me/words", hub)
     with pytest.raises(PortError, match="me/nothing"):
         prepare_model("me/nothing", hub)
+
+
+@pytest.mark.parametrize("path", ["./nofolder", "no/such/folder", "~/nofolder", "a b", ""])
+def test_what_cannot_be_a_name_is_not_asked_of_a_hub(path):
+    with pytest.raises(PortError, match=r"must be a folder, a .gguf file, or a hub's NAME"):
+        noop.HubClient().snapshot_model(path)
 
 
 def test_what_is_not_a_model_is_told_from_one(tmp_path):

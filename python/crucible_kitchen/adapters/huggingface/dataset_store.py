@@ -23,6 +23,7 @@ from crucible_kitchen.ports import BatchIterator, Row
 from .stream import Stream, StreamBatches
 
 _PORT: Final = "dataset_store"
+_PATIENCE_S: Final = 30.0
 _OPTIONS: Final = ("config", "data_dir", "data_files", "revision", "streaming")
 
 
@@ -118,9 +119,12 @@ class DatasetStore(RowsDatasetStore):
         if not isinstance(name, str) or not name:
             raise DataError(f"dataset_store: name must be text, not empty, got {name!r}")
         datasets = library("datasets", port=_PORT, extra="huggingface")
+        path = os.path.expanduser(name)
         with self._speaking_our_errors(name):
+            if not os.path.exists(path):
+                self._check_reachable(name, options.get("revision"))
             return datasets.load_dataset_builder(
-                os.path.expanduser(name),
+                path,
                 name=options.get("config"),
                 data_dir=options.get("data_dir"),
                 data_files=options.get("data_files"),
@@ -128,6 +132,27 @@ class DatasetStore(RowsDatasetStore):
                 cache_dir=self._cache_dir,
                 token=self._token,
             )
+
+    def _check_reachable(self, name: str, revision: str | None) -> None:
+        """Ask the hub once: `datasets` asks for half a minute before it says that nobody answers.
+
+        Raises:
+            ConnectionError: there is no answer, and nothing of this name in the cache.
+        """
+        hub = library("huggingface_hub", port=_PORT, extra="huggingface")
+        config = library("datasets.config", port=_PORT, extra="huggingface")
+        cache = self._cache_dir or config.HF_DATASETS_CACHE
+        cached = os.path.isdir(os.path.join(cache, name.replace("/", "___")))
+        if config.HF_HUB_OFFLINE or cached:
+            return
+        try:
+            hub.HfApi().dataset_info(
+                name, revision=revision, timeout=_PATIENCE_S, token=self._token
+            )
+        except hub.errors.HfHubHTTPError:
+            return  # an answer, which `datasets` gets too and says better
+        except _no_answer() as error:
+            raise ConnectionError(f"the hub gave no answer ({error})") from error
 
     def get_split(self, dataset: Any, split: str) -> Any:
         """Another split, whole, of the data set a handle came from."""
@@ -215,8 +240,12 @@ class DatasetStore(RowsDatasetStore):
 
 def _foreign() -> tuple[type[Exception], ...]:
     datasets = library("datasets.exceptions", port=_PORT, extra="huggingface")
-    hub = library("huggingface_hub.errors", port=_PORT, extra="huggingface")
     arrow = library("pyarrow", port=_PORT, extra="huggingface")
-    # The base of the hub's error is the HTTP library's own, whose name changes.
-    answerless: type[Exception] = hub.HfHubHTTPError.__bases__[0]
-    return (datasets.DatasetsError, answerless, arrow.ArrowException, OSError, ValueError)
+    return (datasets.DatasetsError, _no_answer(), arrow.ArrowException, OSError, ValueError)
+
+
+def _no_answer() -> type[Exception]:
+    """What the HTTP library raises; it is the base of the hub's error, and its name changes."""
+    hub = library("huggingface_hub.errors", port=_PORT, extra="huggingface")
+    base: type[Exception] = hub.HfHubHTTPError.__bases__[0]
+    return base

@@ -142,8 +142,28 @@ class HubClient(ports.HubClient):
 def _speaking_our_errors(doing: str) -> Iterator[None]:
     try:
         yield
+    except errors.HFValidationError:
+        raise PortError(
+            f"hub_client: could not {doing}: a hub's names are NAME or OWNER/NAME, of letters, "
+            "digits, '-', '_' and '.'"
+        ) from None
+    except (ConnectionError, TimeoutError, _NO_ANSWER) as error:
+        if isinstance(error, errors.HfHubHTTPError):
+            raise _in_our_words(doing, error) from None
+        raise PortError(
+            f"hub_client: could not {doing}: it is not in the cache, and the hub gave no answer "
+            f"({_without_secrets(error)})"
+        ) from None
     except _FOREIGN as error:
-        # The original holds the request with its headers, the token among them: it is not kept.
-        reason = _SECRETS.sub("***", " ".join(str(error).split()))
-        kind = type(error).__name__
-        raise PortError(f"hub_client: could not {doing}: {kind}: {reason}") from None
+        raise _in_our_words(doing, error) from None
+
+
+def _in_our_words(doing: str, error: Exception) -> PortError:
+    # The original holds the request with its headers, the token among them: it is not kept.
+    return PortError(
+        f"hub_client: could not {doing}: {type(error).__name__}: {_without_secrets(error)}"
+    )
+
+
+def _without_secrets(error: Exception) -> str:
+    return _SECRETS.sub("***", " ".join(str(error).split()))

@@ -36,7 +36,7 @@ class RmsNorm(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """``down(silu(gate(x)) * up(x))`` by `ops.swiglu`, with the linears of the module it replaces."""
+    """``down(silu(gate(x)) * up(x))`` by `ops.swiglu`, with the linears of what it replaces."""
 
     def __init__(self, gate_proj: nn.Linear, up_proj: nn.Linear, down_proj: nn.Linear) -> None:
         super().__init__()

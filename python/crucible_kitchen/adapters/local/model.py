@@ -156,7 +156,7 @@ class CausalModel:
 
     @torch.no_grad()
     def _use_our_own(self) -> None:
-        """Switch to packed attention and fused parts; check on a few tokens that nothing changed."""
+        """Switch to packed attention and fused parts; a few tokens show that nothing changed."""
         if self.head.bias is not None:
             raise PortError("local model: the model's head must have no bias, but it has one")
         sequences = [[1, 2, 3], [4, 3, 2, 1, 5], [2]]

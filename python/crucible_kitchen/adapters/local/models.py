@@ -12,8 +12,6 @@ from crucible_kitchen.data.cache import cached_folder
 from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.ports import HubClient
 
-_WITHOUT_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")
-
 
 def prepare_model(model: str | os.PathLike[str], hub_client: HubClient | None = None) -> Path:
     """The folder of a model: config, tokenizer and safetensors.
@@ -38,15 +36,7 @@ def prepare_model(model: str | os.PathLike[str], hub_client: HubClient | None = 
             f"model: must be a folder or a .gguf file on this machine, or a name with a hub_client "
             f"to fetch it, got {os.fspath(model)!r}; nothing is there"
         )
-    name = os.fspath(model)
-    files = hub_client.list_files(name)
-    kind = next((k for k in (".safetensors", ".gguf") if any(f.endswith(k) for f in files)), None)
-    if kind is None:
-        raise ConfigError(
-            f"model: {name} must have safetensors or GGUF weights, got {', '.join(files)}"
-        )
-    patterns = (*_WITHOUT_WEIGHTS, f"*{kind}")
-    return _folder(Path(hub_client.snapshot(name, allow_patterns=patterns)))
+    return _folder(Path(hub_client.snapshot_model(os.fspath(model))))
 
 
 def _folder(folder: Path) -> Path:
