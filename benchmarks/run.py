@@ -1,110 +1,115 @@
-"""Times the kernels of ops on this machine, after they have passed their conformance test.
-
-python -m benchmarks.run adamw_step --dtype float32 --threads 1
-"""
+"""Times ops on this machine: what `crucible bench` runs."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from crucible_kitchen import ops
+from crucible_kitchen.errors import ConfigError, did_you_mean
 
-from . import roofline
-from .calls import calls_of, sizes_of, work_of
-from .timing import interleaved, machine
+from . import roofline, table
+from .measure import Figures, measure
+from .problem import Problem, named_sizes, sizes_of
+from .timing import machine, slug
 
-ROOT = Path(__file__).parents[1]
-
-
-def conforms(op: str, backends: tuple[str, ...]) -> bool:
-    """Whether the op passes its conformance test here; its output is shown if it does not."""
-    test = str(ROOT / "tests" / "kernels" / "test_conformance.py")
-    chosen = f"{op}- or {op}]"
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", chosen, test],
-        env=os.environ | {"CRUCIBLE_BACKENDS": ",".join(backends)},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    if run.returncode != 0:
-        print(run.stdout[-4000:], run.stderr[-1000:], file=sys.stderr)
-    return run.returncode == 0
+BACKENDS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 
-def measure(
-    op: str,
-    size_name: str,
-    dtype: torch.dtype,
-    device: str,
-    backends: tuple[str, ...],
-    samples: int,
-) -> dict[str, Any]:
-    """One table row for each kernel and peer, printed as it comes and returned."""
-    size = sizes_of(op)[size_name]
-    calls, refused = calls_of(op, size, dtype, device, backends)
-    timings = interleaved(calls, device=device, samples=samples)
-    work = work_of(op, size, dtype)
-    peak = roofline.measure(device, dtype) if work else None
-    print(f"\n{op}  {size_name}  {dtype}  median [quartiles] of {samples}")
-    rows = {}
-    for name, timing in timings.items():
-        share = peak.share(work, timing.median) if work and peak else None
-        rows[name] = {"median_s": timing.median, "low_s": timing.low, "high_s": timing.high}
-        rows[name] |= {"roofline": share} if share else {}
-        spread = f"[{1e3 * timing.low:.3f}, {1e3 * timing.high:.3f}]"
-        shown = f"  {share:.0%} of roofline" if share else ""
-        print(f"  {name:<14} {1e3 * timing.median:9.3f} ms {spread:<20}{shown}")
-    for name, reason in refused.items():
-        print(f"  {name:<14} refused: {reason}")
-    return {"op": op, "size": size_name, "dtype": str(dtype), "timings": rows, "refused": refused}
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Args:
+        sizes: names of sizes; all that suit the device if empty.
+        dtype: of the inputs: ``float32``, ``bfloat16`` or ``float16``.
+        device: ``cpu`` or ``cuda``.
+        threads: of torch and of our kernels.
+        samples: of each call.
+        clock: ``wall``, or ``process`` on a machine that does other work too.
+        save: folder for the figures as JSON, below the device's name; None keeps none.
+    """
+
+    sizes: Sequence[str] = ()
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+    samples: int = 20
+    clock: str = "wall"
+    save: Path | None = None
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("op", nargs="*", choices=[*ops.OPS, []], help="ops to time; all of them")
-    parser.add_argument("--size", action="append", help="names of sizes; all of them")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--backends", help="comma-separated; all that can run on the device")
-    parser.add_argument("--samples", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args(arguments)
+def run(names: Sequence[str], options: Options, say: Callable[[str], None] = print) -> None:
+    """Measure ops, one table each, said as they come.
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Returns 1 if an op was not timed because it computes wrong values."""
-    options = parse(arguments)
+    Raises:
+        ConfigError: an op or a size that there is not.
+        WrongResult: one of our kernels is wrong; nothing is timed after it.
+    """
+    problems = {name: _problems(name, options) for name in names}
     torch.set_num_threads(options.threads)
-    usual = "cuda,triton,reference" if options.device == "cuda" else "cpu,reference"
-    backends = tuple((options.backends or usual).split(","))
     where = machine(options.device)
-    print("  ".join(f"{name} {value}" for name, value in where.items()))
-    results, red = [], []
-    for op in options.op or ops.OPS:
-        if not conforms(op, backends):
-            red.append(op)
-            continue
-        for size in sizes_of(op):
-            if not options.size or size in options.size:
-                dtype = getattr(torch, options.dtype)
-                results.append(measure(op, size, dtype, options.device, backends, options.samples))
-    if options.json:
-        options.json.write_text(json.dumps({"machine": where, "results": results}, indent=2))
-    if red:
-        print(f"not timed, conformance fails: {', '.join(red)}", file=sys.stderr)
-    return 1 if red else 0
+    say("  ".join((where["device"], f"threads {options.threads}", f"torch {where['torch']}")))
+    peak = roofline.measure(
+        options.device, getattr(torch, options.dtype), clock=options.clock, samples=options.samples
+    )
+    say(f"measured peak {peak}")
+    say(f"{options.clock} time, {options.samples} samples in turn; ratio: their time over ours")
+    for name, mine in problems.items():
+        found: list[Figures] = []
+        for problem in mine:
+            figures = measure(
+                problem,
+                BACKENDS[options.device],
+                peak,
+                samples=options.samples,
+                clock=options.clock,
+            )
+            found.append(figures)
+            say("\n" + "\n".join(table.lines(figures)))
+        if overall := table.summary(name, found):
+            say(overall)
+        if options.save is not None:
+            path = save(options.save, name, where, peak, found, options)
+            say(f"written: {path}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def save(
+    folder: Path,
+    name: str,
+    where: dict[str, str],
+    peak: roofline.Peak,
+    found: Sequence[Figures],
+    options: Options,
+) -> Path:
+    """Write figures as JSON, one file an op, dtype and number of threads."""
+    target = folder / slug(where["device"])
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / f"{name}-{options.dtype}-{options.threads}t.json"
+    content = {
+        "machine": where,
+        "peak": {"flops": peak.flops, "bytes": peak.bytes},
+        "figures": [figures.as_json() for figures in found],
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _problems(name: str, options: Options) -> list[Problem]:
+    if name not in ops.OPS:
+        raise ConfigError(f"bench: no op {name!r}; {did_you_mean(name, ops.OPS)}")
+    sizes = sizes_of(name, options.device)
+    if options.sizes:
+        known = named_sizes(name)
+        for size in options.sizes:
+            if size not in known:
+                raise ConfigError(
+                    f"bench: {name} has no size {size!r}; {did_you_mean(size, known)}"
+                )
+        sizes = {size: known[size] for size in options.sizes}
+    dtype = getattr(torch, options.dtype)
+    return [Problem(name, key, size, dtype, options.device) for key, size in sizes.items()]

@@ -1,4 +1,4 @@
-"""The same calls under pytest-benchmark: `pytest benchmarks`; a red kernel is not timed."""
+"""The same under pytest-benchmark: ``pytest benchmarks``; a wrong kernel is a failed test."""
 
 from __future__ import annotations
 
@@ -8,39 +8,27 @@ import pytest
 import torch
 
 from crucible_kitchen import ops
-
-from .calls import calls_of, sizes_of, work_of
-from .roofline import Peak, measure
-from .run import conforms
+from crucible_kitchen.benchmarks import measure, roofline
+from crucible_kitchen.benchmarks.problem import Problem, sizes_of
+from crucible_kitchen.benchmarks.run import BACKENDS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BACKENDS = ("cuda", "triton", "reference") if DEVICE == "cuda" else ("cpu", "reference")
 
 
-@pytest.fixture(scope="session")
-def peak() -> Peak:
+@pytest.fixture(scope="module")
+def peak() -> roofline.Peak:
     """This machine's peaks in float32."""
-    return measure(DEVICE, torch.float32)
-
-
-@pytest.fixture(scope="session")
-def green() -> dict[str, bool]:
-    """Whether each op passes its conformance test on this machine."""
-    return {op: conforms(op, BACKENDS) for op in ops.OPS}
+    return roofline.measure(DEVICE, torch.float32)
 
 
 @pytest.mark.parametrize(
-    ("op", "size", "backend"),
-    [(op, s, k.backend) for op in ops.OPS for s in sizes_of(op) for k in ops.OPS[op].kernels],
+    ("op", "size"), [(op, size) for op in ops.OPS for size in sizes_of(op, DEVICE)]
 )
-def test_time(
-    op: str, size: str, backend: str, benchmark: Any, peak: Peak, green: dict[str, bool]
-) -> None:
-    assert green[op], f"{op} computes wrong values; its time would mean nothing"
-    shape = sizes_of(op)[size]
-    calls, refused = calls_of(op, shape, torch.float32, DEVICE, (backend,))
-    if backend not in calls:
-        pytest.skip(refused[backend])
-    benchmark.pedantic(calls[backend], rounds=10, warmup_rounds=2)
-    if work := work_of(op, shape, torch.float32):
-        benchmark.extra_info["roofline"] = peak.share(work, benchmark.stats.stats.median)
+def test_time(op: str, size: str, benchmark: Any, peak: roofline.Peak) -> None:
+    problem = Problem(op, size, sizes_of(op, DEVICE)[size], torch.float32, DEVICE)
+    figures = measure.measure(problem, BACKENDS[DEVICE], peak, samples=5, clock="wall")
+    assert figures.rows, f"no kernel takes it: {figures.refused}"
+    benchmark.pedantic(problem.ours(problem.takers(BACKENDS[DEVICE])[0][0]), rounds=5)
+    for row in figures.rows:
+        benchmark.extra_info[row.name] = {"ratio": row.ratio, "error": row.error}
+    benchmark.extra_info["roofline"] = figures.rows[0].roofline

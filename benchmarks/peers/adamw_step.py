@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from crucible_kitchen.benchmarks.problem import Call, Problem
 
-def calls(
-    args: tuple[list[Tensor], ...], options: dict[str, Any]
-) -> dict[str, Callable[[], object]]:
+
+def calls(problem: Problem) -> dict[str, Call]:
     """One optimizer step each; bfloat16 parameters have bfloat16 moments there."""
-    params, grads = args[:2]
+    return {
+        "torch fused": _step_of(problem, fused=True),
+        "torch foreach": _step_of(problem, foreach=True),
+    }
+
+
+def _step_of(problem: Problem, **how: Any) -> Call:
+    params, grads, exp_avgs, exp_avg_sqs = problem.inputs()
+    options = problem.options
     constants = {name: options[name] for name in ("lr", "betas", "eps", "weight_decay")}
+    mine = [torch.nn.Parameter(param) for param in params]
+    optimizer = torch.optim.AdamW(mine, **constants, **how)
+    for i, param in enumerate(mine):
+        param.grad = options["grad_scale"] * grads[i]
+        optimizer.state[param] = {
+            "step": torch.tensor(float(options["step"][i] - 1), device=param.device),
+            "exp_avg": exp_avgs[i].to(param.dtype),
+            "exp_avg_sq": exp_avg_sqs[i].to(param.dtype),
+        }
 
-    def step_of(**how: bool) -> Callable[[], object]:
-        mine = [torch.nn.Parameter(p.clone()) for p in params]
-        for param, grad in zip(mine, grads, strict=True):
-            param.grad = grad
-        return torch.optim.AdamW(mine, **constants, **how).step
+    def call() -> list[Tensor]:
+        optimizer.step()
+        states = [optimizer.state[param] for param in mine]
+        moments = (state[name] for name in ("exp_avg", "exp_avg_sq") for state in states)
+        return [*(param.detach() for param in mine), *moments]
 
-    return {"torch fused": step_of(fused=True), "torch foreach": step_of(foreach=True)}
+    return call

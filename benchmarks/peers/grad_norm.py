@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor
+
+from crucible_kitchen.benchmarks.problem import Call, Problem
 
 
-def calls(args: tuple[list[Tensor]], options: dict[str, Any]) -> dict[str, Callable[[], object]]:
+def calls(problem: Problem) -> dict[str, Call]:
     """`torch.nn.utils.get_total_norm`, which sums in the gradients' dtype."""
-    return {"torch": lambda: torch.nn.utils.get_total_norm(args[0])}
+    (grads,) = problem.inputs()
+    return {"torch": lambda: [torch.nn.utils.get_total_norm(grads)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -56,3 +57,10 @@ def inputs(
         SCALE,
         draw(size.N) if size.bias else None,
     )
+
+
+def work(size: Size, dtype: torch.dtype) -> tuple[float, float]:
+    """Flops and bytes at the least, both ways; the count is in README.md."""
+    M, N, K, R = math.prod(size.rows), size.N, size.K, size.R
+    flops = 4 * M * N * K + 6 * M * R * (N + K)
+    return flops, dtype.itemsize * (2 * N * K + M * (3 * K + 2 * N))

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "report": "report",
     "complete": "complete",
     "doctor": "doctor",
+    "bench": "bench",
 }
 
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
