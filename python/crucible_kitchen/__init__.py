@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from crucible_kitchen import recipes, types
     from crucible_kitchen.bootstrap import arun, describe, run, validate
     from crucible_kitchen.context import Context
-    from crucible_kitchen.engine import Event, Rng, RunResult
+    from crucible_kitchen.engine import Event, Rng, RunResult, attach_telemetry
     from crucible_kitchen.graph import (
         Retry,
         Stage,
@@ -43,6 +43,7 @@ __all__ = [
     "Workflow",
     "__version__",
     "arun",
+    "attach_telemetry",
     "case",
     "describe",
     "errors",
@@ -65,7 +66,7 @@ _MODULES = ("recipes", "types")
 _HOMES = {
     "bootstrap": ("arun", "describe", "run", "validate"),
     "context": ("Context",),
-    "engine": ("Event", "Rng", "RunResult"),
+    "engine": ("Event", "Rng", "RunResult", "attach_telemetry"),
     "graph": (
         "Retry",
         "Stage",

@@ -3,5 +3,16 @@
 from .events import Emitter, Event, Handler
 from .rng import Rng
 from .run import RunResult, arun, run
+from .telemetry import Attachment, attach_telemetry
 
-__all__ = ["Emitter", "Event", "Handler", "Rng", "RunResult", "arun", "run"]
+__all__ = [
+    "Attachment",
+    "Emitter",
+    "Event",
+    "Handler",
+    "Rng",
+    "RunResult",
+    "arun",
+    "attach_telemetry",
+    "run",
+]

@@ -26,6 +26,7 @@ from .handlers import make_handlers
 from .redact import Redactor, hide
 from .runtime import Runtime
 from .stages import Step
+from .telemetry import attached
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class _Job:
         emitter: Emitter | None = None
         failed = True
         try:
-            emitter = Emitter(make_handlers(self.handlers, self.run_dir))
+            emitter = Emitter([*make_handlers(self.handlers, self.run_dir), *attached()])
             runtime = self._runtime = self._prepare(ports, emitter if emitter.handlers else None)
             runtime.cancelled = self._cancelled
             _execute(self.workflow, runtime, began)
