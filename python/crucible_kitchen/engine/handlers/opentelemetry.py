@@ -15,8 +15,8 @@ _NANO: Final = 1_000_000_000
 class OpenTelemetry:
     """Turns the events of one run into spans: the run, its blocks, its stages, one in another.
 
-    A loop's spans carry ``crucible.total``, a stage's its ``crucible.path``; a failed attempt is an
-    event of the stage's span; a recorded metric is one of the run's span and a gauge
+    A loop's spans carry ``crucible.total``, all of them ``crucible.path``; a failed attempt is an
+    event of the stage's span; a recorded metric is one of the span around its stage, and a gauge
     ``crucible.NAME`` with the attribute ``workflow``.
 
     Args:
@@ -81,7 +81,7 @@ class OpenTelemetry:
         if event.name not in self._gauges:
             self._gauges[event.name] = self._meter.create_gauge(f"crucible.{event.name}")
         self._gauges[event.name].set(event.value, {"workflow": self._workflow})
-        span = self._around(event.path) or self._spans.get(event.path)
+        span = self._spans.get(event.path) or self._around(event.path)
         if span is not None:
             said = {"name": event.name, "value": event.value or 0.0}
             if event.step is not None:
