@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crucible_kitchen.context import Context, Metrics
-from crucible_kitchen.engine import Rng, run
+from crucible_kitchen.engine import Event, Rng, run
 from crucible_kitchen.errors import CrucibleError, PortError, StageError, WorkflowError
 from crucible_kitchen.graph import Stage, Workflow, loop, stage, when, workflow
 from crucible_kitchen.ports import MetricsStore, Ports
@@ -124,6 +124,47 @@ def test_while_loops() -> None:
     bounded = loop("l", while_=True, max_iterations=5)[count_up]
     assert run(workflow("w")[bounded]).context.state.count == 5
     assert "count" not in run(workflow("w")[loop("l", while_=False)[count_up]]).context.state
+
+
+def test_a_loop_over_items_ends_early_where_its_predicate_no_longer_holds() -> None:
+    def run_with(**options: Any) -> int | None:
+        result = run(workflow("w")[loop("l", **options)[count_up]])
+        return result.context.get_state("count")
+
+    assert run_with(over=range(9), while_=lambda count=0: count < 3) == 3
+    assert run_with(over=range(2), while_=lambda count=0: count < 3) == 2
+    assert run_with(over=range(9), while_=False) is None
+    assert run_with(over=range(9), max_iterations=4) == 4
+    assert run_with(over=iter(range(9)), while_=True, max_iterations=10) == 9
+
+
+def test_an_item_that_will_not_be_used_is_not_made() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(9):
+            made.append(n)
+            yield n
+
+    run(workflow("w")[loop("l", over=items, while_=lambda count=0: count < 2)[count_up]])
+    assert made == [0, 1]
+
+
+def test_a_bounded_loop_tells_how_many_iterations_there_will_be_at_most() -> None:
+    totals: list[int | None] = []
+
+    def watch(event: Event) -> None:
+        if event.kind == "block.start":
+            totals.append(event.total)
+
+    for options in (
+        {"over": range(9), "while_": True},
+        {"over": range(9), "max_iterations": 4},
+        {"while_": lambda count=0: count < 2},
+        {"over": iter("ab"), "while_": True},
+    ):
+        run(workflow("w")[loop("l", **options)[count_up]], handlers=[watch])
+    assert totals == [9, 4, None, None]
 
 
 def test_keys_and_literals_are_predicates() -> None:

@@ -139,7 +139,7 @@ CASES: list[Case] = [
     ("bad-option", lambda: workflow("w")[load.with_(timeout=-1)], "w/load", "got -1", ""),
     ("bad-option", lambda: workflow("w")[load.with_(name="a/b")], "w/load", "'a/b'", ""),
     ("bad-option", lambda: workflow("a b")[load], "a b", "'a b'", ""),
-    ("bad-option", lambda: workflow("w")[loop("l")[load]], "w/l", "either over= or while_=", ""),
+    ("bad-option", lambda: workflow("w")[loop("l")[load]], "w/l", "needs over= or while_=", ""),
     ("bad-option", lambda: workflow("w")[loop("l", over=3)[load]], "w/l", "iterable, got 3", ""),
     (
         "bad-option",

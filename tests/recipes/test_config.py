@@ -39,7 +39,8 @@ def test_everything_wrong_is_said_at_once() -> None:
     said = refused(epoch=1, batch_size=0, schedule="cosin", lora_rank="x")
     assert len(said.splitlines()) == 5
     assert "batch_size must be at least 1, got 0" in said
-    assert "schedule must be 'constant', 'linear' or 'cosine', got 'cosin'" in said
+    names = "'constant', 'linear', 'cosine', 'polynomial', 'inverse_sqrt' or 'wsd'"
+    assert f"schedule must be {names}, got 'cosin'" in said
     assert "lora_rank must be a whole number, got 'x'" in said
 
 

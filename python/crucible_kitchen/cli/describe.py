@@ -14,6 +14,7 @@ from crucible_kitchen.report.page import shown
 
 HELP = "show a recipe's workflow, ports and configuration"
 _WIDEST = 100
+_ASKS = (("over", "over"), ("while_", "while"))
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +57,8 @@ def title(node: Mapping[str, Any]) -> str:
     """What a node is called where it is drawn."""
     kind, name = node["kind"], node["name"]
     if kind == "loop":
-        how = f"over {node['over']}" if "over" in node else f"while {node.get('while_')}"
-        return f"loop {name} {how}"
+        how = [f"{word} {node[key]}" for key, word in _ASKS if key in node]
+        return f"loop {name} {' '.join(how)}"
     if kind == "when":
         return f"when {node.get('predicate', name)}"
     return str(name)

@@ -65,6 +65,14 @@ def summary(result: RunResult) -> str:
             f"trained        {len(tokens)} steps, {sum(tokens):,.0f} tokens, "
             f"{result.duration_s:.0f} s in all"
         )
+    reason = result.context.get_state("stop_reason", "")
+    if reason:
+        lines.append(f"stopped        after step {result.context.state.step}: {reason}")
+    if "restored_step" in names:
+        lines.append(
+            f"kept           the model of step {result.metrics.latest('restored_step'):.0f}, whose "
+            f"held-out loss of {result.metrics.latest('restored_eval_loss'):.3f} is the lowest"
+        )
     adapter = result.artifacts.get("adapter_path")
     if adapter:
         lines.append(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -79,7 +80,7 @@ def compile_loop(node: Loop, rt: Runtime, path: str, compile_body: CompileBody) 
 
     def work(where: str) -> None:
         every = items()
-        iterate(every, len(every) if hasattr(every, "__len__") else None)
+        iterate(every, _count(every))
 
     return told("loop", node, rt, work)
 
@@ -150,17 +151,48 @@ def told(kind: str, node: Node, rt: Runtime, work: Callable[[str], None]) -> Ste
 
 
 def _items(node: Loop, rt: Runtime, path: str) -> Callable[[], Any]:
-    """What a loop goes through; for ``while_`` the numbers of its iterations."""
-    if node.over is not None:
-        return compile_value(node.over, rt, path)
-    assert node.while_ is not None
-    holds = compile_value(node.while_, rt, path)
+    """What a loop goes through; for ``while_`` alone the numbers of its iterations."""
+    source = None if node.over is None else compile_value(node.over, rt, path)
+    holds = None if node.while_ is None else compile_value(node.while_, rt, path)
     most = node.max_iterations
+    if source is not None and holds is None and most is None:
+        return source
+    return lambda: Bounded(count() if source is None else source(), holds, most)
 
-    def rounds() -> Iterator[int]:
-        index = 0
-        while (most is None or index < most) and holds():
-            yield index
-            index += 1
 
-    return rounds
+class Bounded:
+    """Items of a source, as long as a predicate holds; it is asked before each of them.
+
+    Args:
+        source: what is iterated.
+        holds: the predicate; None: it always does.
+        most: how many items there are at most; None for no bound.
+    """
+
+    def __init__(
+        self, source: Iterable[Any], holds: Callable[[], Any] | None, most: int | None
+    ) -> None:
+        self._source, self._holds, self._most = source, holds, most
+
+    @property
+    def total(self) -> int | None:
+        """How many items there will be, if the predicate holds all along; None if nobody knows."""
+        bounds = [n for n in (_count(self._source), self._most) if n is not None]
+        return min(bounds, default=None)
+
+    def __iter__(self) -> Iterator[Any]:
+        items = iter(self._source)
+        taken = 0
+        while (self._most is None or taken < self._most) and (self._holds is None or self._holds()):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            taken += 1
+            yield item
+
+
+def _count(items: Iterable[Any]) -> int | None:
+    if isinstance(items, Bounded):
+        return items.total
+    return len(items) if isinstance(items, Sized) else None

@@ -95,7 +95,8 @@ def _label(node: Described) -> str:
     name, kind = node["name"], node["kind"]
     asks = node.get("over") or node.get("while_") or node.get("predicate")
     if kind == "loop":
-        return f"{name}: {'each of' if 'over' in node else 'while'} {asks}"
+        words = {"over": "each of", "while_": "while"}
+        return f"{name}: {' '.join(f'{words[key]} {node[key]}' for key in words if key in node)}"
     if kind == "stream_loop":
         return f"{name}: each of {asks}, read ahead"
     if kind == "fan_out":

@@ -12,7 +12,7 @@ from .values import Value, as_value
 
 @dataclass(frozen=True)
 class Loop(Block):
-    """Repeats its body, once for each item or while a predicate holds; see `loop`."""
+    """Repeats its body, once for each item, while a predicate holds, or both; see `loop`."""
 
     kind: ClassVar[str] = "loop"
 
@@ -58,20 +58,20 @@ def loop(
 ) -> Loop:
     """Repeat: once for each item of `over`, or while `while_` holds.
 
-    Inside, the keys ``<name>.item`` and ``<name>.index`` can be bound. `over` is iterated lazily;
-    no items, no iterations.
+    Given both, it ends with the first of them. Inside, the keys ``<name>.item`` and
+    ``<name>.index`` can be bound. `over` is iterated lazily; no items, no iterations.
 
     Args:
         name: part of the paths inside.
         over: callable whose parameters are keys, key, or iterable.
         while_: callable whose parameters are keys, key, or truth value; asked before each
             iteration.
-        max_iterations: the loop ends after this many, even where `while_` still holds.
+        max_iterations: the loop ends after this many, whatever is left of it.
         **unknown: reported by validation.
     """
     defects = list(name_defects("loop", name))
-    if (over is MISSING) == (while_ is MISSING):
-        message = "a loop needs either over= or while_="
+    if over is MISSING and while_ is MISSING:
+        message = "a loop needs over= or while_="
         defects.append(
             Defect("bad-option", message, "over= repeats once an item, while_= while it holds")
         )

@@ -252,7 +252,9 @@ def config_keys(checked: Checked) -> Iterator[Problem]:
 def endless_loops(checked: Checked) -> Iterator[Problem]:
     """A ``while_`` that nothing in the body can change."""
     for path, node in checked.nodes:
-        if not isinstance(node, Loop) or node.while_ is None or node.max_iterations is not None:
+        if not isinstance(node, Loop) or node.while_ is None:
+            continue
+        if node.over is not None or node.max_iterations is not None:
             continue
         predicate = node.while_
         if predicate.signature.injected or any_opaque(node.body) or predicate.of is False:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +17,10 @@ Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 DEFAULT_STEPS = 40
 _BUILTIN_EVAL_SPLIT = "validation"
+_DURATION = re.compile(
+    r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m)?\s*(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
+)
+_SECONDS = (86400, 3600, 60, 1)
 
 
 class TrainingConfig(RecipeConfig):
@@ -45,11 +50,22 @@ class TrainingConfig(RecipeConfig):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2e-4, description="the peak of the schedule"
     )
-    schedule: Literal["constant", "linear", "cosine"] = Field(
+    schedule: Literal["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "wsd"] = Field(
         "cosine", description="how the rate falls after the warm-up"
     )
     warmup: int | float = Field(
         0.1, description="steps as a whole number, or a share of all steps in [0, 1)"
+    )
+    schedule_power: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="of polynomial, where null is 2; other schedules have none"
+    )
+    schedule_decay: int | float | None = Field(
+        None,
+        description="the fall at the end of wsd, as warmup is given, where null is 0.2; other "
+        "schedules have none",
+    )
+    min_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="where linear, cosine, polynomial and wsd end"
     )
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="decoupled decay"
@@ -75,21 +91,79 @@ class TrainingConfig(RecipeConfig):
         None,
         description="held-out rows to evaluate; null: 48, but at most a fifth of the rows",
     )
+    early_stopping: Whole = Field(
+        0, description="stop when so many evaluations in a row bring no lower eval_loss; 0: never"
+    )
+    early_stopping_gain: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="how much lower than the best an eval_loss must be to count, in nats"
+    )
+    save_best: bool = Field(
+        False,
+        description="keep the model of the lowest eval_loss as checkpoints/best, and end with it",
+    )
+    max_time: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="stop behind the step in which this is up: seconds, or text such as 1h30m"
+    )
     save_every: Whole = Field(0, description="save a checkpoint every so many steps; 0: never")
     keep_last: Whole = Field(2, description="checkpoints to keep; 0: all")
+    gradient_checkpointing: bool = Field(
+        False, description="keep fewer activations and compute them again: less memory, more time"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights"
     )
     samples: Whole = Field(2, description="held-out prompts to answer before and after")
     sample_tokens: Positive = Field(48, description="most tokens of such an answer")
 
-    @field_validator("warmup")
+    @field_validator("warmup", "schedule_decay")
     @classmethod
-    def _warmup_in_range(cls, warmup: int | float) -> int | float:
-        share = isinstance(warmup, float)
-        if warmup < 0 or (share and not warmup < 1.0) or isinstance(warmup, bool):
+    def _part_in_range(cls, part: int | float | None) -> int | float | None:
+        if part is None:
+            return None
+        share = isinstance(part, float)
+        if part < 0 or (share and not part < 1.0) or isinstance(part, bool):
             raise ValueError("whole steps of at least 0, or a share in [0, 1)")
-        return warmup
+        return part
+
+    @field_validator("max_time", mode="before")
+    @classmethod
+    def _in_seconds(cls, given: Any) -> Any:
+        return _seconds(given) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _schedule_reads_what_it_is_told(self) -> Self:
+        for name, reader in (("schedule_power", "polynomial"), ("schedule_decay", "wsd")):
+            value = getattr(self, name)
+            if value is not None and self.schedule != reader:
+                raise ValueError(
+                    f"{name} must be null for schedule={self.schedule!r}, which has none, "
+                    f"got {value}"
+                )
+        if self.min_learning_rate and self.schedule in ("constant", "inverse_sqrt"):
+            raise ValueError(
+                f"min_learning_rate must be 0 for schedule={self.schedule!r}, which does not end, "
+                f"got {self.min_learning_rate}"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate must be at most learning_rate = {self.learning_rate}, "
+                f"got {self.min_learning_rate}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _early_stopping_can_be_judged(self) -> Self:
+        if self.early_stopping and not self.eval_every:
+            raise ValueError(
+                f"eval_every must be above 0 for early_stopping={self.early_stopping}, which goes "
+                "by evaluations, got 0"
+            )
+        if self.early_stopping_gain and not (self.early_stopping or self.save_best):
+            raise ValueError(
+                "early_stopping_gain must be 0 without early_stopping or save_best, "
+                f"got {self.early_stopping_gain}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _evaluates_what_it_does_not_train(self) -> Self:
@@ -113,3 +187,16 @@ class TrainingConfig(RecipeConfig):
         if filled.get("eval_split") is None and str(dataset).startswith("builtin:"):
             filled["eval_split"] = _BUILTIN_EVAL_SPLIT
         return filled
+
+
+def _seconds(text: str) -> float:
+    """``90``, ``90s``, ``15m``, ``1h30m`` or ``2d`` in seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    parts = [] if found is None else [part or "0" for part in found.groups()]
+    if found is None or not any(map(float, parts)):
+        raise ValueError("seconds, or text such as 90s, 15m, 1h30m")
+    return sum(float(part) * size for part, size in zip(parts, _SECONDS, strict=True))

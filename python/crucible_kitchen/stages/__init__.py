@@ -3,6 +3,7 @@
 from . import schedules
 from .assemble import assemble
 from .assemble_pairs import assemble_pairs
+from .check_stop import check_stop
 from .close_session import close_session
 from .dpo_forward_backward import dpo_forward_backward
 from .evaluate import evaluate
@@ -17,14 +18,17 @@ from .prepare_pairs import prepare_pairs
 from .record_preferences import record_preferences
 from .reference_logprobs import reference_logprobs
 from .resolve_model import resolve_model
+from .restore_best import restore_best
 from .sample import sample
 from .save_adapter import save_adapter
 from .save_checkpoint import save_checkpoint
 from .save_samples import save_samples
+from .track_best import track_best
 
 __all__ = [
     "assemble",
     "assemble_pairs",
+    "check_stop",
     "close_session",
     "dpo_forward_backward",
     "evaluate",
@@ -39,9 +43,11 @@ __all__ = [
     "record_preferences",
     "reference_logprobs",
     "resolve_model",
+    "restore_best",
     "sample",
     "save_adapter",
     "save_checkpoint",
     "save_samples",
     "schedules",
+    "track_best",
 ]

@@ -16,12 +16,14 @@ class Started(NamedTuple):
         tokenizer: the model's.
         step: optimizer steps taken, 0.
         last_checkpoint: None, until one is saved.
+        stop_reason: empty, until the training ends early.
     """
 
     session: Session
     tokenizer: Tokenizer
     step: int
     last_checkpoint: str | None
+    stop_reason: str
 
 
 @stage
@@ -33,6 +35,7 @@ def init_session(
     lora_targets: Any,
     dtype: str,
     seed: int,
+    gradient_checkpointing: bool,
     *,
     training_client: TrainingClient,
 ) -> Started:
@@ -50,7 +53,8 @@ def init_session(
             "lora_targets": lora_targets,
             "dtype": dtype,
             "seed": seed,
+            "gradient_checkpointing": gradient_checkpointing,
         }
     )
     session = training_client.start_session(config)
-    return Started(session, training_client.get_tokenizer(session), 0, None)
+    return Started(session, training_client.get_tokenizer(session), 0, None, "")

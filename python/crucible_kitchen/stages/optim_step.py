@@ -13,6 +13,7 @@ from crucible_kitchen.ports import Session, TrainingClient
 from crucible_kitchen.types import AdamParams
 
 from . import schedules
+from ._memory import memory_used
 
 
 class Stepped(NamedTuple):
@@ -40,6 +41,9 @@ def optim_step(
     learning_rate: float,
     schedule: str,
     warmup: int | float,
+    schedule_power: float | None,
+    schedule_decay: int | float | None,
+    min_learning_rate: float,
     weight_decay: float,
     grad_clip_norm: float,
     *,
@@ -56,7 +60,14 @@ def optim_step(
     metrics.record("loss", batch_loss, step=number)
     check_finite("loss", batch_loss, number, last_checkpoint)
     rate = schedules.learning_rate(
-        step, total_steps, peak=learning_rate, schedule=schedule, warmup=warmup
+        step,
+        total_steps,
+        peak=learning_rate,
+        schedule=schedule,
+        warmup=warmup,
+        power=schedule_power,
+        decay=schedule_decay,
+        least=min_learning_rate,
     )
     params = AdamParams(
         learning_rate=rate, weight_decay=weight_decay, grad_clip_norm=grad_clip_norm
@@ -69,6 +80,7 @@ def optim_step(
     metrics.record("tokens", batch_tokens, step=number)
     metrics.record("trained_tokens", trained_tokens, step=number)
     metrics.record("tokens_per_second", batch_tokens / max(seconds, 1e-9), step=number)
+    metrics.record("memory_bytes", memory_used(), step=number)
     return Stepped(number, batch_loss)
 
 

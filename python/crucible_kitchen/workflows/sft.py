@@ -7,6 +7,7 @@ import math
 from crucible_kitchen.graph import loop, when, workflow
 from crucible_kitchen.stages import (
     assemble,
+    check_stop,
     close_session,
     evaluate,
     forward_backward,
@@ -16,10 +17,12 @@ from crucible_kitchen.stages import (
     order_batches,
     prepare,
     resolve_model,
+    restore_best,
     sample,
     save_adapter,
     save_checkpoint,
     save_samples,
+    track_best,
 )
 
 
@@ -38,24 +41,45 @@ def should_save(step: int, save_every: int) -> bool:
     return save_every > 0 and step % save_every == 0
 
 
+def goes_on(stop_reason: str) -> bool:
+    """Until there is a reason to stop."""
+    return not stop_reason
+
+
+def not_evaluated(step: int, evaluated_step: int) -> bool:
+    """Whether steps were taken since the last evaluation, which early stopping may have ended."""
+    return evaluated_step < step
+
+
+def was_better(save_best: bool, step: int, best_step: int) -> bool:
+    """Whether an earlier model is kept that did better than the last."""
+    return save_best and best_step < step
+
+
 sft = workflow("sft")[
     load_data,
     resolve_model,
     init_session,
     prepare,
     evaluate.with_(name="evaluate_before"),
+    track_best.with_(name="first_best"),
     sample.bind(writes="samples_before").with_(name="sample_before"),
-    loop("epochs", over=epochs)[
+    loop("epochs", over=epochs, while_=goes_on)[
         order_batches.bind(epoch="epochs.item"),
-        loop("batches", over="epoch_batches")[
+        loop("batches", over="epoch_batches", while_=goes_on)[
             assemble.bind(batch="batches.item"),
             loop("micro", over="micro_batches")[forward_backward.bind(micro_batch="micro.item")],
             optim_step,
-            when(should_evaluate)[evaluate],
+            when(should_evaluate)[evaluate, track_best],
             when(should_save)[save_checkpoint],
+            check_stop,
         ],
     ],
-    evaluate.with_(name="evaluate_after"),
+    when(not_evaluated)[
+        evaluate.with_(name="evaluate_after"),
+        track_best.with_(name="last_best"),
+    ],
+    when(was_better)[restore_best],
     save_adapter,
     sample.bind(writes="samples_after").with_(name="sample_after"),
     save_samples,
