@@ -58,7 +58,7 @@ def cosine(place: Place) -> float:
 
 def polynomial(place: Place) -> float:
     """A power of the straight line from 1 to 0."""
-    return place.left**place.power
+    return math.pow(place.left, place.power)
 
 
 def inverse_sqrt(place: Place) -> float:
