@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,9 @@ from crucible_kitchen.adapters import noop
 from crucible_kitchen.adapters.local import Evaluator, SamplingClient
 from crucible_kitchen.adapters.local.text_metrics import TEXT_METRICS
 from crucible_kitchen.data import build_datums
-from crucible_kitchen.errors import ConfigError, DataError
+from crucible_kitchen.errors import ConfigError, DataError, PortError
 from crucible_kitchen.testing import EvaluatorContract
+from crucible_kitchen.types import Completion
 
 ROWS = [
     {"prompt": "Count the items.", "completion": "one two three"},
@@ -160,3 +162,73 @@ def test_what_cannot_be_measured_is_refused(local_client, start):
         Evaluator().evaluate(None, ROWS, ["perplexty"])
     with pytest.raises(ConfigError, match="batch_size"):
         Evaluator(batch_size=0)
+
+
+def test_rouge_is_rouge_score_s_mean_and_bleu_sacrebleu_s_of_the_corpus():
+    pytest.importorskip("rouge_score", reason="pip install 'crucible-kitchen[evaluate]'")
+    pytest.importorskip("sacrebleu", reason="pip install 'crucible-kitchen[evaluate]'")
+    rows = [
+        {"prompt": "a", "reference": "the cat sat on the mat", "said": "the cat sat on the mat"},
+        {"prompt": "b", "reference": "dogs run in the park today", "said": "dogs run in a park"},
+    ]
+    metrics = ["rouge1", "rouge2", "rougeL", "bleu", "chrf"]
+    results = Evaluator().evaluate(lambda row: row["said"], rows, metrics)
+    # By hand: 4 of 5 and 4 of 6 words are common, 2 of 4 and 2 of 5 pairs; the rest is in order.
+    second = {"rouge1": 2 * 4 / (5 + 6), "rouge2": 2 * 2 / (4 + 5), "rougeL": 2 * 4 / (5 + 6)}
+    for metric, value in second.items():
+        assert results[metric] == pytest.approx((1 + value) / 2)
+    same = [{**row, "said": row["reference"]} for row in rows]
+    best = Evaluator().evaluate(lambda row: row["said"], same, metrics)
+    assert all(best[metric] == pytest.approx(1.0) for metric in metrics)
+    assert 0.0 < results["bleu"] < results["chrf"] < 1.0
+
+
+def _judge(*ratings: str) -> noop.Completer:
+    said = iter(ratings)
+    heard: list[str] = []
+
+    class Judge(noop.Completer):
+        def complete(self, messages, **options):
+            heard.append(messages[-1].content)
+            return Completion(next(said), "stop")
+
+    judge = Judge()
+    judge.heard = heard
+    return judge
+
+
+def test_a_judge_sees_question_reference_and_answer_and_its_mean_counts():
+    judge = _judge("Right.\nRating: 10", "Rating: 3 is too low.\nRating: [[4]]", "rating: 1")
+    results = Evaluator(judge=judge).evaluate(lambda row: "so be it", ROWS, ["judge"])
+    assert results == {"judge": pytest.approx((1 + 3 / 9 + 0) / 3), "sample_count": 3.0}
+    assert [text.count("so be it") for text in judge.heard] == [1, 1, 1]
+    assert "Count the items." in judge.heard[0]
+    assert "one two three" in judge.heard[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("I cannot say.", r'must end with "Rating: N", got .I cannot say.* for row 0'),
+        ("Rating: 11", r"must rate from 1 to 10, got 11 for row 0"),
+        ("Rating: 0", r"must rate from 1 to 10, got 0 for row 0"),
+    ],
+)
+def test_a_judge_that_gives_no_grade_is_an_error(reply, said):
+    with pytest.raises(DataError, match=said):
+        Evaluator(judge=_judge(reply)).evaluate(lambda row: "x", ROWS[:1], ["judge"])
+
+
+def test_a_judge_that_is_not_there_and_an_instruction_that_cannot_be_filled():
+    with pytest.raises(ConfigError, match="the metric judge needs judge="):
+        Evaluator().evaluate(lambda row: "x", ROWS, ["judge"])
+    with pytest.raises(ConfigError, match=r"must hold \{answer\}"):
+        Evaluator(judge_instruction="Rate it.")
+    with pytest.raises(ConfigError, match="question, reference and answer"):
+        Evaluator(judge_instruction="{answer} {wrong}")
+
+
+def test_a_missing_library_of_a_metric_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(PortError, match=r"crucible-kitchen\[evaluate\]"):
+        Evaluator().evaluate(lambda row: "x", ROWS, ["bleu"])

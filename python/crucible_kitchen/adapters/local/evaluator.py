@@ -10,6 +10,8 @@ import numpy as np
 
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local.completer import Completer
+from crucible_kitchen.adapters.local.corpus_metrics import CORPUS_METRICS
+from crucible_kitchen.adapters.local.judge import INSTRUCTION, check_instruction, grades
 from crucible_kitchen.adapters.local.text_metrics import TEXT_METRICS
 from crucible_kitchen.adapters.local.training_client import TrainingClient
 from crucible_kitchen.data import build_datums, to_messages
@@ -18,7 +20,7 @@ from crucible_kitchen.ports import Row, SamplingClient, Session, Tokenizer
 from crucible_kitchen.types import Datum, Message
 
 _LOSSES: Final = ("loss", "perplexity")
-_KNOWN: Final = (*_LOSSES, "accuracy", *TEXT_METRICS)
+_KNOWN: Final = (*_LOSSES, "accuracy", *TEXT_METRICS, *CORPUS_METRICS, "judge")
 _REFERENCES: Final = ("label", "reference", "answer")
 
 Predict = Callable[[Sequence[Row]], list[Any]]
@@ -32,7 +34,9 @@ class Evaluator(ports.Evaluator):
     are means over rows. ``accuracy`` counts predictions equal to the row's ``label``;
     ``exact_match``, ``contains``, ``regex``, ``numeric`` and ``f1`` compare an answer's text with
     the row's ``label``, ``reference`` or ``answer``, or else its last assistant turn (for
-    ``regex``, with its ``pattern`` if it has one).
+    ``regex``, with its ``pattern`` if it has one). So do ``rouge1``, ``rouge2``, ``rougeL``,
+    ``bleu`` and ``chrf`` of all answers, by libraries (extra ``evaluate``), and ``judge``, the mean
+    grade from 0 to 1 that another model gives.
 
     Args:
         training_client: whose sessions are measured; a local one also answers with their weights.
@@ -42,6 +46,9 @@ class Evaluator(ports.Evaluator):
         train_on: which tokens of a row count for the loss, as in training.
         max_length: most tokens of a row; a longer one is an error.
         max_tokens: most tokens of an answer, which is drawn at temperature 0.
+        judge: grades answers for the metric ``judge``.
+        judge_instruction: what it is told, with ``{question}``, ``{reference}``, ``{answer}``; it
+            has to end with ``Rating: N``, N from 1 to 10.
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class Evaluator(ports.Evaluator):
         train_on: str = "last_assistant",
         max_length: int | None = None,
         max_tokens: int = 256,
+        judge: ports.Completer | None = None,
+        judge_instruction: str = INSTRUCTION,
     ) -> None:
         if batch_size < 1 or max_tokens < 1:
             raise ConfigError(
@@ -63,6 +72,7 @@ class Evaluator(ports.Evaluator):
         self._training_client, self._sampling_client = training_client, sampling_client
         self._tokenizer = tokenizer
         self._batch_size, self._max_tokens = batch_size, max_tokens
+        self._judge, self._instruction = judge, check_instruction(judge_instruction)
         self._rendering = {"train_on": train_on, "max_length": max_length}
 
     def evaluate(
@@ -76,6 +86,8 @@ class Evaluator(ports.Evaluator):
             if metric not in _KNOWN:
                 advice = did_you_mean(metric, _KNOWN)
                 raise ConfigError(f"evaluator: no metric {metric!r}; {advice}")
+        if "judge" in metrics and self._judge is None:
+            raise ConfigError("evaluator: the metric judge needs judge=, a Completer that grades")
         rows = [dict(row) for row in dataset]
         if not rows:
             raise DataError("evaluator: dataset must hold at least one row, got none")
@@ -88,9 +100,24 @@ class Evaluator(ports.Evaluator):
             references = {metric: _references(rows, metric) for metric in asked}
             predictions = self._predictions(model, rows)
             for metric in asked:
-                scores = _scores(metric, predictions, references[metric])
-                results[metric] = math.fsum(scores) / len(scores)
+                results[metric] = self._score(metric, rows, predictions, references[metric])
         return {**{name: results[name] for name in metrics}, "sample_count": float(len(rows))}
+
+    def _score(
+        self, metric: str, rows: Sequence[Row], predictions: Sequence[Any], references: list[Any]
+    ) -> float:
+        """One metric over all rows."""
+        if metric == "accuracy":
+            pairs = zip(predictions, references, strict=True)
+            return _mean([float(prediction == reference) for prediction, reference in pairs])
+        answers, right = list(map(str, predictions)), list(map(str, references))
+        if metric in CORPUS_METRICS:
+            return CORPUS_METRICS[metric](answers, right)
+        if metric == "judge":
+            assert self._judge is not None
+            questions = [_prompt(row, index) for index, row in enumerate(rows)]
+            return _mean(grades(self._judge, self._instruction, questions, right, answers))
+        return _mean(list(map(TEXT_METRICS[metric], answers, right)))
 
     def _loss(self, model: Any, rows: Sequence[Row]) -> float:
         """Mean loss over all trained tokens, in nats."""
@@ -202,9 +229,5 @@ def _last_answer(row: Row) -> str | None:
     return last.content if last.role == "assistant" else None
 
 
-def _scores(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -> list[float]:
-    pairs = zip(predictions, references, strict=True)
-    if metric == "accuracy":
-        return [float(prediction == reference) for prediction, reference in pairs]
-    score = TEXT_METRICS[metric]
-    return [score(str(prediction), str(reference)) for prediction, reference in pairs]
+def _mean(scores: Sequence[float]) -> float:
+    return math.fsum(scores) / len(scores)
