@@ -12,10 +12,11 @@ from crucible_kitchen import errors
 
 if TYPE_CHECKING:
     from crucible_kitchen import recipes, types
-    from crucible_kitchen.bootstrap import arun, describe, run, validate
+    from crucible_kitchen.bootstrap import arun, describe, plan, run, validate
     from crucible_kitchen.context import Context
     from crucible_kitchen.engine import Event, Rng, RunResult, attach_telemetry
     from crucible_kitchen.graph import (
+        Plan,
         Retry,
         Stage,
         Workflow,
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Context",
     "Event",
+    "Plan",
     "Retry",
     "Rng",
     "RunResult",
@@ -50,6 +52,7 @@ __all__ = [
     "fan_out",
     "loop",
     "parallel",
+    "plan",
     "recipes",
     "run",
     "scope",
@@ -64,10 +67,11 @@ __all__ = [
 
 _MODULES = ("recipes", "types")
 _HOMES = {
-    "bootstrap": ("arun", "describe", "run", "validate"),
+    "bootstrap": ("arun", "describe", "plan", "run", "validate"),
     "context": ("Context",),
     "engine": ("Event", "Rng", "RunResult", "attach_telemetry"),
     "graph": (
+        "Plan",
         "Retry",
         "Stage",
         "Workflow",

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, overload
 
 from crucible_kitchen import engine, graph, report
 from crucible_kitchen.engine import Handler, RunResult
 from crucible_kitchen.errors import ConfigError, CrucibleError, did_you_mean
+from crucible_kitchen.graph import Plan
 from crucible_kitchen.ports import Completer
 from crucible_kitchen.recipes import Recipe, Target, find_target
 
@@ -206,14 +207,35 @@ def _store_of(dataset: str) -> str:
     return "huggingface" if hub and path.suffix not in _FILES else "files"
 
 
+@overload
 def run(
     target: object,
     config: Any = None,
     adapters: Mapping[str, Any] | None = None,
     *,
+    dry_run: Literal[False] = False,
     run_dir: str | os.PathLike[str] | None = None,
     handlers: Iterable[str | Handler] = ("console",),
-) -> RunResult:
+) -> RunResult: ...
+@overload
+def run(
+    target: object,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    dry_run: Literal[True],
+    run_dir: str | os.PathLike[str] | None = None,
+    handlers: Iterable[str | Handler] = ("console",),
+) -> Plan: ...
+def run(
+    target: object,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    dry_run: bool = False,
+    run_dir: str | os.PathLike[str] | None = None,
+    handlers: Iterable[str | Handler] = ("console",),
+) -> RunResult | Plan:
     """Run a recipe or a workflow to its end.
 
     Args:
@@ -222,6 +244,7 @@ def run(
         config: mapping, or the recipe's `Config`.
         adapters: port name -> instance, class, ``(class, {options})``, or a name such as
             ``"noop"``. What a recipe can default, it defaults.
+        dry_run: check everything and give the `Plan` instead, see `plan`; nothing runs.
         run_dir: new or empty folder for what the run leaves behind. By default a recipe makes one
             under ``runs``, a bare workflow keeps nothing.
         handlers: ``"console"``, ``"jsonl"``, or callables that take an `Event`.
@@ -232,6 +255,8 @@ def run(
         StageError: a stage failed; its `__cause__` says why.
     """
     job = _prepare(target, config, adapters, run_dir)
+    if dry_run:
+        return _planned(job, None)
     with _recorded(job):
         return engine.run(
             job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
@@ -310,6 +335,37 @@ def validate(target: object, config: Any = None, adapters: Mapping[str, Any] | N
     job = _prepare(target, config, adapters, None)
     try:
         graph.validate(job.target.workflow, job.config, job.adapters)
+    finally:
+        for adapter in reversed(job.owned):
+            adapter.close()
+
+
+def plan(
+    target: object,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    timings: str | os.PathLike[str] | None = None,
+) -> Plan:
+    """Check everything and say what a run will do: stages, how often, in which order, how long.
+
+    Args:
+        target: see `run`.
+        config: see `run`.
+        adapters: see `run`.
+        timings: folder of an earlier run, for the times of its stages.
+    Raises:
+        ConfigError: the target or the configuration is wrong.
+        WorkflowError: with every problem of the workflow and its adapters.
+        CrucibleError: the folder cannot be read.
+    """
+    return _planned(_prepare(target, config, adapters, None), timings)
+
+
+def _planned(job: _Job, timings: str | os.PathLike[str] | None) -> Plan:
+    try:
+        known = None if timings is None else report.read_timings(Path(timings))
+        return graph.plan(job.target.workflow, job.config, job.adapters, timings=known)
     finally:
         for adapter in reversed(job.owned):
             adapter.close()

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "list": "list_all",
     "describe": "describe",
     "validate": "validate",
+    "plan": "plan",
     "report": "report",
     "complete": "complete",
     "doctor": "doctor",

@@ -4,6 +4,8 @@ from .blocks import Alien, Block, Node, walk
 from .branches import Case, Switch, When, case, switch, when
 from .describe import describe
 from .loops import Loop, StreamLoop, loop, stream_loop
+from .plan import Plan, PlanNode, Timing
+from .planning import plan
 from .retry import Retry
 from .rules import find_problems, validate
 from .stage import Stage, StageNode, stage
@@ -18,12 +20,15 @@ __all__ = [
     "Loop",
     "Node",
     "Parallel",
+    "Plan",
+    "PlanNode",
     "Retry",
     "Scope",
     "Stage",
     "StageNode",
     "StreamLoop",
     "Switch",
+    "Timing",
     "When",
     "Workflow",
     "as_workflow",
@@ -33,6 +38,7 @@ __all__ = [
     "find_problems",
     "loop",
     "parallel",
+    "plan",
     "scope",
     "stage",
     "stream_loop",

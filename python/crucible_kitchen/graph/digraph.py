@@ -8,10 +8,10 @@ from typing import Any
 import networkx as nx
 
 from .blocks import Block, Node
-from .branches import Case
 from .flow import carried, keys_read
-from .keys import is_exclusive, keys_written, ports_used, sees_anything
+from .keys import keys_written
 from .loops import Loop
+from .order import edges
 from .workflow import Workflow
 
 
@@ -19,8 +19,8 @@ def nested(workflow: Workflow) -> Any:
     """A DiGraph of the body; a block is one node whose attribute ``graph`` is again a DiGraph.
 
     Nodes are names, in the order of the text; they have ``kind, spec, reads, writes, carried,
-    source``. An edge says that its head must come later, with ``keys`` and ``why``: ``read-after-
-    write``, ``write-after-read``, ``write-after-write`` or ``same-port``. Every level is acyclic.
+    source``. An edge says that its head must come later, with ``keys`` and ``why`` as in
+    `order.Edge`. Every level is acyclic.
     """
     return _regions_graph(workflow)
 
@@ -47,41 +47,22 @@ def _regions_graph(block: Block) -> Any:
 
 def _graph(body: Iterable[Node]) -> Any:
     graph = nx.DiGraph()
-    earlier: list[tuple[Node, set[str], set[str], set[str]]] = []
-    for node in body:
-        reads, writes, ports = _touches(node)
+    nodes = tuple(body)
+    for node in nodes:
         graph.add_node(
             node.name,
             kind=node.kind,
             spec=node,
-            reads=tuple(sorted(reads)),
-            writes=tuple(sorted(writes)),
+            reads=tuple(sorted(set(keys_read([node])))),
+            writes=tuple(sorted(set(keys_written([node])))),
             carried=carried(node) if isinstance(node, Loop) else (),
             source=node.source,
         )
         if isinstance(node, Block):
             graph.nodes[node.name]["graph"] = _regions_graph(node)
-        for before, its_reads, its_writes, its_ports in earlier:
-            causes = {
-                "read-after-write": reads & its_writes,
-                "write-after-read": writes & its_reads,
-                "write-after-write": writes & its_writes,
-                "same-port": ports & its_ports,
-            }
-            if sees_anything([node]) or sees_anything([before]):
-                causes["barrier"] = {before.name}
-            why = tuple(cause for cause, shared in causes.items() if shared)
-            if why and not isinstance(node, Case):  # of cases, one runs
-                keys = tuple(sorted(set().union(*(causes[cause] for cause in why))))
-                graph.add_edge(before.name, node.name, why=why, keys=keys)
-        earlier.append((node, reads, writes, ports))
+    for before, after, why, keys in edges(nodes):
+        graph.add_edge(nodes[before].name, nodes[after].name, why=why, keys=keys)
     return graph
-
-
-def _touches(node: Node) -> tuple[set[str], set[str], set[str]]:
-    """Keys read and written and exclusive ports used by a node and all that is in it."""
-    exclusive = {name for name in ports_used([node]) if is_exclusive(name)}
-    return set(keys_read([node])), set(keys_written([node])), exclusive
 
 
 def flat(workflow: Workflow) -> Any:

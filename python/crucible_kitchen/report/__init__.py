@@ -2,6 +2,7 @@
 
 from .folder import CONFIG, EVENTS, REPORT, SAMPLES, Run, read_run, write_config
 from .page import render, write
+from .timings import read_timings
 from .versions import versions
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "SAMPLES",
     "Run",
     "read_run",
+    "read_timings",
     "render",
     "versions",
     "write",
