@@ -1,5 +1,6 @@
 """Modules built from our ops: LoRA on the linears of any torch model, in PEFT's file format."""
 
+from crucible_kitchen.nn.fused import fuse
 from crucible_kitchen.nn.lora import (
     LoraConfig,
     apply_lora,
@@ -20,6 +21,7 @@ __all__ = [
     "LoraLinear",
     "apply_lora",
     "atomic_folder",
+    "fuse",
     "load_lora",
     "load_lora_state_dict",
     "lora_modules",

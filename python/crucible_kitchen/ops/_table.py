@@ -129,6 +129,16 @@ class Op:
         held = f"\n(crucible_kitchen.ops.using({only!r}) is in force)" if only else ""
         raise KernelError(f"{self.explain(*args, **options)}{held}")
 
+    def serves(self, *args: Any, **options: Any) -> bool:
+        """Whether a kernel takes these arguments other than the reference, which is slow."""
+        only = _Only.backend
+        return any(
+            kernel.backend != "reference"
+            and only in (None, kernel.backend)
+            and kernel.refuses(*args, **options) is None
+            for kernel in self.kernels
+        )
+
     def explain(self, *args: Any, **options: Any) -> Explanation:
         """Which kernel would run on these arguments, and why each other one would not."""
         only = _Only.backend

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, fused
+from crucible_kitchen.adapters.local import attention
 from crucible_kitchen.errors import ConfigError, PortError
-from crucible_kitchen.nn import load_lora
+from crucible_kitchen.nn import fuse, load_lora
 
 # How far the packed computation may be from the model's own, relative to the logits' norm.
 # float32 leaves the rounding of some hundred operations; bfloat16 has 8 bits for each.
@@ -164,7 +164,7 @@ class CausalModel:
         tokens = [torch.tensor([sequence], device=self.device) for sequence in sequences]
         wanted = torch.cat([self.model(input_ids=t, use_cache=False).logits[0] for t in tokens])
         self.model.set_attn_implementation(attention.NAME)
-        fused.fuse(self.model)
+        fuse(self.model)
         hidden = self.hidden(Packed.of(sequences, self.device))
         got = functional.linear(hidden, self.head.weight)
         error = float((got.float() - wanted.float()).norm() / wanted.float().norm())
