@@ -31,12 +31,14 @@ if TYPE_CHECKING:
         when,
         workflow,
     )
+    from crucible_kitchen.integrations import PatchReport, patch
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Context",
     "Event",
+    "PatchReport",
     "Plan",
     "Retry",
     "Rng",
@@ -52,6 +54,7 @@ __all__ = [
     "fan_out",
     "loop",
     "parallel",
+    "patch",
     "plan",
     "recipes",
     "run",
@@ -70,6 +73,7 @@ _HOMES = {
     "bootstrap": ("arun", "describe", "plan", "run", "validate"),
     "context": ("Context",),
     "engine": ("Event", "Rng", "RunResult", "attach_telemetry"),
+    "integrations": ("PatchReport", "patch"),
     "graph": (
         "Plan",
         "Retry",

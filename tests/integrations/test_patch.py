@@ -1,0 +1,51 @@
+"""A patched model trains as it did: the same loss and gradients, for every architecture."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import pytest
+
+import crucible_kitchen as ck
+from crucible_kitchen.integrations.patch import ARCHITECTURES
+
+from .models import CONFIGS, assert_same_step, tiny, with_lora
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+# float32: sums in another order. bfloat16: 8 bits, rounded in other places, over some ten layers.
+FLOAT32, BFLOAT16 = 1e-5, 6e-2
+
+
+def test_every_architecture_is_tested() -> None:
+    assert sorted(CONFIGS) == sorted(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_lora_on_every_architecture(name: str) -> None:
+    model = with_lora(tiny(name))
+    plain = copy.deepcopy(model)
+    report = ck.patch(model)
+    ops = Counter(part.op for part in report.patched)
+    assert ops["linear_cross_entropy"] == 1
+    assert ops["lora_linear"] == (8 if name == "phi3" else 14)
+    assert ops["swiglu"] == (0 if "gemma" in name else 2)
+    assert (ops["rms_norm"] > 0) == (name != "stablelm")
+    assert_same_step(model, plain, FLOAT32)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_all_weights_of_every_architecture(name: str) -> None:
+    model = tiny(name)
+    plain = copy.deepcopy(model)
+    ck.patch(model)
+    assert_same_step(model, plain, FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_in_bfloat16(name: str) -> None:
+    model = with_lora(tiny(name).bfloat16())
+    plain = copy.deepcopy(model)
+    assert {part.op for part in ck.patch(model).patched} >= {"lora_linear", "rms_norm"}
+    assert_same_step(model, plain, BFLOAT16)
