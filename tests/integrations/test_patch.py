@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 import crucible_kitchen as ck
-from crucible_kitchen.integrations.patch import ARCHITECTURES
+from crucible_kitchen.integrations.patching import ARCHITECTURES
 
 from .models import CONFIGS, assert_same_step, tiny, with_lora
 

@@ -14,7 +14,6 @@ from torch import nn
 
 import crucible_kitchen as ck
 from crucible_kitchen.errors import ConfigError, KernelError
-from crucible_kitchen.integrations import patch as patch_function
 from crucible_kitchen.integrations import peft_lora
 from crucible_kitchen.nn import LoraConfig, apply_lora
 
@@ -167,7 +166,7 @@ def test_a_model_that_is_not_ready_is_refused(make: Any, message: str) -> None:
 
 def test_a_patch_that_changed_the_result_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_lora(tiny("llama"))
-    monkeypatch.setattr(patch_function.__globals__["peft_lora"], "lora_forward", _doubled)
+    monkeypatch.setattr(peft_lora, "lora_forward", _doubled)
     want = step(model)
     with pytest.raises(KernelError, match="LlamaForCausalLM must give the same"):
         ck.patch(model)

@@ -13,7 +13,7 @@ from crucible_kitchen import ops
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """What PEFT's layer gives; NotImplemented while it is merged, disabled, or anything else.
 
     Args:

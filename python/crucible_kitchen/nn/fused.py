@@ -22,7 +22,8 @@ _AGREEMENT = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 # RMS norms call it the one or the other.
 _EPS = ("variance_epsilon", "eps")
 
-Forward = Callable[[Any, Tensor], Tensor]
+# Gives a tensor, or NotImplemented.
+Forward = Callable[[Any, Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _norms(part: nn.Module) -> Iterator[Candidate]:
 
 
 def _rms_norm(eps: str) -> Forward:
-    def forward(part: Any, x: Tensor) -> Tensor:
+    def forward(part: Any, x: Tensor) -> Any:
         if x.dtype != part.weight.dtype or not _served(ops.OPS["rms_norm"], x):
             return NotImplemented
         return ops.rms_norm(x, part.weight, getattr(part, eps))
@@ -129,7 +130,7 @@ def _rms_norm(eps: str) -> Forward:
 def _rms_norm_from_one(eps: str) -> Forward:
     """Gemma's: the weight is what the factor has above one."""
 
-    def forward(part: Any, x: Tensor) -> Tensor:
+    def forward(part: Any, x: Tensor) -> Any:
         if x.dtype != part.weight.dtype or not _served(ops.OPS["rms_norm"], x):
             return NotImplemented
         return ops.rms_norm(x, 1.0 + part.weight.float(), getattr(part, eps))
@@ -151,18 +152,18 @@ def _mlps(part: nn.Module) -> Iterator[Candidate]:
         yield Candidate("swiglu", forward, weight, weight.shape[1])
 
 
-def _gated(part: Any, x: Tensor) -> Tensor:
+def _gated(part: Any, x: Tensor) -> Any:
     if not _served(ops.OPS["swiglu"], x, x):
         return NotImplemented
-    return part.down_proj(ops.swiglu(part.gate_proj(x), part.up_proj(x)))  # type: ignore[no-any-return]
+    return part.down_proj(ops.swiglu(part.gate_proj(x), part.up_proj(x)))
 
 
-def _gated_in_one(part: Any, x: Tensor) -> Tensor:
+def _gated_in_one(part: Any, x: Tensor) -> Any:
     """Phi-3's: one linear gives gate and up."""
     if not _served(ops.OPS["swiglu"], x, x):
         return NotImplemented
     gate, up = part.gate_up_proj(x).chunk(2, dim=-1)
-    return part.down_proj(ops.swiglu(gate, up))  # type: ignore[no-any-return]
+    return part.down_proj(ops.swiglu(gate, up))
 
 
 def _served(op: ops.Op, *args: Tensor) -> bool:
