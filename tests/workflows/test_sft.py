@@ -230,7 +230,7 @@ def test_an_empty_file_is_a_data_error(sft, rows_file) -> None:
 
 
 def test_holding_out_every_row_is_an_error_that_says_so(sft) -> None:
-    with pytest.raises(StageError, match="eval_rows=10 holds out all of them"):
+    with pytest.raises(StageError, match="no row in 'train' beside those that eval_rows=10 holds"):
         sft(max_steps=1, eval_rows=10)
 
 

@@ -7,19 +7,25 @@ Neither torch nor transformers is imported here: a tokenizer is whatever has the
 from .batches import BatchOrder, normalise_weights
 from .cache import cache_dir, cached_folder
 from .datums import Prepared, Statistics, build_datums, prepare
-from .formats import Conversation, PlainText, parse_row, to_messages
+from .formats import Conversation, Place, PlainText, parse_row, to_messages
+from .mixture import MixturePart, mix
+from .packing import best_fit
 from .preferences import Pair, Preference, PreparedPairs, parse_preference, prepare_pairs
 from .render import Rendered, render
 from .row_values import RowValues, row_hash
 from .spans import TRAIN_ON
+from .steps import ORDERS, StepOrder, micro_batches, size_of
 from .truncate import TRUNCATIONS
 
 __all__ = [
+    "ORDERS",
     "TRAIN_ON",
     "TRUNCATIONS",
     "BatchOrder",
     "Conversation",
+    "MixturePart",
     "Pair",
+    "Place",
     "PlainText",
     "Preference",
     "Prepared",
@@ -27,9 +33,13 @@ __all__ = [
     "Rendered",
     "RowValues",
     "Statistics",
+    "StepOrder",
+    "best_fit",
     "build_datums",
     "cache_dir",
     "cached_folder",
+    "micro_batches",
+    "mix",
     "normalise_weights",
     "parse_preference",
     "parse_row",
@@ -37,5 +47,6 @@ __all__ = [
     "prepare_pairs",
     "render",
     "row_hash",
+    "size_of",
     "to_messages",
 ]

@@ -70,7 +70,7 @@ class BatchOrder:
     def epoch(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch; it changes nothing."""
         random = np.random.Philox(key=np.array([self._seed, epoch], dtype=np.uint64))
-        order = _permutation(random, self._n) if self._shuffle else np.arange(self._n)
+        order = permutation(random, self._n) if self._shuffle else np.arange(self._n)
         if self._lengths is None:
             return self._split(order)
         pool = _POOL * self._batch_size
@@ -80,7 +80,7 @@ class BatchOrder:
             batches += self._split(some[np.argsort(-self._lengths[some], kind="stable")])
         if not self._shuffle:
             return batches
-        return [batches[i] for i in _permutation(random, len(batches))]
+        return [batches[i] for i in permutation(random, len(batches))]
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self.epoch(self._epoch)
@@ -114,7 +114,8 @@ class BatchOrder:
         return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 
 
-def _permutation(random: np.random.Philox, n: int) -> np.ndarray[Any, Any]:
+def permutation(random: np.random.Philox, n: int) -> np.ndarray[Any, Any]:
+    """Numbers below `n` in a random order, which does not depend on numpy's version."""
     return np.argsort(random.random_raw(n), kind="stable")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crucible_kitchen.data.formats import Conversation, PlainText, parse_row
+from crucible_kitchen.data.formats import Conversation, Place, PlainText, parse_row
 from crucible_kitchen.data.render import Rendered, render
 from crucible_kitchen.data.spans import check_train_on
 from crucible_kitchen.data.truncate import check_truncation, truncated
@@ -62,7 +62,7 @@ def prepare(
     max_length: int | None = None,
     truncation: str = "error",
     untrained: Literal["error", "drop"] = "error",
-    places: Sequence[int] | None = None,
+    places: Sequence[Place] | None = None,
 ) -> Prepared:
     """Parse, render, cut and shift every row of a data set.
 
@@ -83,7 +83,7 @@ def prepare(
     datums: list[Datum] = []
     count = cut = long = empty = 0
     for number, row in enumerate(rows):
-        index = number if places is None else places[number]
+        index: Place = number if places is None else places[number]
         count += 1
         example = parse_row(row, index)
         try:
@@ -130,7 +130,7 @@ def build_datums(
     max_length: int | None = None,
     truncation: str = "error",
     untrained: Literal["error", "drop"] = "error",
-    places: Sequence[int] | None = None,
+    places: Sequence[Place] | None = None,
 ) -> list[Datum]:
     """The datums of `prepare`, for who does not ask what became of the rows."""
     return prepare(

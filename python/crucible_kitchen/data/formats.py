@@ -173,7 +173,11 @@ FORMATS: Final[tuple[type[Format], ...]] = (
 )
 
 
-def parse_row(row: Any, index: int | None = None) -> Conversation | PlainText:
+Place = int | str
+"""Where a row is in its data set: its number, or in a mixture its number and the data set."""
+
+
+def parse_row(row: Any, index: Place | None = None) -> Conversation | PlainText:
     """What a row says, whichever format it is in.
 
     Args:
@@ -197,7 +201,7 @@ def parse_row(row: Any, index: int | None = None) -> Conversation | PlainText:
     raise DataError(f"{name} must have {known}; got {columns or 'no columns'}{advice}")
 
 
-def to_messages(row: Any, index: int | None = None) -> list[Message]:
+def to_messages(row: Any, index: Place | None = None) -> list[Message]:
     """The messages of a row that is a conversation.
 
     Raises:

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator
 
 from crucible_kitchen.data.datums import shifted, to_last_trained
-from crucible_kitchen.data.formats import Columns, Completion, Conversation, Prompt, Tools, checked
+from crucible_kitchen.data.formats import (
+    Columns,
+    Completion,
+    Conversation,
+    Place,
+    Prompt,
+    Tools,
+    checked,
+)
 from crucible_kitchen.data.render import Rendered, render
 from crucible_kitchen.data.truncate import check_truncation, truncated
 from crucible_kitchen.errors import ConfigError, DataError
@@ -115,7 +123,7 @@ def _preference(
     )
 
 
-def parse_preference(row: Any, index: int | None = None) -> Preference:
+def parse_preference(row: Any, index: Place | None = None) -> Preference:
     """What a row of preferences says.
 
     A row has ``chosen`` and ``rejected``, and ``prompt`` unless both are conversations, of which
@@ -153,7 +161,7 @@ def prepare_pairs(
     max_length: int | None = None,
     truncation: str = "error",
     equal_answers: Literal["error", "drop"] = "error",
-    places: Sequence[int] | None = None,
+    places: Sequence[Place] | None = None,
 ) -> PreparedPairs:
     """Parse, render, cut and shift every row of preferences.
 
@@ -175,7 +183,7 @@ def prepare_pairs(
     preferences: list[Preference] = []
     count = cut = dropped = 0
     for number, row in enumerate(rows):
-        index = number if places is None else places[number]
+        index: Place = number if places is None else places[number]
         count += 1
         preference = parse_preference(row, index)
         try:

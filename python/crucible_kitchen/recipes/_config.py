@@ -82,6 +82,8 @@ def _type_of(schema: Mapping[str, Any]) -> str:
         return " | ".join(map(_type_of, schema["anyOf"]))
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
+    if "$ref" in schema:
+        return "mapping"
     if schema.get("type") == "array":
         return f"list of {_type_of(schema['items'])}"
     names = {"string": "text", "null": "none", "integer": "whole number"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
+
+from crucible_kitchen.data import MixturePart
 
 from ._config import RecipeConfig
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+Mixture = Annotated[list[MixturePart], Field(min_length=1)]
 DEFAULT_STEPS = 40
 _BUILTIN_EVAL_SPLIT = "validation"
 _DURATION = re.compile(
@@ -29,8 +32,11 @@ class TrainingConfig(RecipeConfig):
     A step is one optimizer step on `batch_size` rows times `gradient_accumulation`.
     """
 
+    sequences_per_row: ClassVar[int] = 1
+    """How many sequences of at most `max_length` tokens a row gives."""
+
     model: Text = Field("smollm2-135m", description="name the hub client knows, or a local folder")
-    dataset: Text
+    dataset: Text | Mixture
     train_split: str = Field("train", description="the split that is trained")
     eval_split: str | None = Field(
         None,
@@ -47,6 +53,16 @@ class TrainingConfig(RecipeConfig):
     )
     batch_size: Positive = Field(4, description="rows that go through the model at a time")
     gradient_accumulation: Positive = Field(1, description="such batches in a step")
+    pack_tokens: Positive | None = Field(
+        None,
+        description="pack rows, by best fit, into batches of at most so many tokens instead of "
+        "batch_size rows; results of a row do not depend on its company",
+    )
+    order: Literal["shuffled", "by_length", "as_given"] = Field(
+        "shuffled",
+        description="of the rows in an epoch: random by seed and epoch; likewise, with rows of "
+        "like length in a step; or that of the data set",
+    )
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2e-4, description="the peak of the schedule"
     )
@@ -115,6 +131,19 @@ class TrainingConfig(RecipeConfig):
     samples: Whole = Field(2, description="held-out prompts to answer before and after")
     sample_tokens: Positive = Field(48, description="most tokens of such an answer")
 
+    @field_validator("dataset")
+    @classmethod
+    def _names_differ(cls, dataset: Any) -> Any:
+        if isinstance(dataset, str):
+            return dataset
+        names = [part.name for part in dataset]
+        weighted = [part.name for part in dataset if part.weight is not None]
+        if len(set(names)) < len(names):
+            raise ValueError("a name, or a list of data sets that differ")
+        if weighted and len(weighted) < len(names):
+            raise ValueError("a name, or a list of data sets that all or none have a weight")
+        return dataset
+
     @field_validator("warmup", "schedule_decay")
     @classmethod
     def _part_in_range(cls, part: int | float | None) -> int | float | None:
@@ -152,6 +181,22 @@ class TrainingConfig(RecipeConfig):
         return self
 
     @model_validator(mode="after")
+    def _every_row_fits_a_pack(self) -> Self:
+        if self.pack_tokens is None:
+            return self
+        most = self.sequences_per_row * getattr(self, "max_length", 1)
+        if self.pack_tokens < most:
+            raise ValueError(
+                f"pack_tokens must be at least {most}, the most tokens of one row, "
+                f"got {self.pack_tokens}; a smaller max_length makes rows smaller"
+            )
+        if self.order == "by_length":
+            raise ValueError(
+                "order must not be 'by_length' with pack_tokens, which groups rows itself"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _early_stopping_can_be_judged(self) -> Self:
         if self.early_stopping and not self.eval_every:
             raise ValueError(
@@ -184,9 +229,18 @@ class TrainingConfig(RecipeConfig):
         if filled.get("epochs") is None and filled.get("max_steps") is None:
             filled["max_steps"] = DEFAULT_STEPS
         dataset = filled.get("dataset", cls.model_fields["dataset"].default)
-        if filled.get("eval_split") is None and str(dataset).startswith("builtin:"):
+        if filled.get("eval_split") is None and all(
+            name.startswith("builtin:") for name in dataset_names(dataset)
+        ):
             filled["eval_split"] = _BUILTIN_EVAL_SPLIT
         return filled
+
+
+def dataset_names(dataset: Any) -> list[str]:
+    """Every data set's name; checked or not, a mixture is a list of parts."""
+    if not isinstance(dataset, list):
+        return [str(dataset)]
+    return [str(p.get("name") if isinstance(p, dict) else getattr(p, "name", p)) for p in dataset]
 
 
 def _seconds(text: str) -> float:

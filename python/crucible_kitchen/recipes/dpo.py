@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from crucible_kitchen.workflows import dpo
 
 from ._config import Recipe
-from ._training import Positive, Text, TrainingConfig
+from ._training import Mixture, Positive, Text, TrainingConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,9 +31,11 @@ class DPO(Recipe):
         """What `dpo` can be told; a step is one optimizer step on `batch_size` pairs times
         `gradient_accumulation`."""
 
-        dataset: Text = Field(
+        sequences_per_row: ClassVar[int] = 2
+
+        dataset: Text | Mixture = Field(
             "builtin:python-docs-preferences",
-            description="name the data store knows, or a local file",
+            description="name the data store knows, or a local file, or a list of {name, weight}",
         )
         batch_size: Positive = Field(4, description="pairs that go through the model at a time")
         learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
@@ -99,5 +101,10 @@ class DPO(Recipe):
                 raise ValueError(
                     f"batch_size must be at least 2 for loss_type={self.loss_type!r}, which sorts "
                     f"the pairs of a batch, got {self.batch_size}"
+                )
+            if self.loss_type in _SORTED and self.pack_tokens is not None:
+                raise ValueError(
+                    f"pack_tokens must be null for loss_type={self.loss_type!r}, which sorts the "
+                    f"pairs of a batch, got {self.pack_tokens}"
                 )
             return self

@@ -9,7 +9,7 @@ from pydantic import Field
 from crucible_kitchen.workflows import sft
 
 from ._config import Recipe
-from ._training import Text, TrainingConfig
+from ._training import Mixture, Text, TrainingConfig
 
 
 class SupervisedFineTuning(Recipe):
@@ -25,8 +25,9 @@ class SupervisedFineTuning(Recipe):
         """What `sft` can be told; a step is one optimizer step on `batch_size` rows times
         `gradient_accumulation`."""
 
-        dataset: Text = Field(
-            "builtin:python-docs", description="name the data store knows, or a local file"
+        dataset: Text | Mixture = Field(
+            "builtin:python-docs",
+            description="name the data store knows, or a local file, or a list of {name, weight}",
         )
         max_length: Annotated[int, Field(ge=2)] = Field(512, description="most tokens of a row")
         truncation: Literal["error", "drop", "left", "right", "middle"] = Field(

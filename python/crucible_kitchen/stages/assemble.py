@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crucible_kitchen.data import normalise_weights
+from crucible_kitchen.data import micro_batches, normalise_weights, size_of
 from crucible_kitchen.graph import stage
 from crucible_kitchen.types import Datum
 
@@ -30,7 +30,12 @@ class Assembled(NamedTuple):
 
 
 @stage
-def assemble(batch: Sequence[int], train_datums: Sequence[Datum], batch_size: int) -> Assembled:
+def assemble(
+    batch: Sequence[int],
+    train_datums: Sequence[Datum],
+    batch_size: int,
+    pack_tokens: int | None,
+) -> Assembled:
     """Weights of the step's rows divided by their sum, and the rows cut into micro-batches.
 
     The client's gradients are those of a sum. With weights that sum to 1 over the whole step, the
@@ -39,15 +44,16 @@ def assemble(batch: Sequence[int], train_datums: Sequence[Datum], batch_size: in
     Args:
         batch: indices of the step's rows.
         train_datums: all rows.
-        batch_size: most rows of a micro-batch.
+        batch_size: most rows of a micro-batch, where `pack_tokens` is None.
+        pack_tokens: most tokens of a micro-batch.
     """
     started = time.perf_counter()
     datums = [train_datums[index] for index in batch]
-    normalised = normalise_weights(datums)
+    sizes = [size_of(datum) for datum in datums]
     return Assembled(
-        [normalised[i : i + batch_size] for i in range(0, len(normalised), batch_size)],
+        micro_batches(normalise_weights(datums), sizes, batch_size, pack_tokens),
         0.0,
-        sum(datum.model_input.length for datum in datums),
+        sum(sizes),
         sum(datum.num_trained_tokens for datum in datums),
         started,
     )

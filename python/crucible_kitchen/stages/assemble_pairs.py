@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crucible_kitchen.data import Pair
+from crucible_kitchen.data import Pair, micro_batches, size_of
 from crucible_kitchen.graph import stage
 
 from ._pairs import interleaved
@@ -36,18 +36,22 @@ class AssembledPairs(NamedTuple):
 
 @stage
 def assemble_pairs(
-    batch: Sequence[int], train_pairs: Sequence[Pair], batch_size: int
+    batch: Sequence[int],
+    train_pairs: Sequence[Pair],
+    batch_size: int,
+    pack_tokens: int | None,
 ) -> AssembledPairs:
-    """The pairs of a step in micro-batches of at most `batch_size` pairs."""
+    """The pairs of a step in micro-batches of `batch_size` pairs, or of `pack_tokens` tokens."""
     started = time.perf_counter()
     places = list(batch)
+    sizes = [size_of(train_pairs[place]) for place in places]
     datums = interleaved([train_pairs[place] for place in places])
     return AssembledPairs(
         places,
-        [places[i : i + batch_size] for i in range(0, len(places), batch_size)],
+        micro_batches(places, sizes, batch_size, pack_tokens),
         0.0,
         [],
-        sum(datum.model_input.length for datum in datums),
+        sum(sizes),
         sum(datum.num_trained_tokens for datum in datums),
         started,
     )

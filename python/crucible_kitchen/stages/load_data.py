@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from crucible_kitchen.data import MixturePart, Place, mix
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import DatasetStore, Row
@@ -19,20 +21,20 @@ class Rows(NamedTuple):
 
     Args:
         train_rows: at least one.
-        train_places: of each, its place in the training split.
+        train_places: of each, its place in the training split; in a mixture with the data set.
         held_out_rows: never trained; none where none were asked for.
         held_out_places: of each, its place in the split it is from.
     """
 
     train_rows: list[Row]
-    train_places: list[int]
+    train_places: list[Place]
     held_out_rows: list[Row]
-    held_out_places: list[int]
+    held_out_places: list[Place]
 
 
 @stage
 def load_data(
-    dataset: str,
+    dataset: str | Sequence[MixturePart],
     train_split: str,
     eval_split: str | None,
     eval_rows: int | None,
@@ -40,10 +42,11 @@ def load_data(
     *,
     dataset_store: DatasetStore,
 ) -> Rows:
-    """The rows of a data set, and some that are held out.
+    """The rows of a data set or a mixture of them, and some that are held out.
 
     Args:
-        dataset: a name or path that the store knows.
+        dataset: a name or path that the store knows, or several with their weights; `data.mix` says
+            how many rows of each are trained. Held-out rows are not weighted.
         train_split: the split to train.
         eval_split: where held-out rows come from; None takes them out of `train_split`.
         eval_rows: how many to hold out, if there are so many; None for 48, but at most a fifth of
@@ -52,22 +55,39 @@ def load_data(
     Raises:
         DataError: no such data set or split, an unreadable row, or nothing left to train.
     """
-    loaded = dataset_store.load_dataset(dataset, split=train_split)
-    rows = dataset_store.to_list(loaded)
-    others = rows if eval_split is None else _split(dataset_store, loaded, eval_split)
-    held_out = _choose(len(others), eval_rows, seed)
+    parts = [MixturePart(name=dataset)] if isinstance(dataset, str) else list(dataset)
+    trained, others = [], []
+    for part in parts:
+        loaded = dataset_store.load_dataset(part.name, split=train_split)
+        rows = dataset_store.to_list(loaded)
+        trained.append(rows)
+        others.append(rows if eval_split is None else _split(dataset_store, loaded, eval_split))
+    # Rows are told by the data set and their place in it.
+    candidates = [(part, row) for part, rows in enumerate(others) for row in range(len(rows))]
+    chosen = _choose(len(candidates), eval_rows, seed)
+    held_out = [candidates[place] for place in chosen]
     taken = set(held_out) if eval_split is None else set()
-    train = [place for place in range(len(rows)) if place not in taken]
-    if not train:
-        raise DataError(
-            f"load_data: {dataset!r} has {len(rows)} row(s) in {train_split!r}, and "
-            f"eval_rows={eval_rows} holds out all of them; lower eval_rows or name an eval_split"
-        )
+    left = [
+        [row for row in range(len(trained[part])) if (part, row) not in taken]
+        for part in range(len(parts))
+    ]
+    for part, rows_left in zip(parts, left, strict=True):
+        if not rows_left:
+            raise DataError(
+                f"load_data: {part.name!r} has no row in {train_split!r} beside those that "
+                f"eval_rows={eval_rows} holds out; lower eval_rows or name an eval_split"
+            )
+    mixed = mix([len(rows) for rows in left], [part.weight for part in parts], seed)
+    train = [(part, left[part][row]) for part, row in mixed]
+
+    def place(part: int, row: int) -> Place:
+        return row if len(parts) == 1 else f"{row} of {parts[part].name}"
+
     return Rows(
-        [rows[place] for place in train],
-        train,
-        [others[place] for place in held_out],
-        held_out,
+        [trained[part][row] for part, row in train],
+        [place(*where) for where in train],
+        [others[part][row] for part, row in held_out],
+        [place(*where) for where in held_out],
     )
 
 

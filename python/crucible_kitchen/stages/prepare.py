@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from crucible_kitchen import data
 from crucible_kitchen.context import Metrics
+from crucible_kitchen.data import Place
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Row, Tokenizer
@@ -33,15 +33,18 @@ class Prepared(NamedTuple):
 @stage
 def prepare(
     train_rows: Sequence[Row],
-    train_places: Sequence[int],
+    train_places: Sequence[Place],
     held_out_rows: Sequence[Row],
-    held_out_places: Sequence[int],
+    held_out_places: Sequence[Place],
     tokenizer: Tokenizer,
     train_on: str,
     max_length: int,
     truncation: str,
     batch_size: int,
     gradient_accumulation: int,
+    seed: int,
+    order: str,
+    pack_tokens: int | None,
     epochs: int | None,
     max_steps: int | None,
     *,
@@ -64,7 +67,10 @@ def prepare(
         except DataError as error:
             raise DataError(f"held-out rows: {error}") from error
         metrics.record("held_out_rows", len(held_out))
-    steps_per_epoch = math.ceil(len(train.datums) / (batch_size * gradient_accumulation))
+    sizes = [data.size_of(one) for one in train.datums]
+    steps_per_epoch = len(
+        data.StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
+    )
     total_steps = count_steps(steps_per_epoch, epochs, max_steps)
     return Prepared(train.datums, held_out, steps_per_epoch, total_steps)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from crucible_kitchen import data
 from crucible_kitchen.context import Metrics
-from crucible_kitchen.data import Pair, Preference
+from crucible_kitchen.data import Pair, Place, Preference
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Row, Tokenizer
@@ -37,15 +36,18 @@ class PreparedPairs(NamedTuple):
 @stage
 def prepare_pairs(
     train_rows: Sequence[Row],
-    train_places: Sequence[int],
+    train_places: Sequence[Place],
     held_out_rows: Sequence[Row],
-    held_out_places: Sequence[int],
+    held_out_places: Sequence[Place],
     tokenizer: Tokenizer,
     max_length: int,
     truncation: str,
     equal_answers: str,
     batch_size: int,
     gradient_accumulation: int,
+    seed: int,
+    order: str,
+    pack_tokens: int | None,
     epochs: int | None,
     max_steps: int | None,
     *,
@@ -74,7 +76,10 @@ def prepare_pairs(
             raise DataError(f"held-out rows: {error}") from error
         eval_pairs, chats = held_out.pairs, [_chat(one) for one in held_out.preferences]
         metrics.record("held_out_rows", len(eval_pairs))
-    steps_per_epoch = math.ceil(len(train.pairs) / (batch_size * gradient_accumulation))
+    sizes = [data.size_of(one) for one in train.pairs]
+    steps_per_epoch = len(
+        data.StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
+    )
     total_steps = count_steps(steps_per_epoch, epochs, max_steps)
     return PreparedPairs(train.pairs, eval_pairs, chats, steps_per_epoch, total_steps)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crucible_kitchen.context import Metrics
-from crucible_kitchen.data import BatchOrder, Pair, RowValues, row_hash
+from crucible_kitchen.data import Pair, RowValues, StepOrder, row_hash, size_of
 from crucible_kitchen.errors import CrucibleError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Session, TrainingClient
@@ -45,7 +45,8 @@ def reference_logprobs(
     batch_size: int,
     gradient_accumulation: int,
     seed: int,
-    steps_per_epoch: int,
+    order: str,
+    pack_tokens: int | None,
     total_steps: int,
     *,
     training_client: TrainingClient,
@@ -62,9 +63,9 @@ def reference_logprobs(
     """
     if step != 0:
         raise CrucibleError(f"reference_logprobs: step must be 0, got {step}: the model has moved")
-    rows_of_step = batch_size * gradient_accumulation
-    order = BatchOrder(len(train_pairs), rows_of_step, seed)
-    places = _places(order, steps_per_epoch, total_steps)
+    sizes = [size_of(pair) for pair in train_pairs]
+    steps = StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
+    places = _places(steps, total_steps)
     wanted = [train_pairs[place] for place in places] + list(eval_pairs)
     by_hash = {row_hash(datum): datum for datum in interleaved(wanted)}
     key = _key(model_path, session, training_client)
@@ -100,12 +101,12 @@ def _value(values: dict[str, float], datum: Datum) -> float:
     return values[row_hash(datum)]
 
 
-def _places(order: BatchOrder, steps_per_epoch: int, total_steps: int) -> list[int]:
+def _places(steps: StepOrder, total_steps: int) -> list[int]:
     """The pairs that the steps of a run will meet, in order."""
     met: set[int] = set()
-    for epoch, first in enumerate(range(0, total_steps, steps_per_epoch)):
-        met.update(*order.epoch(epoch)[: total_steps - first])
-        if len(met) == order.size:
+    for epoch, first in enumerate(range(0, total_steps, len(steps))):
+        met.update(*steps.epoch(epoch)[: total_steps - first])
+        if len(met) == len(steps.sizes):
             break
     return sorted(met)
 

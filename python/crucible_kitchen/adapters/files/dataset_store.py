@@ -18,7 +18,7 @@ _FRACTION: Final = "validation_fraction"
 
 
 class DatasetStore(RowsDatasetStore):
-    """JSONL, JSON, CSV and Parquet files, and folders of them.
+    """JSONL, JSON, CSV, Parquet and Arrow files, and folders of them.
 
     A folder has one file a split (``train.jsonl``, ``validation.csv``). A file alone is the split
     ``train``. Where there is no file for it, `validation_fraction` holds rows of ``train`` back as

@@ -1,8 +1,9 @@
-"""Rows of one file: JSONL, JSON, CSV or Parquet, by the file's suffix; errors name file and row."""
+"""Rows of a file of JSONL, JSON, CSV, Parquet or Arrow, by its suffix; errors name file and row."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any, Final
 from crucible_kitchen.adapters.disk import speaking_our_errors
 from crucible_kitchen.errors import DataError, PortError
 from crucible_kitchen.ports import Row
+
+# What an Arrow file begins with; a stream has no such mark.
+_ARROW_FILE: Final = b"ARROW1"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -80,14 +84,9 @@ def _csv(path: Path) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise PortError(
-            f"dataset_store: reading {path} needs pyarrow; "
-            "install it with pip install 'crucible-kitchen[parquet]'"
-        ) from error
+    _pyarrow(path)
+    import pyarrow.parquet
+
     try:
         rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
@@ -95,11 +94,37 @@ def _parquet(path: Path) -> list[Row]:
     return rows
 
 
+def _arrow(path: Path) -> list[Row]:
+    """Rows of an Arrow file or stream, as `datasets` and others write them."""
+    _pyarrow(path)
+    import pyarrow.ipc
+
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+            file.seek(0)
+            opened = pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file)
+            rows: list[Row] = opened.read_all().to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"dataset_store: {path} must be an Arrow file: {error}") from error
+    return rows
+
+
+def _pyarrow(path: Path) -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise PortError(
+            f"dataset_store: reading {path} needs pyarrow; "
+            "install it with pip install 'crucible-kitchen[parquet]'"
+        )
+
+
 READERS: Final[Mapping[str, Callable[[Path], list[Row]]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
 }
 """Suffix -> reader; where a folder has one split in several formats, it is an error."""
 
