@@ -80,7 +80,7 @@ def test_a_mixture_may_be_of_several_stores(tmp_path) -> None:
     owned: list[Any] = []
     store = bootstrap._dataset_store(config.dataset, owned)
     assert len(store.to_list(store.load_dataset(own))) == 4
-    with pytest.raises(DataError, match="no built-in data set 'python-dcs'; did you mean"):
+    with pytest.raises(DataError, match="no built-in data set 'builtin:python-dcs'; did"):
         owned[0].load_dataset("builtin:python-dcs")
     assert len(owned) == 2
     alone = SupervisedFineTuning.Config.parse({"dataset": parts[1:]}, recipe="sft")
