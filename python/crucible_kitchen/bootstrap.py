@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import os
@@ -21,7 +22,7 @@ from crucible_kitchen.engine import Handler, RunResult
 from crucible_kitchen.errors import ConfigError, CrucibleError, did_you_mean
 from crucible_kitchen.graph import Plan
 from crucible_kitchen.ports import Completer
-from crucible_kitchen.recipes import Recipe, Target, find_target
+from crucible_kitchen.recipes import Recipe, Target, find_target, measure
 
 _HOME = "crucible_kitchen.adapters"
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".feather")
@@ -269,7 +270,7 @@ def run(
     """
     job = _prepare(target, config, adapters, run_dir)
     if dry_run:
-        return _planned(job, None)
+        return _planned(job)
     with _recorded(job):
         return engine.run(
             job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
@@ -359,6 +360,7 @@ def plan(
     adapters: Mapping[str, Any] | None = None,
     *,
     timings: str | os.PathLike[str] | None = None,
+    calibrate: bool = False,
 ) -> Plan:
     """Check everything and say what a run will do: stages, how often, in which order, how long.
 
@@ -367,18 +369,30 @@ def plan(
         config: see `run`.
         adapters: see `run`.
         timings: folder of an earlier run, for the times of its stages.
+        calibrate: load the model and the data and take a few steps, to say how many steps, how
+            long and how much memory the run will take; only for recipes with a `calibration`.
     Raises:
         ConfigError: the target or the configuration is wrong.
         WorkflowError: with every problem of the workflow and its adapters.
         CrucibleError: the folder cannot be read.
+        StageError: a stage failed while it was measured, as it would in the run.
     """
-    return _planned(_prepare(target, config, adapters, None), timings)
+    return _planned(_prepare(target, config, adapters, None), timings, calibrate)
 
 
-def _planned(job: _Job, timings: str | os.PathLike[str] | None) -> Plan:
+def _planned(
+    job: _Job, timings: str | os.PathLike[str] | None = None, calibrate: bool = False
+) -> Plan:
     try:
         known = None if timings is None else report.read_timings(Path(timings))
-        return graph.plan(job.target.workflow, job.config, job.adapters, timings=known)
+        made = graph.plan(job.target.workflow, job.config, job.adapters, timings=known)
+        if not calibrate:
+            return made
+        recipe = job.target.recipe
+        if recipe is None or recipe.calibration is None:
+            raise ConfigError(f"plan: {job.target.name} has no calibration; leave calibrate out")
+        estimate = measure(recipe.calibration, job.config, job.adapters)
+        return dataclasses.replace(made, estimate=estimate)
     finally:
         for adapter in reversed(job.owned):
             adapter.close()

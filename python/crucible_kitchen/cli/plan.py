@@ -6,10 +6,11 @@ import argparse
 import json
 
 from crucible_kitchen import bootstrap
+from crucible_kitchen.recipes import find_target
 
 from ._arguments import add_target, read_adapters, read_config
 
-HELP = "show what a run will do: stages, how often, in which order"
+HELP = "show what a run will do, and how many steps, how long and how much memory it takes"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timings", metavar="RUN_DIR", help="folder of an earlier run, for the times of its stages"
     )
+    parser.add_argument(
+        "--no-calibrate",
+        action="store_true",
+        help="take no steps to measure time and memory: quick, nothing is loaded",
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, with every key and edge")
 
 
@@ -25,6 +31,15 @@ def main(arguments: argparse.Namespace) -> int:
     """Print it."""
     config = read_config(arguments.config)
     adapters = read_adapters(arguments.target, arguments.adapters, arguments.adapter)
-    plan = bootstrap.plan(arguments.target, config, adapters, timings=arguments.timings)
+    recipe = find_target(arguments.target).recipe
+    plan = bootstrap.plan(
+        arguments.target,
+        config,
+        adapters,
+        timings=arguments.timings,
+        calibrate=not arguments.no_calibrate
+        and recipe is not None
+        and recipe.calibration is not None,
+    )
     print(json.dumps(plan.to_dict(), indent=2) if arguments.json else plan)
     return 0

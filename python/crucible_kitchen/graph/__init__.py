@@ -4,7 +4,7 @@ from .blocks import Alien, Block, Node, walk
 from .branches import Case, Switch, When, case, switch, when
 from .describe import describe
 from .loops import Loop, StreamLoop, loop, stream_loop
-from .plan import Plan, PlanNode, Timing
+from .plan import Estimate, Plan, PlanNode, Timing
 from .planning import plan
 from .retry import Retry
 from .rules import find_problems, validate
@@ -16,6 +16,7 @@ __all__ = [
     "Alien",
     "Block",
     "Case",
+    "Estimate",
     "FanOut",
     "Loop",
     "Node",

@@ -142,15 +142,21 @@ class Known:
             return PERHAPS
 
     def _items(self, block: Loop | FanOut) -> Count:
-        if block.over is not None:
-            try:
-                items = self.value(block.over)
-            except UnknownError:
-                return UNKNOWN
-            return Count(len(items), len(items)) if hasattr(items, "__len__") else UNKNOWN
-        assert isinstance(block, Loop)
-        assert block.while_ is not None
-        most, holds = block.max_iterations, self._chosen(block.while_, bool)
-        if holds == NEVER:
-            return NEVER
-        return Count(most if holds == ONCE and most is not None else 0, most)
+        items = UNKNOWN if block.over is None else self._length(block.over)
+        if isinstance(block, FanOut):
+            return items
+        limit = block.max_iterations
+        if limit is not None:
+            most = limit if items.most is None else min(items.most, limit)
+            items = Count(most if block.over is None else min(items.least, most), most)
+        if block.while_ is None:
+            return items
+        holds = self._chosen(block.while_, bool)
+        return NEVER if holds == NEVER else items if holds == ONCE else Count(0, items.most)
+
+    def _length(self, over: Value) -> Count:
+        try:
+            items = self.value(over)
+        except UnknownError:
+            return UNKNOWN
+        return Count(len(items), len(items)) if hasattr(items, "__len__") else UNKNOWN

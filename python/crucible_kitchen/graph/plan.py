@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from crucible_kitchen.errors import Problem
@@ -22,6 +22,31 @@ class Timing(NamedTuple):
 
     runs: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, reckoned from a few real steps.
+
+    Args:
+        steps: optimizer steps, unless something ends the training early.
+        tokens: that are trained.
+        seconds: of each part of the run.
+        memory_bytes: the most that is held at a time: on a GPU the device's memory, elsewhere the
+            process's.
+        measured_steps: how many real steps it is reckoned from.
+    """
+
+    steps: int
+    tokens: int
+    seconds: Mapping[str, float]
+    memory_bytes: int
+    measured_steps: int
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole run."""
+        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,7 @@ class Plan:
         critical_s: seconds of the critical path; None without the times of an earlier run.
         sequential_s: seconds of all stages, one after the other; None likewise.
         warnings: what is not wrong with the workflow, but will not go well.
-        estimate: of a recipe: steps, time and memory, as plain data.
+        estimate: steps, time and memory of a recipe; None where nothing was measured.
     """
 
     root: PlanNode
@@ -89,7 +114,7 @@ class Plan:
     critical_s: float | None = None
     sequential_s: float | None = None
     warnings: tuple[Problem, ...] = ()
-    estimate: Mapping[str, Any] = field(default_factory=dict)
+    estimate: Estimate | None = None
 
     @property
     def name(self) -> str:
@@ -134,7 +159,7 @@ class Plan:
             "config_keys": list(self.config_keys),
             "state_keys": list(self.state_keys),
             "warnings": [asdict(warning) for warning in self.warnings],
-            "estimate": dict(self.estimate),
+            "estimate": None if self.estimate is None else asdict(self.estimate),
             "workflow": _node(self.root),
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from .plan import Plan, PlanNode
+from .plan import Estimate, Plan, PlanNode
 
 _WIDTH = 80
 _LABEL = 10
@@ -15,6 +15,8 @@ def text(plan: Plan) -> str:
     """The plan, a line a stage."""
     timed = plan.critical_s is not None
     lines = [_headline(plan), ""]
+    if plan.estimate is not None:
+        lines += _estimate(plan.estimate)
     head = f"{'runs':>7}  {'time':>8}    stage" if timed else f"{'runs':>7}    stage"
     lines += [head, *_tree(plan.root.children, timed, 0), ""]
     for name, adapter in plan.ports.items():
@@ -34,6 +36,16 @@ def _headline(plan: Plan) -> str:
         return f"{said}{len(plan.critical_path)} in a row (*)"
     assert plan.sequential_s is not None
     return f"{said}{duration(plan.critical_s)} of {duration(plan.sequential_s)} in a row (*)"
+
+
+def _estimate(estimate: Estimate) -> Iterator[str]:
+    parts = ", ".join(f"{part} {duration(spent)}" for part, spent in estimate.seconds.items())
+    memory = f"{estimate.memory_bytes / 1e9:.2f} GB at most"
+    yield from _wrapped("steps", [f"{estimate.steps:,}, of {estimate.tokens:,} tokens in all"])
+    yield from _wrapped("time", [f"{duration(estimate.total_s)}: {parts}"])
+    yield from _wrapped("memory", [memory])
+    yield from _wrapped("", [f"(reckoned from {estimate.measured_steps} real steps)"])
+    yield ""
 
 
 def _tree(nodes: tuple[PlanNode, ...], timed: bool, depth: int) -> Iterator[str]:

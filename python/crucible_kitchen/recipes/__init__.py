@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+from ._calibration import measure
 from ._config import Recipe, RecipeConfig
 from ._table import RECIPES, find_recipe
 from ._target import Target, find_target
@@ -33,5 +34,6 @@ __all__ = [
     "Target",
     "find_recipe",
     "find_target",
+    "measure",
     "parse",
 ]

@@ -66,6 +66,7 @@ class Recipe:
         required_ports: ports it cannot do without.
         optional_ports: ports it uses where they are there.
         workflow: what it runs.
+        calibration: a few of its steps, which tell what all will take; None where it has none.
     """
 
     name: ClassVar[str]
@@ -74,6 +75,7 @@ class Recipe:
     required_ports: ClassVar[tuple[str, ...]]
     optional_ports: ClassVar[tuple[str, ...]] = ()
     workflow: ClassVar[Workflow]
+    calibration: ClassVar[Workflow | None] = None
 
 
 def _type_of(schema: Mapping[str, Any]) -> str:

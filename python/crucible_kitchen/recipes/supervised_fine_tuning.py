@@ -8,6 +8,7 @@ from pydantic import Field
 
 from crucible_kitchen.workflows import sft
 
+from ._calibration import sft_calibration
 from ._config import Recipe
 from ._training import Mixture, Text, TrainingConfig
 
@@ -20,6 +21,7 @@ class SupervisedFineTuning(Recipe):
     required_ports = ("training_client", "dataset_store")
     optional_ports = ("hub_client", "completer", "metrics_store")
     workflow = sft
+    calibration = sft_calibration
 
     class Config(TrainingConfig):
         """What `sft` can be told; a step is one optimizer step on `batch_size` rows times

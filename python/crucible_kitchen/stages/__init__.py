@@ -4,6 +4,7 @@ from . import schedules
 from .assemble import assemble
 from .assemble_pairs import assemble_pairs
 from .check_stop import check_stop
+from .choose_probes import choose_probes
 from .close_session import close_session
 from .dpo_forward_backward import dpo_forward_backward
 from .evaluate import evaluate
@@ -29,6 +30,7 @@ __all__ = [
     "assemble",
     "assemble_pairs",
     "check_stop",
+    "choose_probes",
     "close_session",
     "dpo_forward_backward",
     "evaluate",
