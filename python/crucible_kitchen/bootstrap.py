@@ -254,7 +254,7 @@ def run(
 
     Args:
         target: a recipe or its name (``"sft"``), a workflow or its class, or the path of a YAML
-            recipe file.
+            file with a recipe or a workflow.
         config: mapping, or the recipe's `Config`.
         adapters: port name -> instance, class, ``(class, {options})``, or a name such as
             ``"noop"``. What a recipe can default, it defaults.

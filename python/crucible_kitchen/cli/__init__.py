@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command is None:
             parser().print_help()
             return USAGE
-        with _plain_warnings():
+        with _plain_warnings(), _modules_from_here():
             code: int = _module(parsed.command).main(parsed)
         return code
     except KeyboardInterrupt:
@@ -106,6 +106,17 @@ def _plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+@contextmanager
+def _modules_from_here() -> Iterator[None]:
+    """Find what a workflow file names also in the folder where `crucible` was started."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _module(command: str) -> Any:

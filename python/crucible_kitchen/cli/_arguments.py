@@ -13,7 +13,9 @@ from crucible_kitchen.recipes import find_target, parse
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """``TARGET [key=value ...] [--adapter port=name] [--adapters name]``."""
-    parser.add_argument("target", help="a recipe's name, or a YAML recipe file")
+    parser.add_argument(
+        "target", help="a recipe's name, or a YAML file with a recipe or a workflow"
+    )
     parser.add_argument(
         "config",
         nargs="*",

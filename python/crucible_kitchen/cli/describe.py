@@ -19,7 +19,9 @@ _ASKS = (("over", "over"), ("while_", "while"))
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("target", help="a recipe's name, or a YAML recipe file")
+    parser.add_argument(
+        "target", help="a recipe's name, or a YAML file with a recipe or a workflow"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, with every key and type")
 
 
@@ -30,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(json.dumps(about, indent=2, default=str))
         return 0
     width = min(shutil.get_terminal_size((80, 24)).columns, _WIDEST)
-    print(f"{about['name']}: {about['description']}\n")
+    print(": ".join(filter(None, (about["name"], about["description"]))) + "\n")
     print("workflow")
     for line in workflow_lines(about["workflow"]["children"]):
         print(f"  {line}")
@@ -39,7 +41,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"  {port}")
     for port in about["optional_ports"]:
         print(f"  {port} (optional)")
-    print("\nconfiguration")
+    if about["config"]:
+        print("\nconfiguration")
     for entry in about["config"]:
         for line in _field_lines(entry, width):
             print(f"  {line}")
@@ -56,12 +59,14 @@ def workflow_lines(nodes: list[dict[str, Any]], indent: str = "") -> Iterator[st
 def title(node: Mapping[str, Any]) -> str:
     """What a node is called where it is drawn."""
     kind, name = node["kind"], node["name"]
-    if kind == "loop":
-        how = [f"{word} {node[key]}" for key, word in _ASKS if key in node]
-        return f"loop {name} {' '.join(how)}"
     if kind == "when":
         return f"when {node.get('predicate', name)}"
-    return str(name)
+    if kind == "switch":
+        return f"switch {node['on']}"
+    if kind == "case":
+        return f"case {', '.join(node['matches'])}"
+    how = [f"{word} {node[key]}" for key, word in _ASKS if key in node]
+    return " ".join((kind, name, *how)) if how or kind in ("parallel", "scope") else str(name)
 
 
 def _field_lines(entry: Mapping[str, Any], width: int) -> list[str]:

@@ -15,9 +15,7 @@ from .workflow import Workflow
 def value_of(cls: type[Workflow]) -> Workflow:
     """The value that a `Workflow` subclass describes."""
     own = {key: value for kind in reversed(cls.__mro__[:-3]) for key, value in vars(kind).items()}
-    if "_owner" not in vars(cls):
-        cls._owner = object.__new__(cls)  # one a class, so that equal classes give equal values
-    owner, source = cls._owner, cls._source
+    owner, source = owner_of(cls), cls._source
     final, failed = own.get("finally_"), own.get("on_error")
     return Workflow(
         own["name"] if isinstance(own.get("name"), str) else snake_case(cls.__name__),
@@ -27,6 +25,13 @@ def value_of(cls: type[Workflow]) -> Workflow:
         None if final is None else _with_methods(as_nodes(final, source), owner, own),
         None if failed is None else _with_methods(as_nodes(failed, source), owner, own),
     )
+
+
+def owner_of(cls: type[Workflow]) -> Workflow:
+    """The object that a class's methods are bound to: one a class, so that values are equal."""
+    if "_owner" not in vars(cls):
+        cls._owner = object.__new__(cls)
+    return cls._owner
 
 
 def _with_methods(

@@ -110,7 +110,8 @@ class StageNode:
 
         Args:
             writes: declared key -> key written instead; a string where one key is declared.
-            **parameters: parameter -> key, as a string; anything else is the value itself.
+            **parameters: parameter -> key, as a string; anything else, or a `Literal`, is the value
+                itself.
         """
         known = {read.param for read in self.signature.reads}
         declared = [write.key for write in self.signature.writes]
@@ -136,7 +137,7 @@ class StageNode:
             if key not in declared
         ]
         new = {
-            name: to if isinstance(to, str) else Literal(to)
+            name: to if isinstance(to, (str, Literal)) else Literal(to)
             for name, to in parameters.items()
             if name in known
         }

@@ -102,6 +102,46 @@ class Workflow(Block):
 
         return dot(self)
 
+    def to_json(self) -> str:
+        """The workflow as JSON: functions and classes by import path, ``module:qualname``.
+
+        Raises:
+            WorkflowError: with everything that has no text: lambdas, functions defined inside
+                others or in ``__main__``, values that are no numbers, texts or lists of them.
+        """
+        from .text import to_json
+
+        return to_json(self)
+
+    def to_yaml(self) -> str:
+        """The workflow as YAML; see `to_json`."""
+        from .text import to_yaml
+
+        return to_yaml(self)
+
+    @staticmethod
+    def from_json(text: str, *, source: str = "") -> Workflow:
+        """The workflow of a JSON text, equal to the one it was written from.
+
+        What it names is imported, and so run: read texts that you trust.
+
+        Args:
+            text: the document.
+            source: where it is from, for messages.
+        Raises:
+            WorkflowError: with everything that is wrong with it.
+        """
+        from .text import from_json
+
+        return from_json(text, source)
+
+    @staticmethod
+    def from_yaml(text: str, *, source: str = "") -> Workflow:
+        """The workflow of a YAML text; see `from_json`."""
+        from .text import from_yaml
+
+        return from_yaml(text, source)
+
     @property
     def graph(self) -> Any:
         """The nested `networkx.DiGraph`; a block is a node whose ``graph`` is its inside."""

@@ -13,7 +13,7 @@ from crucible_kitchen.graph import Workflow, as_workflow
 
 from ._config import Recipe, RecipeConfig
 from ._table import find_recipe
-from ._yaml import read_recipe_file
+from ._yaml import RunFile, read_run_file
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Target:
         name: of the recipe or workflow.
         workflow: what runs.
         recipe: None for a bare workflow.
-        config, adapters, run_dir: from a recipe file.
+        config, adapters, run_dir: from a file.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Target:
     run_dir: str | None = None
 
     def configured(self, config: Any) -> RecipeConfig | Mapping[str, Any] | Any:
-        """The configuration of a run: checked, and joined to that of the recipe file.
+        """The configuration of a run: checked, and joined to that of the file.
 
         Raises:
             ConfigError: unknown keys or wrong values, all of them.
@@ -48,22 +48,18 @@ class Target:
 
 
 def find_target(target: object) -> Target:
-    """A recipe or its name, a workflow or its class, or a recipe file's path.
+    """A recipe or its name, a workflow or its class, or the path of a file that holds either.
 
     Raises:
         ConfigError: it is none of these.
+        WorkflowError: the workflow in the file is wrong.
     """
     if isinstance(target, type) and issubclass(target, Recipe):
         return Target(target.name, as_workflow(target.workflow), target)
     if isinstance(target, str | os.PathLike):
         path = Path(target)
         if path.suffix in (".yaml", ".yml"):
-            content = read_recipe_file(path)
-            recipe = find_recipe(content.recipe)
-            workflow = as_workflow(recipe.workflow)
-            return Target(
-                recipe.name, workflow, recipe, content.config, content.adapters, content.run_dir
-            )
+            return _of_file(read_run_file(path))
         recipe = find_recipe(str(target))
         return Target(recipe.name, as_workflow(recipe.workflow), recipe)
     try:
@@ -74,3 +70,11 @@ def find_target(target: object) -> Target:
             f"got {target!r:.80}"
         ) from error
     return Target(workflow.name, workflow)
+
+
+def _of_file(content: RunFile) -> Target:
+    given = (content.config, content.adapters, content.run_dir)
+    if content.workflow is not None:
+        return Target(content.workflow.name, content.workflow, None, *given)
+    recipe = find_recipe(content.recipe)
+    return Target(recipe.name, as_workflow(recipe.workflow), recipe, *given)

@@ -1,39 +1,19 @@
-"""YAML as users write it in recipe files and on the command line."""
+"""YAML as users write it on the command line, and in files that say what to run."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from crucible_kitchen.errors import ConfigError, did_you_mean
+from crucible_kitchen.graph import Workflow
+from crucible_kitchen.graph.text import FIELDS, workflow_of
+from crucible_kitchen.graph.text.yaml_text import parse_yaml
 
-_KEYS = ("recipe", "config", "adapters", "run_dir")
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, but ``2e-5`` is a number: YAML 1.1 wants ``2.0e-5``."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"""^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
-        |[0-9][0-9_]*[eE][-+]?[0-9]+
-        |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
-        |\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
-        re.VERBOSE,
-    ),
-    list("-+0123456789."),
-)
+_WITH = ("config", "adapters", "run_dir")
+_RECIPE = ("recipe", *_WITH)
 
 
 def parse(text: str, where: str) -> Any:
@@ -46,34 +26,36 @@ def parse(text: str, where: str) -> Any:
         ConfigError: it is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{where} is not YAML: {said}") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not YAML: {error}") from error
 
 
 @dataclass(frozen=True)
-class RecipeFile:
-    """A recipe and what to tell it, from a file.
+class RunFile:
+    """A recipe or a workflow, and what to tell it, from a file.
 
     Args:
-        recipe: name of the recipe.
+        recipe: name of the recipe, empty where there is a workflow.
+        workflow: None where there is a recipe.
         config: its configuration.
         adapters: port -> name of an adapter, or ``{name: ..., option: value}``.
         run_dir: the run's folder, None for the default.
     """
 
-    recipe: str
+    recipe: str = ""
+    workflow: Workflow | None = None
     config: dict[str, Any] = field(default_factory=dict)
     adapters: dict[str, Any] = field(default_factory=dict)
     run_dir: str | None = None
 
 
-def read_recipe_file(path: Path) -> RecipeFile:
-    """A recipe file: ``recipe``, and if need be ``config``, ``adapters`` and ``run_dir``.
+def read_run_file(path: Path) -> RunFile:
+    """A file with ``recipe`` or ``workflow``; ``config``, ``adapters`` and ``run_dir`` if need be.
 
     Raises:
         ConfigError: it cannot be read, is not YAML, or has other keys or kinds of values.
+        WorkflowError: the workflow in it is wrong; with every problem.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,10 +63,28 @@ def read_recipe_file(path: Path) -> RecipeFile:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     content = parse(text, str(path))
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} must hold keys {', '.join(_KEYS)}, got {content!r:.60}")
+        raise ConfigError(f"{path} must hold keys {', '.join(_RECIPE)}, got {content!r:.60}")
+    known = (*FIELDS, *_WITH) if "workflow" in content else _RECIPE
     for key in content:
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(str(key), _KEYS)}")
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(str(key), known)}")
+    _check_kinds(content, path)
+    given: dict[str, Any] = {
+        "config": dict(content.get("config") or {}),
+        "adapters": dict(content.get("adapters") or {}),
+        "run_dir": content.get("run_dir"),
+    }
+    if "workflow" in content:
+        lined = parse_yaml(text, lines=True)
+        for key in _WITH:
+            lined.pop(key, None)
+        return RunFile(workflow=workflow_of(lined, str(path)), **given)
+    if not content.get("recipe"):
+        raise ConfigError(f"{path}: recipe must be given, such as `recipe: sft`")
+    return RunFile(content["recipe"], **given)
+
+
+def _check_kinds(content: Mapping[str, Any], path: Path) -> None:
     wanted = {"recipe": str, "config": dict, "adapters": dict, "run_dir": str}
     for key, kind in wanted.items():
         value = content.get(key)
@@ -92,11 +92,3 @@ def read_recipe_file(path: Path) -> RecipeFile:
             raise ConfigError(
                 f"{path}: {key} must be {'text' if kind is str else 'a mapping'}, got {value!r:.60}"
             )
-    if not content.get("recipe"):
-        raise ConfigError(f"{path}: recipe must be given, such as `recipe: sft`")
-    return RecipeFile(
-        content["recipe"],
-        dict(content.get("config") or {}),
-        dict(content.get("adapters") or {}),
-        content.get("run_dir"),
-    )
