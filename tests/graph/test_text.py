@@ -112,7 +112,7 @@ WHOLE = (
         Scale,
         loop("epochs", over=rounds, max_iterations=7)[double, wait.with_(timeout=2)],
         loop("steps", over=range(0, 9, 2))[label.bind(what="steps.item")],
-        loop("going", while_="more", max_iterations=1)[twice],
+        loop("going", over=rounds, while_="more", max_iterations=1)[twice],
         loop("never", while_=False)[shout],
         stream_loop("batches", over="first_batches", prefetch=4)[
             label.bind(what=Colour.RED, writes={"z": "colour"}),
