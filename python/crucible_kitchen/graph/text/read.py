@@ -58,13 +58,13 @@ class _Reader:
             return workflow("workflow")
         name, at = content["workflow"], self.at(content)
         self.fields(content, FIELDS, name, "a workflow")
-        made = replace(workflow(name), source=at, body=self.body(content, "body", name))
+        made = workflow(name)
         self.defects(made.defects, name, at)
+        changes: dict[str, Any] = {"source": at, "body": self.body(content, "body", name)}
         for label in REGIONS:
             if label in content:
-                nodes = self.body(content, label, f"{name}/{label}")
-                made = replace(made, **{f"{label}_body": nodes})
-        return made
+                changes[f"{label}_body"] = self.body(content, label, f"{name}/{label}")
+        return replace(made, **changes)
 
     def body(self, content: Mapping[str, Any], field: str, path: str) -> tuple[Node, ...]:
         """The nodes under one key of a mapping."""
