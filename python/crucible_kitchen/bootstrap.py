@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, overload
 
 from crucible_kitchen import engine, graph, report
+from crucible_kitchen.data import Preview
 from crucible_kitchen.engine import Handler, RunResult
 from crucible_kitchen.errors import ConfigError, CrucibleError, did_you_mean
 from crucible_kitchen.graph import Plan
@@ -396,6 +397,32 @@ def _planned(
     finally:
         for adapter in reversed(job.owned):
             adapter.close()
+
+
+def preview(
+    target: object, config: Any = None, adapters: Mapping[str, Any] | None = None
+) -> Preview:
+    """The rows that a recipe would train on, as its model reads them; nothing is trained.
+
+    Raises:
+        ConfigError: the target or the configuration is wrong, or the target is no recipe.
+        WorkflowError: the adapters cannot do it.
+        StageError: rows that cannot be used, all of them named, or a port failed.
+    """
+    job = _prepare(target, config, adapters, None)
+    try:
+        recipe = job.target.recipe
+        shown = None if recipe is None else recipe.preview
+        if shown is None:
+            raise ConfigError(f"preview: target must be a recipe with rows to show, got {target!r}")
+        ports = graph.describe(shown)["ports"]
+        used = {port: one for port, one in job.adapters.items() if port in ports}
+        result = engine.run(shown, job.config, used, handlers=(), metadata=job.metadata)
+    finally:
+        for adapter in reversed(job.owned):
+            adapter.close()
+    found: Preview = result.context.state.preview
+    return found
 
 
 def describe(target: object) -> dict[str, Any]:

@@ -137,3 +137,11 @@ def test_cut_prompts_keep_the_answer_and_are_counted(truncation):
     assert TOKENIZER.decode(datums[0].loss_fn_inputs["target_tokens"].tolist()[-7:]) == (
         "answer<|im_end|>"
     )
+
+
+def test_an_answer_whose_label_is_false_is_not_learnt() -> None:
+    good, bad = ({"prompt": "a", "completion": "b", "label": label} for label in (True, False))
+    with pytest.raises(DataError, match="row 1: has no trained token: its label says"):
+        prepare([good, bad], ByteTokenizer())
+    prepared = prepare([good, bad], ByteTokenizer(), untrained="drop")
+    assert (len(prepared.datums), prepared.statistics.dropped_untrained) == (1, 1)

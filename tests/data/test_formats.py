@@ -70,9 +70,27 @@ def test_text_is_no_conversation():
         ({"instruction": "Q", "input": [1], "output": 5}, r"input: .*got \[1\]; output: .*got 5"),
         ({"text": ""}, "row 3: text: .* got ''"),
         ({"conversations": [{"from": "human"}]}, "message 0: must have 'from' and 'value'"),
-        ({"messages": [USER], "tools": "f"}, "row 3: tools: must be a list of tools, got str"),
+        (
+            {"messages": [USER], "tools": "f"},
+            "row 3: tools: must be a list .* or JSON of one, got 'f'",
+        ),
     ],
 )
 def test_a_bad_row_is_named_with_what_came_and_what_was_wanted(row, message):
     with pytest.raises(DataError, match=message):
         parse_row(row, 3)
+
+
+def test_tools_may_be_json_in_text() -> None:
+    row = {"conversations": [{"from": "human", "value": "Q"}], "tools": '[{"name": "f"}]'}
+    assert parse_row(row).tools == ({"name": "f"},)
+
+
+@pytest.mark.parametrize(("given", "label"), [(True, True), (0, False), (1, True), (None, None)])
+def test_a_label_says_whether_an_answer_is_a_good_one(given, label) -> None:
+    assert parse_row({"prompt": "Q", "completion": "A", "label": given}).label is label
+
+
+def test_a_label_that_is_neither_is_refused() -> None:
+    with pytest.raises(DataError, match=r"row 2: label: .*valid boolean, got 'good'"):
+        parse_row({"prompt": "Q", "completion": "A", "label": "good"}, 2)

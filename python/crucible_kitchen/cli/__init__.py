@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "describe": "describe",
     "validate": "validate",
     "plan": "plan",
+    "preview": "preview",
     "report": "report",
     "complete": "complete",
     "doctor": "doctor",

@@ -6,11 +6,19 @@ Neither torch nor transformers is imported here: a tokenizer is whatever has the
 
 from .batches import BatchOrder, normalise_weights
 from .cache import cache_dir, cached_folder
-from .datums import Prepared, Statistics, build_datums, prepare
+from .datums import Prepared, Statistics, build_datums, prepare, prepare_row
 from .formats import Conversation, Place, PlainText, parse_row, to_messages
 from .mixture import MixturePart, mix
 from .packing import best_fit
-from .preferences import Pair, Preference, PreparedPairs, parse_preference, prepare_pairs
+from .preferences import (
+    Pair,
+    Preference,
+    PreparedPairs,
+    parse_preference,
+    prepare_pair,
+    prepare_pairs,
+)
+from .preview import Left, Preview, Seen, look
 from .render import Rendered, render
 from .row_values import RowValues, row_hash
 from .spans import TRAIN_ON
@@ -23,6 +31,7 @@ __all__ = [
     "TRUNCATIONS",
     "BatchOrder",
     "Conversation",
+    "Left",
     "MixturePart",
     "Pair",
     "Place",
@@ -30,21 +39,26 @@ __all__ = [
     "Preference",
     "Prepared",
     "PreparedPairs",
+    "Preview",
     "Rendered",
     "RowValues",
+    "Seen",
     "Statistics",
     "StepOrder",
     "best_fit",
     "build_datums",
     "cache_dir",
     "cached_folder",
+    "look",
     "micro_batches",
     "mix",
     "normalise_weights",
     "parse_preference",
     "parse_row",
     "prepare",
+    "prepare_pair",
     "prepare_pairs",
+    "prepare_row",
     "render",
     "row_hash",
     "size_of",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from crucible_kitchen.data.truncate import check_truncation, truncated
 from crucible_kitchen.errors import ConfigError, DataError
 from crucible_kitchen.ports import Tokenizer
 from crucible_kitchen.types import Datum, ModelInput, TensorData
+
+TOO_LONG: Final = "too long"
+UNTRAINED: Final = "nothing in it is trained"
 
 
 @dataclass(frozen=True)
@@ -81,26 +85,25 @@ def prepare(
     """
     _check(train_on, max_length, truncation, untrained)
     datums: list[Datum] = []
-    count = cut = long = empty = 0
+    left: Counter[str] = Counter()
+    count = cut = 0
     for number, row in enumerate(rows):
-        index: Place = number if places is None else places[number]
         count += 1
-        example = parse_row(row, index)
-        try:
-            whole = to_last_trained(render(example, tokenizer, train_on))
-            if whole is None:
-                if untrained == "error":
-                    raise DataError(_nothing_trained(example, train_on))
-                empty += 1
-                continue
-            fitted = whole if max_length is None else truncated(whole, max_length, truncation)
-        except DataError as error:
-            raise DataError(f"row {index}: {error}") from error
-        if fitted is None:
-            long += 1
-            continue
-        cut += fitted is not whole
-        datums.append(shifted(fitted))
+        made = prepare_row(
+            row,
+            number if places is None else places[number],
+            tokenizer,
+            train_on=train_on,
+            max_length=max_length,
+            truncation=truncation,
+            untrained=untrained,
+        )
+        if isinstance(made, str):
+            left[made] += 1
+        else:
+            cut += made.cut
+            datums.append(made.datum)
+    long, empty = left[TOO_LONG], left[UNTRAINED]
     if not datums:
         raise DataError(
             f"no row to train on: {count} came, {long} are too long and {empty} have no trained "
@@ -120,6 +123,42 @@ def prepare(
         dropped_untrained=empty,
     )
     return Prepared(datums, statistics)
+
+
+class Made(NamedTuple):
+    """One row as a datum, and whether it was too long."""
+
+    datum: Datum
+    cut: bool
+
+
+def prepare_row(
+    row: Any,
+    place: Place,
+    tokenizer: Tokenizer,
+    *,
+    train_on: str,
+    max_length: int | None,
+    truncation: str,
+    untrained: str,
+) -> Made | str:
+    """What `prepare` makes of one row: a datum, or `TOO_LONG` or `UNTRAINED` where it is left out.
+
+    Raises:
+        DataError: it cannot be used; the message names it by its place.
+    """
+    example = parse_row(row, place)
+    try:
+        bad = isinstance(example, Conversation) and example.label is False
+        whole = None if bad else to_last_trained(render(example, tokenizer, train_on))
+        if whole is None:
+            if untrained == "error":
+                raise DataError(_nothing_trained(example, train_on))
+            return UNTRAINED
+        fitted = whole if max_length is None else truncated(whole, max_length, truncation)
+    except DataError as error:
+        raise DataError(f"row {place}: {error}") from error
+    return TOO_LONG if fitted is None else Made(shifted(fitted), fitted is not whole)
 
 
 def build_datums(
@@ -170,6 +209,11 @@ def to_last_trained(rendered: Rendered) -> Rendered | None:
 def _nothing_trained(example: Conversation | PlainText, train_on: str) -> str:
     if isinstance(example, PlainText):
         return "has no trained token: its text is a single token, which nothing predicts"
+    if example.label is False:
+        return (
+            "has no trained token: its label says that its answer is not one to learn; "
+            "untrained='drop' leaves such rows out"
+        )
     roles = ", ".join(message.role for message in example.messages)
     return f"has no trained token: train_on={train_on!r} and its messages are of {roles}"
 

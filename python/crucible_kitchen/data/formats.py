@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ class Conversation:
         prompt_messages: how many of them are the prompt; None where the row does not say, which
             makes everything before the last assistant message the prompt.
         tools: tools the assistant may call, as chat templates read them.
+        label: whether the answer is a good one; None where the row does not say.
     """
 
     messages: tuple[Message, ...]
     prompt_messages: int | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    label: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,21 @@ def _turns(value: Any) -> tuple[Message, ...]:
 
 
 def _tools(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        # A table's column has one shape and tools have many, so data sets write them as JSON.
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(
+                f"must be a list of tools, or JSON of one, got {value!r:.40}"
+            ) from None
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         raise ValueError(f"must be a list of tools, got {type(value).__name__}")
     return tuple(value)
+
+
+def _label(value: Any) -> Any:
+    return bool(value) if isinstance(value, int) and value in (0, 1) else value
 
 
 Messages = Annotated[tuple[Message, ...], BeforeValidator(_messages)]
@@ -95,6 +110,7 @@ Prompt = Annotated[tuple[Message, ...], BeforeValidator(_prompt)]
 Completion = Annotated[tuple[Message, ...], BeforeValidator(_completion)]
 Turns = Annotated[tuple[Message, ...], BeforeValidator(_turns)]
 Tools = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tools)]
+Label = Annotated[bool, BeforeValidator(_label)]
 
 
 class Columns(BaseModel):
@@ -138,9 +154,11 @@ class _PromptRow(Format):
     prompt: Prompt
     completion: Completion
     tools: Tools = ()
+    label: Label | None = None
 
     def read(self) -> Conversation:
-        return Conversation(self.prompt + self.completion, len(self.prompt), self.tools)
+        messages = self.prompt + self.completion
+        return Conversation(messages, len(self.prompt), self.tools, self.label)
 
 
 class _InstructionRow(Format):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator
 
-from crucible_kitchen.data.datums import shifted, to_last_trained
+from crucible_kitchen.data.datums import TOO_LONG, shifted, to_last_trained
 from crucible_kitchen.data.formats import (
     Columns,
     Completion,
@@ -23,6 +23,8 @@ from crucible_kitchen.data.truncate import check_truncation, truncated
 from crucible_kitchen.errors import ConfigError, DataError
 from crucible_kitchen.ports import Tokenizer
 from crucible_kitchen.types import Datum, Message
+
+EQUAL: Final = "both answers are the same"
 
 
 class Preference(NamedTuple):
@@ -181,33 +183,66 @@ def prepare_pairs(
     _check(max_length, truncation, equal_answers)
     pairs: list[Pair] = []
     preferences: list[Preference] = []
-    count = cut = dropped = 0
+    count = cut = 0
     for number, row in enumerate(rows):
-        index: Place = number if places is None else places[number]
         count += 1
-        preference = parse_preference(row, index)
-        try:
-            whole = [_rendered(side, tokenizer) for side in preference]
-            if whole[0].tokens == whole[1].tokens:
-                if equal_answers == "error":
-                    raise DataError(
-                        "chosen and rejected must differ, got the same tokens; "
-                        "equal_answers='drop' leaves such rows out"
-                    )
-                dropped += 1
-                continue
-            fitted = whole if max_length is None else _fitted(whole, max_length, truncation)
-        except DataError as error:
-            raise DataError(f"row {index}: {error}") from error
-        if fitted is None:
-            dropped += 1
-            continue
-        cut += fitted is not whole
-        pairs.append(Pair(shifted(fitted[0]), shifted(fitted[1])))
-        preferences.append(preference)
+        made = prepare_pair(
+            row,
+            number if places is None else places[number],
+            tokenizer,
+            max_length=max_length,
+            truncation=truncation,
+            equal_answers=equal_answers,
+        )
+        if not isinstance(made, str):
+            cut += made.cut
+            pairs.append(made.pair)
+            preferences.append(made.preference)
+    dropped = count - len(pairs)
     if not pairs:
         raise DataError(f"no pair to train on: {count} row(s) came and {dropped} were left out")
     return PreparedPairs(pairs, preferences, cut, dropped)
+
+
+class MadePair(NamedTuple):
+    """One row as datums, what it says, and whether it was too long."""
+
+    pair: Pair
+    preference: Preference
+    cut: bool
+
+
+def prepare_pair(
+    row: Any,
+    place: Place,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int | None,
+    truncation: str,
+    equal_answers: str,
+) -> MadePair | str:
+    """What `prepare_pairs` makes of one row, or `TOO_LONG` or `EQUAL` where it is left out.
+
+    Raises:
+        DataError: it cannot be used; the message names it by its place.
+    """
+    preference = parse_preference(row, place)
+    try:
+        whole = [_rendered(side, tokenizer) for side in preference]
+        if whole[0].tokens == whole[1].tokens:
+            if equal_answers == "error":
+                raise DataError(
+                    "chosen and rejected must differ, got the same tokens; "
+                    "equal_answers='drop' leaves such rows out"
+                )
+            return EQUAL
+        fitted = whole if max_length is None else _fitted(whole, max_length, truncation)
+    except DataError as error:
+        raise DataError(f"row {place}: {error}") from error
+    if fitted is None:
+        return TOO_LONG
+    pair = Pair(shifted(fitted[0]), shifted(fitted[1]))
+    return MadePair(pair, preference, fitted is not whole)
 
 
 def _check(max_length: int | None, truncation: str, equal_answers: str) -> None:

@@ -141,6 +141,20 @@ class TrainingClient(Port):
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """The model's tokenizer."""
 
+    def load_tokenizer(self, config: SessionConfig | Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer of a model that is not to be trained now.
+
+        An adapter that can do without the model overrides it.
+
+        Raises:
+            PortError: it cannot be loaded.
+        """
+        session = self.start_session(config)
+        try:
+            return self.get_tokenizer(session)
+        finally:
+            self.close_session(session)
+
     @abstractmethod
     def close_session(self, session: Session) -> None:
         """Finish the work asked for so far and unload the model; again, it changes nothing."""

@@ -67,6 +67,8 @@ class Recipe:
         optional_ports: ports it uses where they are there.
         workflow: what it runs.
         calibration: a few of its steps, which tell what all will take; None where it has none.
+        preview: what shows the rows it would train on; writes ``preview``.
+            None where it cannot.
     """
 
     name: ClassVar[str]
@@ -76,6 +78,7 @@ class Recipe:
     optional_ports: ClassVar[tuple[str, ...]] = ()
     workflow: ClassVar[Workflow]
     calibration: ClassVar[Workflow | None] = None
+    preview: ClassVar[Workflow | None] = None
 
 
 def _type_of(schema: Mapping[str, Any]) -> str:

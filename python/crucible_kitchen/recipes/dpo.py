@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from crucible_kitchen.workflows import dpo
+from crucible_kitchen.workflows import dpo, preview_dpo
 
 from ._config import Recipe
 from ._training import Mixture, Positive, Text, TrainingConfig
@@ -26,6 +26,7 @@ class DPO(Recipe):
     required_ports = ("training_client", "dataset_store")
     optional_ports = ("hub_client", "completer", "metrics_store")
     workflow = dpo
+    preview = preview_dpo
 
     class Config(TrainingConfig):
         """What `dpo` can be told; a step is one optimizer step on `batch_size` pairs times

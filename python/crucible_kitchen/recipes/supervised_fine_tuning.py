@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from crucible_kitchen.workflows import sft
+from crucible_kitchen.workflows import preview_sft, sft
 
 from ._calibration import sft_calibration
 from ._config import Recipe
@@ -22,6 +22,7 @@ class SupervisedFineTuning(Recipe):
     optional_ports = ("hub_client", "completer", "metrics_store")
     workflow = sft
     calibration = sft_calibration
+    preview = preview_sft
 
     class Config(TrainingConfig):
         """What `sft` can be told; a step is one optimizer step on `batch_size` rows times
@@ -44,3 +45,6 @@ class SupervisedFineTuning(Recipe):
             "completion_only",
             "customized",
         ] = Field("last_assistant", description="which turns are trained")
+        untrained: Literal["error", "drop"] = Field(
+            "error", description="what becomes of a row of which nothing is trained"
+        )

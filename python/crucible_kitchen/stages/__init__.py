@@ -12,10 +12,13 @@ from .evaluate_pairs import evaluate_pairs
 from .forward_backward import forward_backward
 from .init_session import init_session
 from .load_data import load_data
+from .load_tokenizer import load_tokenizer
 from .optim_step import optim_step
 from .order_batches import order_batches
 from .prepare import prepare
 from .prepare_pairs import prepare_pairs
+from .preview_pairs import preview_pairs
+from .preview_rows import preview_rows
 from .record_preferences import record_preferences
 from .reference_logprobs import reference_logprobs
 from .resolve_model import resolve_model
@@ -38,10 +41,13 @@ __all__ = [
     "forward_backward",
     "init_session",
     "load_data",
+    "load_tokenizer",
     "optim_step",
     "order_batches",
     "prepare",
     "prepare_pairs",
+    "preview_pairs",
+    "preview_rows",
     "record_preferences",
     "reference_logprobs",
     "resolve_model",

@@ -40,6 +40,7 @@ def prepare(
     train_on: str,
     max_length: int,
     truncation: str,
+    untrained: str,
     batch_size: int,
     gradient_accumulation: int,
     seed: int,
@@ -55,7 +56,12 @@ def prepare(
     Raises:
         DataError: a row of an unknown form, or one without a trained token; it is named.
     """
-    how: dict[str, Any] = {"train_on": train_on, "max_length": max_length, "truncation": truncation}
+    how: dict[str, Any] = {
+        "train_on": train_on,
+        "max_length": max_length,
+        "truncation": truncation,
+        "untrained": untrained,
+    }
     train = data.prepare(train_rows, tokenizer, places=train_places, **how)
     metrics.record("train_rows", train.statistics.datums)
     metrics.record("truncated_rows", train.statistics.truncated)

@@ -177,6 +177,11 @@ class TrainingClient(ports.TrainingClient):
         """See `ports.TrainingClient.get_tokenizer`."""
         return self._entry(session)[0].tokenizer
 
+    def load_tokenizer(self, config: SessionConfig | Mapping[str, Any]) -> Tokenizer:
+        """See `ports.TrainingClient.load_tokenizer`; the model's weights are not read."""
+        folder = prepare_model(SessionConfig.coerce(config).model, self._hub_client)
+        return load_tokenizer(os.fspath(folder), port="training_client")
+
     def close_session(self, session: Session) -> None:
         """See `ports.TrainingClient.close_session`."""
         if self._open.pop(session.id, None) is not None:
