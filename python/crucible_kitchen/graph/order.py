@@ -11,6 +11,7 @@ from .blocks import Node
 from .branches import Case
 from .flow import keys_read
 from .keys import is_exclusive, keys_written, ports_used, sees_anything
+from .stage import StageNode
 
 
 class Edge(NamedTuple):
@@ -18,8 +19,8 @@ class Edge(NamedTuple):
 
     Args:
         before, after: their places in the body.
-        why: ``read-after-write``, ``write-after-read``, ``write-after-write``, ``same-port`` or
-            ``barrier``, and more than one where several hold.
+        why: ``read-after-write``, ``write-after-read``, ``write-after-write``, ``same-port``,
+            ``after`` or ``barrier``, and more than one where several hold.
         keys: the keys, ports or names behind it.
     """
 
@@ -60,6 +61,8 @@ def edges(
         # Of the cases of a switch, only one runs.
         for before, (other, there) in enumerate(() if isinstance(node, Case) else earlier):
             causes = _causes(there, here, other.name)
+            if isinstance(node, StageNode) and other.name in node.after:
+                causes["after"] = frozenset((other.name,))
             if causes:
                 keys = sorted(frozenset[str]().union(*causes.values()))
                 found.append(Edge(before, place, tuple(causes), tuple(keys)))

@@ -10,6 +10,7 @@ from crucible_kitchen.errors import Problem, WorkflowError, did_you_mean
 from crucible_kitchen.ports import PORTS, Ports
 from crucible_kitchen.ports import find_problems as adapter_problems
 
+from .after import after_rule
 from .annotations import accepts, runtime_classes, show
 from .block_rules import BLOCK_RULES
 from .blocks import ERROR_KEYS, Block, Node, walk
@@ -329,6 +330,7 @@ RULES: tuple[Rule, ...] = (
     config_keys,
     endless_loops,
     timeouts,
+    after_rule,
     ports,
     *BLOCK_RULES,
 )

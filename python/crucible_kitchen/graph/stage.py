@@ -19,7 +19,7 @@ from .retry import Retry
 from .signature import Defect, Read, Signature, Write, read_signature
 from .values import code_location
 
-OPTIONS = ("name", "retry", "timeout")
+OPTIONS = ("name", "after", "retry", "timeout")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class StageNode:
         renamed: (declared key, key written instead), by `bind`.
         retry: how often it is tried.
         timeout: seconds one attempt may take.
+        after: names of neighbours that come first, whatever keys they share.
         source: ``file:line`` of the declaration.
         defects: what is wrong with the declaration.
     """
@@ -57,6 +58,7 @@ class StageNode:
     renamed: tuple[tuple[str, str], ...] = ()
     retry: Retry | None = None
     timeout: float | None = None
+    after: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
     defects: tuple[Defect, ...] = field(default=(), compare=False)
 
@@ -155,6 +157,8 @@ class StageNode:
             name: last part of its path.
             retry: a `Retry`, or how often it is tried, the first time included.
             timeout: seconds one attempt may take; only for ``async`` stages.
+            after: name, or names, of stages and blocks beside it that come first: an order that no
+                key tells.
         """
         changes, defects = check_options(options)
         return replace(self, **changes, defects=(*self.defects, *defects))
@@ -175,6 +179,13 @@ def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Defe
             defects.append(
                 Defect("bad-option", f"timeout must be a number of seconds above 0, got {value!r}")
             )
+        elif name == "after":
+            names = (value,) if isinstance(value, str) else value
+            if isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names):
+                good[name] = tuple(names)
+            else:
+                message = f"after must be a name or a list of names, got {value!r}"
+                defects.append(Defect("bad-option", message))
         elif name == "retry" and value is not None and not isinstance(value, Retry):
             try:
                 good[name] = Retry(value)

@@ -142,6 +142,39 @@ class Workflow(Block):
 
         return from_yaml(text, source)
 
+    @staticmethod
+    def from_networkx(graph: Any, *, name: str | None = None) -> Workflow:
+        """A workflow of a `networkx.DiGraph` whose nodes carry ``stage=``.
+
+        Nodes may also carry the options of `StageNode.with_`; a node's name is the stage's. An edge
+        says that its head comes later, and is kept as ``after=``. What no edge orders stays in the
+        order in which nodes were added.
+
+        Args:
+            graph: to read; it is not kept.
+            name: of the workflow; the graph's own where left out.
+        Raises:
+            TypeError: it is no DiGraph.
+            WorkflowError: with everything that is wrong with it: a circle, printed, nodes without a
+                stage, unknown attributes, names that cannot be part of a path.
+        """
+        from .from_digraph import from_digraph
+
+        return from_digraph(graph, name, 2)
+
+    def html(self, run: Any = None) -> str:
+        """A page that stands alone: blocks as they are nested, and what a run of them took.
+
+        Args:
+            run: the folder of a run, finished or not, the result of one, or events: those that a
+                handler got, or dicts of them. None draws the workflow alone.
+        Raises:
+            CrucibleError: the run kept no events, or is one of another workflow.
+        """
+        from .page import page
+
+        return page(self, run)
+
     @property
     def graph(self) -> Any:
         """The nested `networkx.DiGraph`; a block is a node whose ``graph`` is its inside."""

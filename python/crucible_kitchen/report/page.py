@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections import defaultdict
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crucible_kitchen.graph.page import duration, without_indices
 from crucible_kitchen.stages._folder import write_text
 
 from .charts import Chart, chart, short
@@ -177,24 +177,6 @@ def iterations(run: Run) -> Mapping[str, int]:
         if event["kind"] == "iteration.start":
             counts[without_indices(event["path"])] += 1
     return counts
-
-
-def without_indices(path: str) -> str:
-    """``sft/epochs[2]/optim_step`` as ``sft/epochs/optim_step``."""
-    return re.sub(r"\[\d+\]", "", path)
-
-
-def duration(seconds: float) -> str:
-    """``830 ms``, ``12.3 s``, ``2 min 51 s``, ``3 h 05 min``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
 
 
 def shown(value: Any) -> str:

@@ -155,7 +155,7 @@ def _stage(node: StageNode) -> Any:
     for option in OPTIONS:
         value = getattr(node, option)
         if value != getattr(base, option):
-            entry[option] = _retry(value) if isinstance(value, Retry) else to_plain(value)
+            entry[option] = _option(value)
     return entry if len(entry) > 1 else entry["stage"]
 
 
@@ -174,6 +174,12 @@ def _changed(old: tuple[tuple[str, Any], ...], new: tuple[tuple[str, Any], ...])
 
 def _bound(value: Any) -> Any:
     return _literal(value.value) if isinstance(value, Literal) else _key(value)
+
+
+def _option(value: Any) -> Any:
+    if isinstance(value, Retry):
+        return _retry(value)
+    return to_plain(list(value) if isinstance(value, tuple) else value)
 
 
 def _retry(retry: Retry) -> Any:
