@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,27 @@ def test_dpo_from_a_file(run, tmp_path, tiny_model, pairs_file) -> None:
 def test_every_recipe_file_is_right() -> None:
     for path in EXAMPLES.glob("*.yaml"):
         find_target(path).configured(None)
+
+
+def test_full_training_learns_and_leaves_nothing_open(run) -> None:
+    said = run(str(EXAMPLES / "full_training.py")).splitlines()[-1]
+    steps, *losses = re.findall(r"\d+\.?\d*", said)
+    assert int(steps) == 24
+    assert len(losses) == 4
+    assert sorted(map(float, losses), reverse=True) == list(map(float, losses))
+    assert float(losses[-1]) < 0.5 * float(losses[0])
+
+
+def test_the_sweep_keeps_the_best_rate(run) -> None:
+    rows = [line.split() for line in run(str(EXAMPLES / "fan_out_sweep.py")).splitlines()]
+    losses = {row[1]: float(row[3]) for row in rows}
+    (best,) = [row[1] for row in rows if row[-1] == "best"]
+    assert list(losses) == ["0.01", "0.03", "0.1", "0.3", "2.0"]
+    assert losses[best] == min(losses.values())
+    assert best == "0.3"
+
+
+def test_a_networkx_graph_runs_in_the_order_of_its_edges(run) -> None:
+    order, said = run(str(EXAMPLES / "from_networkx.py")).splitlines()
+    assert order == "read -> split -> count -> longest -> show"
+    assert said == "{'be': 2, 'not': 1, 'or': 1, 'to': 2} longest: not"
