@@ -36,7 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
     print("workflow")
     for line in workflow_lines(about["workflow"]["children"]):
         print(f"  {line}")
-    print("\nports")
+    if about["required_ports"] or about["optional_ports"]:
+        print("\nports")
     for port in about["required_ports"]:
         print(f"  {port}")
     for port in about["optional_ports"]:
