@@ -1,7 +1,7 @@
-"""What the engine itself costs: per stage in a loop, per node checked, and to import.
+"""What the engine itself costs, and what overlap gives.
 
-Run with ``pytest -s benchmarks/test_engine.py``; the table times whole runs, the printed lines are
-per stage and per node.
+Run with ``pytest -s benchmarks/engine.py``; the table times whole runs, the printed lines say it
+per stage, per node, and as a ratio. What others take is measured by ``peers/engines.py``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from crucible_kitchen.engine import Event, run
-from crucible_kitchen.graph import Workflow, find_problems, loop, stage, workflow
+from crucible_kitchen.graph import Workflow, find_problems, loop, stage, stream_loop, workflow
 
 ITERATIONS = 1000
 STAGES = 5
@@ -87,6 +87,67 @@ def test_checking_per_node(benchmark: Any) -> None:
     each = benchmark.stats.stats.min / 2001
     benchmark.extra_info["us_per_node"] = round(each * 1e6, 3)
     print(f"\n{each * 1e6:.2f} us a node")
+
+
+# Stages that wait stand for those that compute on a device or ask a server.
+WAIT_S = 0.005
+ITEMS = 40
+
+
+def waiting_source() -> Iterator[int]:
+    for item in range(ITEMS):
+        time.sleep(WAIT_S)
+        yield item
+
+
+@stage
+def waiting_body(item: int) -> None:
+    time.sleep(WAIT_S)
+
+
+def test_stream_loop_against_loop(benchmark: Any) -> None:
+    """Source and body take the same, so 2.0 is all that can be gained."""
+    body = waiting_body.bind(item="items.item")
+    one = workflow("one")[loop("items", over=waiting_source)[body]]
+    ahead = workflow("ahead")[stream_loop("items", over=waiting_source, prefetch=4)[body]]
+    benchmark.pedantic(run, args=(ahead,), rounds=5, warmup_rounds=1)
+    _print_gain(benchmark, "stream_loop", fastest(lambda: run(one), 5))
+
+
+def test_makespan_of_sequential_text(benchmark: Any) -> None:
+    """Three chains of four stages, written one after the other: the longest chain is the least."""
+
+    @stage(writes="made")
+    def begin() -> int:
+        time.sleep(WAIT_S)
+        return 0
+
+    @stage(writes="made")
+    def go_on(made: int) -> int:
+        time.sleep(WAIT_S)
+        return made + 1
+
+    chains = [
+        [
+            begin.bind(writes=f"made_{c}").with_(name=f"begin_{c}"),
+            *(
+                go_on.bind(made=f"made_{c}", writes=f"made_{c}").with_(name=f"go_on_{c}_{i}")
+                for i in range(3)
+            ),
+        ]
+        for c in range(3)
+    ]
+    value = workflow("chains")[chains]
+    benchmark.pedantic(run, args=(value,), rounds=10, warmup_rounds=1)
+    ratio = benchmark.stats.stats.min / (4 * WAIT_S)
+    benchmark.extra_info["makespan_over_critical_path"] = round(ratio, 3)
+    print(f"\nmakespan / critical path: {ratio:.2f}")
+
+
+def _print_gain(benchmark: Any, what: str, sequential_s: float) -> None:
+    gain = sequential_s / benchmark.stats.stats.min
+    benchmark.extra_info["gain"] = round(gain, 3)
+    print(f"\n{what}: {gain:.2f} times as fast as one after the other")
 
 
 def long(nodes: int) -> Workflow:
