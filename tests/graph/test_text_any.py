@@ -39,7 +39,24 @@ def choose(x: int = 0) -> bool:
 
 # YAML has traps for texts that look like something else.
 TEXTS = st.sampled_from(
-    ["", "on", "no", "null", "~", "1e5", "2e-5", "1:30", "a: b", "- x", "#", "é", "'", "\n", "x\ty"]
+    [
+        "",
+        "on",
+        "no",
+        "null",
+        "~",
+        "1e5",
+        "2e-5",
+        "1:30",
+        "a: b",
+        "- x",
+        "#",
+        "é\x85",
+        "\u2028",
+        "'",
+        "\n",
+        "x\ty",
+    ]
 ) | st.text(max_size=6)
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS | st.binary(),

@@ -68,6 +68,11 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        # Line breaks of Unicode: but for double quotes, they would come back as spaces.
+        style = '"' if set("\x85\u2028\u2029\ufeff") & set(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
 
 for _side in (_Loader, _Dumper):
     _side.yaml_implicit_resolvers = {
@@ -75,6 +80,7 @@ for _side in (_Loader, _Dumper):
         for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     _side.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+0123456789."))
+_Dumper.add_representer(str, _Dumper.represent_text)
 _LinedLoader.add_constructor("tag:yaml.org,2002:map", _LinedLoader.construct_lined_mapping)
 _LinedLoader.add_constructor("tag:yaml.org,2002:seq", _LinedLoader.construct_items)
 
