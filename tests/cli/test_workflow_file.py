@@ -76,6 +76,21 @@ def test_it_is_described_and_checked(flow: Path, capsys: pytest.CaptureFixture[s
     assert "nothing wrong" in capsys.readouterr().out
 
 
+def test_it_is_drawn_with_a_run_of_it(flow: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "flow.yaml", "--run-dir", "out"]) == 0
+    assert main(["describe", "flow.yaml", "--html", "a/page.html", "--run", "out"]) == 0
+    assert capsys.readouterr().out.endswith("a/page.html\n")
+    page = Path("a/page.html").read_text()
+    assert "3 iterations" in page
+    assert "finished" in page
+    assert main(["describe", "flow.yaml", "--html", "page.html"]) == 0
+    assert "finished" not in Path("page.html").read_text().partition("<body>")[2]
+    assert main(["describe", "flow.yaml", "--run", "out"]) == 2
+    assert "--run needs --html" in capsys.readouterr().err
+    assert main(["describe", "sft", "--html", "page.html", "--run", "out"]) == 1
+    assert "run must be one of workflow 'sft', got one of 'counting'" in capsys.readouterr().err
+
+
 def test_the_command_overrides_the_file(flow: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "flow.yaml", "dataset=null"]) == 2
     said = capsys.readouterr().err

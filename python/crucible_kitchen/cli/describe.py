@@ -7,10 +7,14 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from crucible_kitchen import bootstrap
+from crucible_kitchen.errors import ConfigError
+from crucible_kitchen.recipes import find_target
 from crucible_kitchen.report.page import shown
+from crucible_kitchen.stages._folder import write_text
 
 HELP = "show a recipe's workflow, ports and configuration"
 _WIDEST = 100
@@ -23,10 +27,21 @@ def add(parser: argparse.ArgumentParser) -> None:
         "target", help="a recipe's name, or a YAML file with a recipe or a workflow"
     )
     parser.add_argument("--json", action="store_true", help="as JSON, with every key and type")
+    parser.add_argument("--html", metavar="FILE", help="write the drawn workflow as a page")
+    parser.add_argument(
+        "--run", metavar="RUN_DIR", help="with --html: what that run took, by stage"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print it."""
+    """Print it, or write its page."""
+    if arguments.html:
+        page = find_target(arguments.target).workflow.html(arguments.run)
+        write_text(Path(arguments.html), page)
+        print(arguments.html)
+        return 0
+    if arguments.run:
+        raise ConfigError("--run needs --html: it is drawn into the page")
     about = bootstrap.describe(arguments.target)
     if arguments.json:
         print(json.dumps(about, indent=2, default=str))
