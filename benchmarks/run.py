@@ -101,7 +101,7 @@ def save(
 
 def _problems(name: str, options: Options) -> list[Problem]:
     if name not in ops.OPS:
-        raise ConfigError(f"bench: no op {name!r}; {did_you_mean(name, ops.OPS)}")
+        raise ConfigError(f"bench: no op {name!r}; {did_you_mean(name, (*ops.OPS, 'step'))}")
     sizes = sizes_of(name, options.device)
     if options.sizes:
         known = named_sizes(name)

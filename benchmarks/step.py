@@ -1,0 +1,202 @@
+"""Whole training steps beside transformers + PEFT, memory included: `crucible bench step`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from crucible_kitchen.adapters.local.models import prepare_model
+from crucible_kitchen.adapters.wheel import HubClient
+from crucible_kitchen.types import Datum
+
+from .errors_of import WrongResult
+from .step_batches import BATCHES, batch
+from .step_contenders import CONTENDERS, serve
+from .timing import Timing, machine, slug
+
+# How far a gradient may be from transformers' and PEFT's, relative to its norm: both round some
+# hundred times on the way, in different places.
+AGREEMENT = {"float32": 1e-3, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How to measure.
+
+    Args:
+        model: a folder, a GGUF file, or a name that the wheel hub knows.
+        rows: of a batch.
+        length: tokens of a dense row, most tokens of a ragged one.
+        dtype: of the base model.
+        threads: of each contender; they never run at the same time.
+        samples: steps of each.
+        clock: ``wall`` or ``process``.
+        save: folder for the figures; None keeps none.
+    """
+
+    model: str = "smollm2-135m"
+    rows: int = 4
+    length: int = 512
+    dtype: str = "float32"
+    threads: int = 1
+    samples: int = 5
+    clock: str = "wall"
+    save: Path | None = None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """What one contender took: seconds a step, memory, losses from step to step."""
+
+    name: str
+    median_s: float
+    ratio: float
+    tokens_per_s: float
+    peak_bytes: int
+    losses: tuple[float, ...]
+    gradient_error: float
+
+
+def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
+    """Measure both batches, and say a table of each.
+
+    Raises:
+        WrongResult: a gradient of ours is not the one of transformers + PEFT.
+    """
+    folder = str(prepare_model(options.model, HubClient()))
+    where = machine("cpu") | {"threads": str(options.threads)}
+    say("  ".join((where["device"], f"threads {options.threads}", f"torch {where['torch']}")))
+    say(f"{options.clock} time, {options.samples} steps in turn; ratio: their time over ours")
+    found = {}
+    for kind in BATCHES:
+        datums = batch(kind, folder, rows=options.rows, length=options.length)
+        tokens = sum(datum.model_input.length for datum in datums)
+        trained = sum(datum.num_trained_tokens for datum in datums)
+        say(f"\nstep  {kind}  {len(datums)} rows, {tokens} tokens, {trained} trained")
+        rows = measure(folder, datums, options)
+        found[kind] = {"tokens": tokens, "trained": trained, "rows": [asdict(r) for r in rows]}
+        say("\n".join(lines(rows)))
+    if options.save is not None:
+        target = options.save / slug(where["device"])
+        target.mkdir(parents=True, exist_ok=True)
+        path = target / f"step-{options.dtype}-{options.threads}t.json"
+        path.write_text(json.dumps({"machine": where, "figures": found}, indent=1) + "\n")
+        say(f"written: {path}")
+
+
+def lines(rows: list[StepRow]) -> Iterator[str]:
+    """A table of at most 80 columns."""
+    titles = ("s a step", "ratio", "tokens/s", "peak MB", "gradients", "loss")
+    yield " " * 22 + "".join(f"{title:>9}" for title in titles)
+    for row in rows:
+        cells = (
+            f"{row.median_s:.3f}",
+            f"{row.ratio:.2f}x",
+            f"{row.tokens_per_s:.0f}",
+            f"{row.peak_bytes / 2**20:.0f}",
+            f"{row.gradient_error:.1e}",
+            f"{row.losses[-1]:.4f}",
+        )
+        yield f"  {row.name:<20}" + "".join(f"{cell:>9}" for cell in cells)
+
+
+def measure(folder: str, datums: Sequence[Datum], options: StepOptions) -> list[StepRow]:
+    """One batch: gradients compared, then steps in turn; the first row is ours."""
+    names = [
+        name
+        for name in CONTENDERS
+        if name == "ours" or importlib.util.find_spec("peft") is not None
+    ]
+    with ExitStack() as stack:
+        adapter = stack.enter_context(tempfile.TemporaryDirectory())
+        _write_adapter(folder, adapter)
+        what = (folder, adapter, options.dtype, datums, options.threads, options.clock)
+        pipes = stack.enter_context(_processes(names, what))
+        first = {name: _ask(pipe, "gradients") for name, pipe in pipes.items()}
+        errors = {name: _distance(first[name][1], first[names[-1]][1]) for name in names}
+        if not errors["ours"] <= AGREEMENT[options.dtype]:
+            raise WrongResult(
+                f"bench: step: gradients must be those of {names[-1]} to "
+                f"{AGREEMENT[options.dtype]:.0e} of their norm, got {errors['ours']:.1e}"
+            )
+        taken: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
+        for _ in range(options.samples):
+            for name, pipe in pipes.items():
+                taken[name].append(_ask(pipe, "step"))
+    tokens = sum(datum.model_input.length for datum in datums)
+    timings = {name: Timing(tuple(t[1] for t in taken[name])) for name in names}
+    return [
+        StepRow(
+            name=name,
+            median_s=timings[name].median,
+            ratio=timings[name].over(timings["ours"]),
+            tokens_per_s=tokens / timings[name].median,
+            peak_bytes=taken[name][-1][2],
+            losses=(first[name][0], *(t[0] for t in taken[name])),
+            gradient_error=errors[name],
+        )
+        for name in names
+    ]
+
+
+@contextmanager
+def _processes(names: list[str], what: tuple[Any, ...]) -> Iterator[Mapping[str, Connection]]:
+    """A process for each contender, ended when the block ends."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    processes = []
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, name, *what), daemon=True)
+        process.start()
+        theirs.close()  # so that a process that dies is an end of file here
+        processes.append(process)
+    try:
+        yield pipes
+    finally:
+        for pipe, process in zip(pipes.values(), processes, strict=True):
+            if process.is_alive():
+                pipe.send("end")
+            process.join()
+
+
+def _write_adapter(folder: str, adapter: str) -> None:
+    """LoRA weights to start from, both matrices drawn: a zero B would hide the gradient of A."""
+    from crucible_kitchen import nn
+    from crucible_kitchen.adapters.local.model import CausalModel
+
+    model = CausalModel.load(folder, dtype="float32", device="cpu").model
+    nn.apply_lora(model, nn.LoraConfig(rank=16, alpha=32))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in nn.lora_state_dict(model).items():
+            if name.endswith("lora_b"):
+                parameter.normal_(std=0.01, generator=generator)
+    nn.save_lora(model, adapter)
+
+
+def _ask(pipe: Connection, what: str) -> Any:
+    try:
+        pipe.send(what)
+        return pipe.recv()
+    except (EOFError, BrokenPipeError) as error:
+        raise WrongResult("bench: step: a contender's process ended; its error is above") from error
+
+
+def _distance(got: Mapping[str, Any], want: Mapping[str, Any]) -> float:
+    """Over all gradients together, relative to their norm; names must be the same."""
+    if got.keys() != want.keys():  # NaN agrees with nothing
+        return float("nan")
+    apart = sum(float(np.square(got[name] - want[name]).sum()) for name in want)
+    return float((apart / sum(float(np.square(value).sum()) for value in want.values())) ** 0.5)

@@ -1,0 +1,156 @@
+"""Those who take a whole training step, each in a process of its own.
+
+All have the same base model, LoRA weights, datums, learning rate and clipping.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen.types import Datum
+
+from .timing import CLOCKS
+
+LEARNING_RATE, CLIP = 1e-3, 1.0
+_IGNORED = -100
+
+
+class Ours:
+    """The local training client's own trainer."""
+
+    def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
+        from crucible_kitchen.adapters.local import batch
+        from crucible_kitchen.adapters.local.model import CausalModel
+        from crucible_kitchen.adapters.local.trainer import Trainer
+        from crucible_kitchen.ports import SessionConfig
+
+        model = CausalModel.load(folder, dtype=dtype, device="cpu")
+        config = SessionConfig(model=folder, lora_rank=16)
+        self.trainer = Trainer(model, config, tokens_per_pass=8192)
+        self.trainer.model.load_adapter(adapter)
+        self.examples = batch.read(datums, vocabulary=model.vocabulary)
+        self.trained = sum(datum.num_trained_tokens for datum in datums)
+
+    def forward_backward(self) -> float:
+        """The mean loss per trained token; gradients of the mean wait for `step`."""
+        return self.trainer.forward_backward(self.examples, "cross_entropy", {}).loss
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the mean loss, by PEFT's names."""
+        from crucible_kitchen.nn import lora_modules
+
+        found = {}
+        for path, module in lora_modules(self.trainer.model.model):
+            for letter in "ab":
+                gradient = getattr(module, f"lora_{letter}").grad
+                found[f"{path}.lora_{letter.upper()}"] = gradient / self.trained
+        return found
+
+    def step(self) -> None:
+        """Clip, AdamW, clear."""
+        from crucible_kitchen.types import AdamParams
+
+        params = AdamParams(learning_rate=LEARNING_RATE, grad_clip_norm=CLIP * self.trained)
+        self.trainer.optim_step(params)
+
+
+class Peft:
+    """transformers and PEFT: rows padded to the longest, attention by torch, AdamW fused."""
+
+    def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
+        import peft
+        from transformers import AutoModelForCausalLM
+
+        from crucible_kitchen.adapters.local.model import quiet
+
+        with quiet(), warnings.catch_warnings():
+            # PEFT still asks transformers by the older of two names.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            base = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            )
+            lora = peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
+        self.model: Any = lora.train()
+        self.model.config.use_cache = False
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0, fused=True)
+        self.inputs = _padded(datums)
+
+    def forward_backward(self) -> float:
+        """The mean loss per trained token, by the model's own loss."""
+        loss = self.model(**self.inputs, use_cache=False).loss
+        loss.backward()
+        return float(loss.detach())
+
+    def gradients(self) -> dict[str, Tensor]:
+        """By PEFT's names."""
+        return {
+            name.removeprefix("base_model.model.").removesuffix(".default.weight"): p.grad
+            for name, p in self.model.named_parameters()
+            if p.requires_grad
+        }
+
+    def step(self) -> None:
+        """Clip, AdamW, clear."""
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+CONTENDERS: Final[Mapping[str, Callable[..., Any]]] = {"ours": Ours, "transformers + PEFT": Peft}
+
+
+def serve(
+    pipe: Connection,
+    name: str,
+    folder: str,
+    adapter: str,
+    dtype: str,
+    datums: list[Datum],
+    threads: int,
+    clock: str,
+) -> None:
+    """Answer `gradients` and `step` until `end`; what a process of a contender runs."""
+    torch.set_num_threads(threads)
+    now = CLOCKS[clock]
+    contender = CONTENDERS[name](folder, adapter, dtype, datums)
+    while (asked := pipe.recv()) != "end":
+        started = now()
+        loss = contender.forward_backward()
+        if asked == "gradients":
+            pipe.send((loss, {k: g.float().numpy() for k, g in contender.gradients().items()}))
+            contender.step()
+            continue
+        contender.step()
+        pipe.send((loss, now() - started, _peak_bytes()))
+
+
+def _peak_bytes() -> int:
+    """The most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _padded(datums: Sequence[Datum]) -> dict[str, Tensor]:
+    """Token ids, mask and labels for a model that shifts labels itself."""
+    rows = []
+    for datum in datums:
+        given = datum.loss_fn_inputs
+        targets, weights = given["target_tokens"].tolist(), given["weights"].tolist()
+        tokens = datum.model_input.to_ints()
+        labels = [t if w else _IGNORED for t, w in zip(targets, weights, strict=True)]
+        rows.append(([*tokens, targets[-1]], [_IGNORED, *labels]))
+    longest = max(len(tokens) for tokens, _ in rows)
+    return {
+        "input_ids": torch.tensor([t + [0] * (longest - len(t)) for t, _ in rows]),
+        "attention_mask": torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t, _ in rows]),
+        "labels": torch.tensor([lab + [_IGNORED] * (longest - len(lab)) for _, lab in rows]),
+    }
