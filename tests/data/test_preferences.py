@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crucible_kitchen.adapters.noop import ByteTokenizer
-from crucible_kitchen.data import parse_preference, prepare_pairs
+from crucible_kitchen.data import desensitised, parse_preference, prepare_pairs
 from crucible_kitchen.errors import ConfigError, DataError
 
 Q = {"role": "user", "content": "Q"}
@@ -132,3 +132,18 @@ def test_two_equal_conversations_are_equal_answers_too() -> None:
 def test_a_wrong_option_is_refused(wrong) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         prepare_pairs([row("Q")], ByteTokenizer(), **wrong)
+
+
+def test_the_longer_answer_counts_less_beyond_the_shorter_one() -> None:
+    pair = prepare_pairs([row("Q", "ab", "abcdef")], ByteTokenizer()).pairs[0]
+    less = desensitised(pair, 0.25)
+    weights = [datum.loss_fn_inputs["weights"].tolist() for datum in less]
+    # An answer of two letters and its end; the other has four letters more.
+    assert [w for w in weights[0] if w] == [1.0] * 3
+    assert [w for w in weights[1] if w] == [1.0] * 3 + [0.25] * 4
+    for old, new in zip(pair, less, strict=True):
+        assert new.model_input.to_ints() == old.model_input.to_ints()
+    assert [d.loss_fn_inputs["weights"].tolist() for d in desensitised(pair, 1.0)] == [
+        d.loss_fn_inputs["weights"].tolist() for d in pair
+    ]
+    assert sum(desensitised(pair, 0.0).rejected.loss_fn_inputs["weights"].tolist()) == 3

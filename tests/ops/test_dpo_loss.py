@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crucible_kitchen.ops import DPO_LOSSES, answer_logprobs, dpo_loss
+from crucible_kitchen.ops import DIVERGENCES, DPO_LOSSES, answer_logprobs, dpo_loss
 
 POLICY_C = [-12.0, -3.5, -40.25, -7.0]
 POLICY_R = [-15.0, -3.0, -38.0, -29.0]
@@ -197,3 +197,79 @@ def test_sums_must_be_of_the_same_pairs() -> None:
         ValueError, match=r"policy_rejected must have shape \[P\] = \[4\], got \[3\]"
     ):
         dpo_loss(c, r[:3], fc, fr)
+
+
+def divergence_by_hand(name: str, d: float) -> float:
+    """f'(u) - f'(1), u = exp(d)."""
+    u = math.exp(d)
+    return {
+        "reverse_kl": math.log(u),
+        "forward_kl": -1.0 / u + 1.0,
+        "js": math.log(2.0 * u / (1.0 + u)),
+        "alpha": (1.0 - u**-0.7) / 0.7,
+    }[name]
+
+
+@pytest.mark.parametrize("name", sorted(DIVERGENCES))
+def test_a_divergence_takes_the_place_of_the_log_ratio(name) -> None:
+    alpha = 0.7 if name == "alpha" else None
+    got = dpo_loss(*tensors(), loss="sigmoid", beta=BETA, divergence=name, alpha=alpha)
+    want = []
+    for pc, pr, rc, rr in zip(POLICY_C, POLICY_R, REFERENCE_C, REFERENCE_R, strict=True):
+        chosen, rejected = divergence_by_hand(name, pc - rc), divergence_by_hand(name, pr - rr)
+        want.append(-log_s(BETA * (chosen - rejected)))
+    assert got.tolist() == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", sorted(set(DPO_LOSSES) - {"aot", "bco_pair"}))
+@pytest.mark.parametrize("name", sorted(DIVERGENCES))
+def test_at_the_reference_every_divergence_gives_the_same_loss(loss, name) -> None:
+    same = [tensors()[0], tensors()[1], tensors()[0], tensors()[1]]
+    plain = dpo_loss(*same, **options(loss))
+    assert dpo_loss(*same, **options(loss, divergence=name)).tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("name", sorted(DIVERGENCES))
+def test_a_policy_far_from_its_reference_has_a_finite_loss_and_gradient(name) -> None:
+    policy = torch.tensor([-3000.0, -1.0], requires_grad=True)
+    rest = [torch.tensor(values) for values in ([-1.0, -3000.0], [-1.0, -1.0], [-1.0, -1.0])]
+    loss = dpo_loss(policy, *rest, divergence=name)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(policy.grad).all()
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_losses() -> None:
+    weights = {"sigmoid": 0.8, "ipo": 0.1, "exo_pair": 2.0}
+    got = dpo_loss(*tensors(), **options(weights))
+    want = sum(w * dpo_loss(*tensors(), **options(name)) for name, w in weights.items())
+    assert got.tolist() == pytest.approx(want.tolist(), rel=1e-12)
+    assert dpo_loss(*tensors(), **options({"hinge": 1.0})).tolist() == pytest.approx(
+        dpo_loss(*tensors(), **options("hinge")).tolist()
+    )
+
+
+def test_the_smoothing_of_a_mixture_is_for_the_losses_that_take_one() -> None:
+    got = dpo_loss(*tensors(), **options({"sigmoid": 1.0, "hinge": 1.0}, label_smoothing=0.2))
+    want = dpo_loss(*tensors(), **options("sigmoid", label_smoothing=0.2))
+    want = want + dpo_loss(*tensors(), **options("hinge"))
+    assert got.tolist() == pytest.approx(want.tolist())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"loss": {}}, "loss must name at least one, got none"),
+        ({"loss": {"sigmod": 1.0}}, "did you mean 'sigmoid'"),
+        ({"loss": {"sigmoid": 0.0}}, "the weight of sigmoid must be a finite number above 0"),
+        ({"loss": {"hinge": 1.0}, "label_smoothing": 0.1}, "label_smoothing must be None for 'hin"),
+        ({"divergence": "kl"}, "divergence must be one of"),
+        ({"loss": "aot", "divergence": "js"}, "divergence must be 'reverse_kl' for 'aot'"),
+        ({"loss": {"bco_pair": 1.0}, "divergence": "alpha"}, "'reverse_kl' for 'bco_pair'"),
+        ({"alpha": 0.5}, "alpha must be None for 'reverse_kl'"),
+        ({"divergence": "alpha", "alpha": 1.0}, r"alpha must be in \(0, 1\), got 1.0"),
+    ],
+)
+def test_a_wrong_mixture_or_divergence_is_refused(given, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        dpo_loss(*tensors(), **given)

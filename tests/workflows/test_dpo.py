@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from crucible_kitchen.adapters import noop
 from crucible_kitchen.errors import ConfigError, DataError, StageError
 from crucible_kitchen.ports import PORTS
 from crucible_kitchen.recipes import DPO
+from crucible_kitchen.recipes.dpo import Loss
 from crucible_kitchen.stages._pairs import preference_metrics
+from crucible_kitchen.types import TensorData
 
 
 class Recorder(noop.TrainingClient):
@@ -147,21 +150,111 @@ def test_accumulation_changes_nothing_but_rounding(dpo) -> None:
     assert one.metrics.latest("eval_loss") == pytest.approx(cut.metrics.latest("eval_loss"))
 
 
-@pytest.mark.parametrize("loss_type", DPO.Config.model_fields["loss_type"].annotation.__args__)
+@pytest.mark.parametrize("loss_type", get_args(Loss))
 def test_every_loss_completes(dpo, loss_type) -> None:
     from crucible_kitchen.ops import DPO_LOSSES
 
-    assert set(DPO.Config.model_fields["loss_type"].annotation.__args__) == set(DPO_LOSSES)
+    assert set(get_args(Loss)) == set(DPO_LOSSES)
     result = dpo(max_steps=2, loss_type=loss_type)
     assert all(math.isfinite(value) for value in values(result, "loss"))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"beta": 0.5}, {"label_smoothing": 0.3}, {"sft_weight": 1.0}, {"loss_type": "hinge"}],
+    [
+        {"beta": 0.5},
+        {"label_smoothing": 0.3},
+        {"sft_weight": 1.0},
+        {"loss_type": "hinge"},
+        {"loss_type": {"sigmoid": 1.0, "hinge": 0.5}},
+        {"divergence": "forward_kl"},
+        {"divergence": "js"},
+        {"divergence": "alpha", "divergence_alpha": 0.3},
+        {"ld_alpha": 0.5},
+    ],
 )
 def test_what_the_loss_is_told_reaches_it(dpo, change) -> None:
     assert values(dpo(max_steps=3), "loss")[-1] != values(dpo(max_steps=3, **change), "loss")[-1]
+
+
+def test_the_weight_of_the_divergence_between_the_two_kls_reaches_it(dpo) -> None:
+    losses = [
+        values(dpo(max_steps=3, divergence="alpha", divergence_alpha=alpha), "loss")[-1]
+        for alpha in (None, 0.5, 0.9)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"divergence": "js"}, {"ld_alpha": 0.3}, {"loss_type": {"sigmoid": 0.75, "robust": 0.25}}],
+)
+def test_from_its_own_reference_the_first_step_has_loss_ln_2_whatever_is_measured(
+    dpo, change
+) -> None:
+    assert values(dpo(max_steps=1, **change), "loss")[0] == pytest.approx(math.log(2), abs=1e-12)
+
+
+class TwoModels(Recorder):
+    """A client whose models differ: noop's are all the same."""
+
+    def __init__(self, tokenizers=None):
+        super().__init__()
+        self.models, self.tokenizers = [], tokenizers or {}
+
+    def start_session(self, config):
+        session = super().start_session(config)
+        self.models.append(session.config.model)
+        self.log.append(("start_session", session.config))
+        return session
+
+    def forward(self, session, datums, *rest):
+        future = super().forward(session, datums, *rest)
+        if session.config.model != "wise":
+            return future
+        result = future.result()
+        outputs = [
+            {"logprobs": TensorData(o["logprobs"].numpy() - 0.01 * (i % 2))}
+            for i, o in enumerate(result.loss_fn_outputs)
+        ]
+        return type(future).resolved(replace(result, loss_fn_outputs=tuple(outputs)))
+
+    def get_tokenizer(self, session):
+        own = self.tokenizers.get(session.config.model)
+        return own or super().get_tokenizer(session)
+
+
+def test_another_model_can_be_the_reference_and_is_closed_behind_it(dpo) -> None:
+    client = TwoModels()
+    result = dpo(client, max_steps=2, reference_model="wise")
+    assert client.models == ["none", "wise"]
+    calls = [call for call, _ in client.log]
+    first = calls.index("custom")
+    assert calls[:first].count("close_session") == 1
+    assert calls.index("close_session") > calls.index("forward")
+    # The reference thinks less of the rejected answers, so the policy earns something for them.
+    assert values(result, "rewards_rejected")[0] > 0
+    assert values(result, "loss")[0] > math.log(2) + 1e-3
+    assert values(result, "eval_loss")[0] > math.log(2) + 1e-3
+
+
+def test_a_reference_that_reads_other_tokens_is_refused_and_closed(dpo) -> None:
+    class Backwards(noop.ByteTokenizer):
+        def encode(self, text, *, add_special_tokens=True):
+            return super().encode(text)[::-1]
+
+    client = TwoModels({"wise": Backwards()})
+    with pytest.raises(StageError, match="must read text as the same tokens as model"):
+        dpo(client, max_steps=2, reference_model="wise")
+    assert [call for call, _ in client.log].count("close_session") == 2
+
+
+def test_length_desensitisation_changes_only_what_is_longer(dpo) -> None:
+    plain, less = dpo(max_steps=1, batch_size=1), dpo(max_steps=1, batch_size=1, ld_alpha=0.0)
+    names = ("logprobs_chosen", "logprobs_rejected")
+    one, other = ([values(run, name)[0] for name in names] for run in (plain, less))
+    changed = [a != b for a, b in zip(one, other, strict=True)]
+    assert sorted(changed) == [False, True]
 
 
 def test_the_sft_term_is_the_chosen_answers_loss_per_token(dpo) -> None:
@@ -243,6 +336,18 @@ def test_rows_of_another_recipe_are_refused(tmp_path) -> None:
         ({"discopop_tau": 0.1}, "discopop_tau must be left out for loss_type='sigmoid'"),
         ({"loss_type": "aot", "batch_size": 1}, "batch_size must be at least 2"),
         ({"train_on": "last_assistant"}, "unknown key 'train_on'"),
+        ({"loss_type": {}}, "loss_type must"),
+        ({"loss_type": {"sigmoid": 0.0}}, "loss_type must"),
+        ({"loss_type": {"sigmod": 1.0}}, "loss_type must"),
+        ({"loss_type": {"hinge": 1.0}, "label_smoothing": 0.1}, "label_smoothing must be null"),
+        ({"loss_type": {"aot": 1.0, "hinge": 1.0}, "batch_size": 1}, "batch_size must be at least"),
+        ({"loss_type": "aot", "pack_tokens": 4096}, "pack_tokens must be null"),
+        ({"divergence": "kl"}, "divergence must be"),
+        ({"divergence_alpha": 0.5}, "divergence_alpha must be null for divergence='reverse_kl'"),
+        ({"divergence": "alpha", "divergence_alpha": 1.0}, "divergence_alpha must be less than 1"),
+        ({"loss_type": {"bco_pair": 1.0}, "divergence": "js"}, "divergence must be 'reverse_kl'"),
+        ({"ld_alpha": 1.5}, "ld_alpha must be"),
+        ({"reference_model": ""}, "reference_model must"),
     ],
 )
 def test_a_wrong_configuration_is_refused(config, said) -> None:

@@ -77,6 +77,42 @@ def test_a_second_run_makes_no_reference_pass_and_gives_the_same(config, tmp_pat
         assert history(one, name) == history(two, name)
 
 
+def test_a_second_run_never_asks_the_client_for_the_reference(
+    config, tmp_path, monkeypatch
+) -> None:
+    from crucible_kitchen.adapters.local import TrainingClient
+
+    asked = []
+    forward = TrainingClient.forward
+
+    def counted(self, session, datums, *rest):
+        asked.append((session.config.model, len(datums)))
+        return forward(self, session, datums, *rest)
+
+    monkeypatch.setattr(TrainingClient, "forward", counted)
+    config = {**config, "max_steps": 1, "eval_rows": 0}
+    train(config, tmp_path / "a")
+    assert sum(count for _, count in asked) == 8, "four pairs of one step"
+    asked.clear()
+    train(config, tmp_path / "b")
+    assert asked == []
+
+
+def test_a_named_reference_is_asked_once_and_then_remembered(config, tmp_path) -> None:
+    other = tiny_llama(tmp_path / "other", seed=5)
+    config = {**config, "max_steps": 2}
+    own = train(config, tmp_path / "own")
+    one = train({**config, "reference_model": other}, tmp_path / "a")
+    two = train({**config, "reference_model": other}, tmp_path / "b")
+    assert history(one, "reference_answers_computed")[0] > 0
+    assert history(two, "reference_answers_computed") == [0]
+    assert history(one, "loss") == history(two, "loss")
+    assert history(one, "loss")[0] != pytest.approx(math.log(2), abs=1e-3)
+    same = train({**config, "reference_model": config["model"]}, tmp_path / "same")
+    assert history(same, "reference_answers_computed") == [0], "it is the model's own start"
+    assert history(same, "loss") == history(own, "loss")
+
+
 def test_another_model_or_precision_is_asked_anew(config, tmp_path) -> None:
     config = {**config, "max_steps": 1}
     first = train(config, tmp_path / "a")

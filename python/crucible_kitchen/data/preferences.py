@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BeforeValidator
 
 from crucible_kitchen.data.datums import TOO_LONG, shifted, to_last_trained
@@ -22,7 +23,7 @@ from crucible_kitchen.data.render import Rendered, render
 from crucible_kitchen.data.truncate import check_truncation, truncated
 from crucible_kitchen.errors import ConfigError, DataError
 from crucible_kitchen.ports import Tokenizer
-from crucible_kitchen.types import Datum, Message
+from crucible_kitchen.types import Datum, Message, TensorData
 
 EQUAL: Final = "both answers are the same"
 
@@ -154,6 +155,25 @@ def parse_preference(row: Any, index: Place | None = None) -> Preference:
         return columns.read()
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
+
+
+def desensitised(pair: Pair, alpha: float) -> Pair:
+    """A pair whose longer answer counts less beyond the length of the shorter one.
+
+    Args:
+        alpha: weight of its tokens from there on, in [0, 1]; 1 changes nothing.
+
+    Source: LD-DPO, Liu et al. 2024, https://arxiv.org/abs/2409.06411
+    """
+    trained = [np.flatnonzero(datum.loss_fn_inputs["weights"].numpy()) for datum in pair]
+    shared = min(map(len, trained))
+    made = []
+    for datum, places in zip(pair, trained, strict=True):
+        weights = np.array(datum.loss_fn_inputs["weights"].numpy())
+        weights[places[shared:]] = alpha
+        inputs = {**datum.loss_fn_inputs, "weights": TensorData(weights)}
+        made.append(Datum(datum.model_input, inputs))
+    return Pair(*made)
 
 
 def prepare_pairs(

@@ -10,7 +10,7 @@ from typing import Any
 from crucible_kitchen.errors import KernelError, did_you_mean
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
-from crucible_kitchen.ops.dpo_loss import DPO_LOSSES, answer_logprobs, dpo_loss
+from crucible_kitchen.ops.dpo_loss import DIVERGENCES, DPO_LOSSES, answer_logprobs, dpo_loss
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
@@ -49,6 +49,7 @@ def explain(name: str, *args: Any, **options: Any) -> Explanation:
 
 
 __all__ = [
+    "DIVERGENCES",
     "DPO_LOSSES",
     "OPS",
     "Explanation",

@@ -16,6 +16,26 @@ if TYPE_CHECKING:
 
 _SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")
 _SORTED = ("aot", "aot_unpaired")
+_LOG_RATIO_ONLY = ("aot", "bco_pair")
+
+
+Loss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sigmoid_norm",
+]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DPO(Recipe):
@@ -53,22 +73,16 @@ class DPO(Recipe):
         equal_answers: Literal["error", "drop"] = Field(
             "error", description="what becomes of a pair whose two answers are the same"
         )
-        loss_type: Literal[
+        reference_model: Text | None = Field(
+            None,
+            description="the frozen model that answers are compared with, by name or folder; "
+            "null: the model that is trained, as it starts",
+        )
+        loss_type: Loss | Annotated[dict[Loss, Weight], Field(min_length=1)] = Field(
             "sigmoid",
-            "hinge",
-            "ipo",
-            "robust",
-            "exo_pair",
-            "nca_pair",
-            "bco_pair",
-            "sppo_hard",
-            "aot",
-            "aot_unpaired",
-            "apo_zero",
-            "apo_down",
-            "discopop",
-            "sigmoid_norm",
-        ] = Field("sigmoid", description="formula of the loss; each has its paper in ops.dpo_loss")
+            description="formula of the loss, each with its paper in ops.dpo_loss; or several with "
+            "their weights, such as {sigmoid: 1, bco_pair: 0.2}",
+        )
         beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
             0.1, description="strength of the pull to the reference"
         )
@@ -83,29 +97,55 @@ class DPO(Recipe):
         sft_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
             0.0, description="how much of the chosen answer's loss per token is added"
         )
+        divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = Field(
+            "reverse_kl", description="how the distance from the reference is measured"
+        )
+        divergence_alpha: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+            None, description="of the divergence alpha, where null is 0.5; others have none"
+        )
+        ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
+            None,
+            description="weight of an answer's tokens beyond the length of the other one; null: 1",
+        )
+
+        @property
+        def losses(self) -> set[str]:
+            """The names of all losses in the sum."""
+            return {self.loss_type} if isinstance(self.loss_type, str) else set(self.loss_type)
 
         @model_validator(mode="after")
         def _nothing_is_ignored(self) -> Self:
-            if self.label_smoothing is not None and self.loss_type not in _SMOOTHED:
+            losses, named = self.losses, f"loss_type={self.loss_type!r}"
+            if self.label_smoothing is not None and losses.isdisjoint(_SMOOTHED):
                 raise ValueError(
-                    f"label_smoothing must be null for loss_type={self.loss_type!r}, which takes "
-                    f"none, got {self.label_smoothing}"
+                    f"label_smoothing must be null for {named}, which takes none, "
+                    f"got {self.label_smoothing}"
                 )
-            if self.label_smoothing == 0.0 and self.loss_type == "exo_pair":
+            if self.label_smoothing == 0.0 and "exo_pair" in losses:
                 raise ValueError("label_smoothing must be above 0 for loss_type='exo_pair', got 0")
-            if "discopop_tau" in self.model_fields_set and self.loss_type != "discopop":
+            if "discopop_tau" in self.model_fields_set and "discopop" not in losses:
                 raise ValueError(
-                    f"discopop_tau must be left out for loss_type={self.loss_type!r}, which has "
-                    f"none, got {self.discopop_tau}"
+                    f"discopop_tau must be left out for {named}, which has none, "
+                    f"got {self.discopop_tau}"
                 )
-            if self.loss_type in _SORTED and self.batch_size < 2:
+            if self.divergence_alpha is not None and self.divergence != "alpha":
                 raise ValueError(
-                    f"batch_size must be at least 2 for loss_type={self.loss_type!r}, which sorts "
-                    f"the pairs of a batch, got {self.batch_size}"
+                    f"divergence_alpha must be null for divergence={self.divergence!r}, which has "
+                    f"none, got {self.divergence_alpha}"
                 )
-            if self.loss_type in _SORTED and self.pack_tokens is not None:
+            if self.divergence != "reverse_kl" and not losses.isdisjoint(_LOG_RATIO_ONLY):
                 raise ValueError(
-                    f"pack_tokens must be null for loss_type={self.loss_type!r}, which sorts the "
-                    f"pairs of a batch, got {self.pack_tokens}"
+                    f"divergence must be 'reverse_kl' for {named}, got {self.divergence!r}"
                 )
+            return self
+
+        @model_validator(mode="after")
+        def _sorted_pairs_come_together(self) -> Self:
+            named = f"loss_type={self.loss_type!r}, which sorts the pairs of a batch"
+            if self.losses.isdisjoint(_SORTED):
+                return self
+            if self.batch_size < 2:
+                raise ValueError(f"batch_size must be at least 2 for {named}, got 1")
+            if self.pack_tokens is not None:
+                raise ValueError(f"pack_tokens must be null for {named}, got {self.pack_tokens}")
             return self

@@ -22,6 +22,7 @@ from .preview_rows import preview_rows
 from .record_preferences import record_preferences
 from .reference_logprobs import reference_logprobs
 from .resolve_model import resolve_model
+from .resolve_reference import resolve_reference
 from .restore_best import restore_best
 from .sample import sample
 from .save_adapter import save_adapter
@@ -51,6 +52,7 @@ __all__ = [
     "record_preferences",
     "reference_logprobs",
     "resolve_model",
+    "resolve_reference",
     "restore_best",
     "sample",
     "save_adapter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,15 +25,18 @@ class LossOptions(NamedTuple):
     """Which loss, and what it is told; see `ops.dpo_loss`.
 
     Args:
+        loss_type: a loss, or several with their weights.
         sft_weight: how much of the chosen answer's negative log probability per token is added.
     """
 
-    loss_type: str
+    loss_type: str | Mapping[str, float]
     beta: float
     label_smoothing: float | None
     discopop_tau: float
     reward_mean: float
     sft_weight: float
+    divergence: str
+    divergence_alpha: float | None
 
 
 def interleaved(pairs: Sequence[Pair]) -> list[Datum]:
@@ -76,6 +79,8 @@ def pair_losses(
         reward_mean=options.reward_mean,
         tau=options.discopop_tau,
         sft_weight=options.sft_weight,
+        divergence=options.divergence,
+        alpha=options.divergence_alpha,
     )
 
 

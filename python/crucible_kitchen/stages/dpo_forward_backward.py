@@ -45,12 +45,14 @@ def dpo_forward_backward(
     session: Session,
     batch_loss: float,
     batch_policy: list[float],
-    loss_type: str,
+    loss_type: str | Mapping[str, float],
     beta: float,
     label_smoothing: float | None,
     discopop_tau: float,
     reward_mean: float,
     sft_weight: float,
+    divergence: str,
+    divergence_alpha: float | None,
     *,
     training_client: TrainingClient,
 ) -> PairsDone:
@@ -59,7 +61,16 @@ def dpo_forward_backward(
     The share is divided by the pairs of the whole step, so that the gradients are those of the mean
     over its pairs, however they are cut.
     """
-    options = LossOptions(loss_type, beta, label_smoothing, discopop_tau, reward_mean, sft_weight)
+    options = LossOptions(
+        loss_type,
+        beta,
+        label_smoothing,
+        discopop_tau,
+        reward_mean,
+        sft_weight,
+        divergence,
+        divergence_alpha,
+    )
     datums = interleaved([train_pairs[place] for place in micro_batch])
     reference, lengths = sums_of(train_reference, micro_batch), answer_lengths(datums)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -34,29 +34,42 @@ def evaluate_pairs(
     eval_reference: Reference,
     step: int,
     batch_size: int,
-    loss_type: str,
+    loss_type: str | Mapping[str, float],
     beta: float,
     label_smoothing: float | None,
     discopop_tau: float,
     reward_mean: float,
     sft_weight: float,
+    divergence: str,
+    divergence_alpha: float | None,
+    reference_path: str | None,
     *,
     training_client: TrainingClient,
     metrics: Metrics,
 ) -> float | None:
     """The held-out loss, in the mean over pairs; None where none are held out.
 
-    Before the first step the model is its own reference, and nothing is computed again.
+    Before the first step a model that is its own reference is not asked again.
 
     Raises:
         CrucibleError: the loss is not finite.
     """
     if not eval_pairs:
         return None
-    options = LossOptions(loss_type, beta, label_smoothing, discopop_tau, reward_mean, sft_weight)
+    options = LossOptions(
+        loss_type,
+        beta,
+        label_smoothing,
+        discopop_tau,
+        reward_mean,
+        sft_weight,
+        divergence,
+        divergence_alpha,
+    )
     datums = interleaved(eval_pairs)
     reference = sums_of(eval_reference, range(len(eval_pairs)))
-    policy = reference if step == 0 else _policy(datums, 2 * batch_size, session, training_client)
+    own = step == 0 and reference_path is None
+    policy = reference if own else _policy(datums, 2 * batch_size, session, training_client)
     losses = pair_losses(policy, reference, answer_lengths(datums), options)
     loss = float(losses.mean())
     metrics.record("eval_loss", loss, step=step)

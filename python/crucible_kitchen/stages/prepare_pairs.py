@@ -43,6 +43,7 @@ def prepare_pairs(
     max_length: int,
     truncation: str,
     equal_answers: str,
+    ld_alpha: float | None,
     batch_size: int,
     gradient_accumulation: int,
     seed: int,
@@ -63,6 +64,10 @@ def prepare_pairs(
         "truncation": truncation,
         "equal_answers": equal_answers,
     }
+
+    def weighted(pairs: list[Pair]) -> list[Pair]:
+        return pairs if ld_alpha is None else [data.desensitised(pair, ld_alpha) for pair in pairs]
+
     train = data.prepare_pairs(train_rows, tokenizer, places=train_places, **how)
     metrics.record("train_rows", len(train.pairs))
     metrics.record("truncated_rows", train.truncated)
@@ -74,14 +79,14 @@ def prepare_pairs(
             held_out = data.prepare_pairs(held_out_rows, tokenizer, places=held_out_places, **how)
         except DataError as error:
             raise DataError(f"held-out rows: {error}") from error
-        eval_pairs, chats = held_out.pairs, [_chat(one) for one in held_out.preferences]
+        eval_pairs, chats = weighted(held_out.pairs), [_chat(one) for one in held_out.preferences]
         metrics.record("held_out_rows", len(eval_pairs))
     sizes = [data.size_of(one) for one in train.pairs]
     steps_per_epoch = len(
         data.StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
     )
     total_steps = count_steps(steps_per_epoch, epochs, max_steps)
-    return PreparedPairs(train.pairs, eval_pairs, chats, steps_per_epoch, total_steps)
+    return PreparedPairs(weighted(train.pairs), eval_pairs, chats, steps_per_epoch, total_steps)
 
 
 def _chat(preference: Preference) -> Row:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from crucible_kitchen.context import Metrics
 from crucible_kitchen.data import Pair, RowValues, StepOrder, row_hash, size_of
-from crucible_kitchen.errors import CrucibleError
+from crucible_kitchen.errors import CrucibleError, DataError
 from crucible_kitchen.graph import stage
-from crucible_kitchen.ports import Session, TrainingClient
+from crucible_kitchen.ports import Session, SessionConfig, Tokenizer, TrainingClient
 from crucible_kitchen.types import Datum
 
 from ._pairs import Reference, answer_sums, interleaved
 
 _WEIGHTS = (".safetensors", ".gguf", ".bin")
+# Letters, numbers, white space and characters of several bytes, which tokenizers cut differently.
+_PROBE: Final = "Foxes, 1234567890 times:\n\tdef f(x): return x**2  # \u00e9 \u4e2d\u6587 \u20ac"
 
 
 class Referenced(NamedTuple):
@@ -41,25 +44,29 @@ def reference_logprobs(
     step: int,
     train_pairs: Sequence[Pair],
     eval_pairs: Sequence[Pair],
-    model_path: str,
     batch_size: int,
     gradient_accumulation: int,
     seed: int,
     order: str,
     pack_tokens: int | None,
     total_steps: int,
+    tokenizer: Tokenizer,
+    reference_path: str | None,
     *,
     training_client: TrainingClient,
     metrics: Metrics,
 ) -> Referenced:
-    """Log probabilities of the answers before the first step, when the model is its own reference.
+    """Log probabilities of the answers under the frozen model, before the first step.
 
-    The update that is trained starts as the identity (its `lora_b` is 0), so no second model is
-    needed. Only pairs that the run will train are asked for. Where the model is on this machine,
+    Where no other model is named, it is the one that is trained, as it starts, so no second one is
+    loaded. Only pairs that the run will train are asked for. Where the model is on this machine,
     the answers are kept in the cache, so that a second run on it asks for none.
 
+    Args:
+        reference_path: another frozen model, loaded while it is asked.
     Raises:
         CrucibleError: a step was taken already, or the cache cannot be read or written.
+        DataError: the other model reads text as other tokens.
     """
     if step != 0:
         raise CrucibleError(f"reference_logprobs: step must be 0, got {step}: the model has moved")
@@ -68,23 +75,19 @@ def reference_logprobs(
     places = _places(steps, total_steps)
     wanted = [train_pairs[place] for place in places] + list(eval_pairs)
     by_hash = {row_hash(datum): datum for datum in interleaved(wanted)}
-    key = _key(model_path, session, training_client)
+    config = reference_config(session.config, reference_path)
+    key = _key(config, training_client)
     cache = None if key is None else RowValues("reference", key)
     values = {} if cache is None else cache.read()
     missing = [name for name in by_hash if name not in values]
     metrics.record("reference_answers_computed", len(missing))
-    size = 2 * batch_size
-    chunks = [missing[start : start + size] for start in range(0, len(missing), size)]
-    asked = [
-        (chunk, training_client.forward(session, [by_hash[name] for name in chunk]))
-        for chunk in chunks
-    ]
-    for chunk, future in asked:
-        sums = answer_sums([by_hash[name] for name in chunk], future.result())
-        computed = dict(zip(chunk, sums.tolist(), strict=True))
-        if cache is not None:
-            cache.add(computed)
-        values.update(computed)
+    if missing:
+        asked = {name: by_hash[name] for name in missing}
+        with _frozen(session, config, tokenizer, training_client) as frozen:
+            for computed in _ask(frozen, asked, 2 * batch_size, training_client):
+                if cache is not None:
+                    cache.add(computed)
+                values.update(computed)
 
     def both(pair: Pair) -> tuple[float, float]:
         return _value(values, pair.chosen), _value(values, pair.rejected)
@@ -111,23 +114,78 @@ def _places(steps: StepOrder, total_steps: int) -> list[int]:
     return sorted(met)
 
 
-def _key(model_path: str, session: Session, client: TrainingClient) -> str | None:
+def reference_config(own: SessionConfig, reference_path: str | None) -> SessionConfig:
+    """The session that is asked: the run's own, or one on another model, whose update is 0."""
+    if reference_path is None:
+        return own
+    return SessionConfig(model=reference_path, lora_rank=1, dtype=own.dtype, seed=own.seed)
+
+
+@contextmanager
+def _frozen(
+    session: Session, config: SessionConfig, tokenizer: Tokenizer, client: TrainingClient
+) -> Iterator[Session]:
+    """The session that is asked; another one than the run's is closed behind it."""
+    if config is session.config:
+        yield session
+        return
+    other = client.start_session(config)
+    try:
+        _check_tokens(tokenizer, client.get_tokenizer(other), config.model)
+        yield other
+    finally:
+        client.close_session(other)
+
+
+def _check_tokens(own: Tokenizer, other: Tokenizer, model: str) -> None:
+    """Refuse a reference whose tokens are not those of the model that is trained.
+
+    Raises:
+        DataError: they read a text differently.
+    """
+    if own.encode(_PROBE) != other.encode(_PROBE):
+        raise DataError(
+            f"reference_logprobs: reference_model {model!r} must read text as the same tokens as "
+            "model, got others; log probabilities of tokens can be compared only then"
+        )
+
+
+def _ask(
+    session: Session, datums: Mapping[str, Datum], size: int, client: TrainingClient
+) -> Iterator[dict[str, float]]:
+    """Log probabilities of answers by name, some at a time."""
+    names = list(datums)
+    chunks = [names[start : start + size] for start in range(0, len(names), size)]
+    futures = [client.forward(session, [datums[name] for name in chunk]) for chunk in chunks]
+    for chunk, future in zip(chunks, futures, strict=True):
+        sums = answer_sums([datums[name] for name in chunk], future.result())
+        yield dict(zip(chunk, sums.tolist(), strict=True))
+
+
+def _key(config: SessionConfig, client: TrainingClient) -> str | None:
     """What the log probabilities of a row depend on besides the row; None, if that is not known.
 
-    The weights are told by their files' sizes and times, since reading them all would take longer
-    than many a reference pass. A model that is somewhere else may change without its name.
+    The row's tokens hold the chat template. What a session starts from is told by its files' sizes
+    and times, since reading them all would take longer than many a reference pass; a model that is
+    somewhere else may change without its name.
     """
-    path = Path(model_path)
-    if not path.exists():
+    model = _files(Path(config.model))
+    start = config.checkpoint_path
+    adapter = [] if start is None else _files(Path(start))
+    if model is None or adapter is None:
         return None
+    kind = type(client)
+    return repr((kind.__module__, kind.__qualname__, config.dtype, model, adapter))
+
+
+def _files(path: Path) -> list[tuple[str, int, int]] | None:
+    """Where weights are, and the size and time of each file; None where there are none."""
     files: Iterable[Path] = [path] if path.is_file() else sorted(path.rglob("*"))
     stats = [
-        (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
+        (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
         for file in files
         if file.suffix in (*_WEIGHTS, ".json") and file.is_file()
     ]
-    if not any(name.endswith(_WEIGHTS) for name, *_ in stats) and path.is_dir():
-        return None
-    kind = type(client)
-    about = (kind.__module__, kind.__qualname__, str(path.resolve()), session.config.dtype, stats)
-    return repr(about)
+    if path.is_file():
+        return stats or [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)]
+    return stats if any(name.endswith(_WEIGHTS) for name, *_ in stats) else None

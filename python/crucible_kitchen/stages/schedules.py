@@ -73,7 +73,7 @@ def inverse_sqrt(place: Place) -> float:
 def wsd(place: Place) -> float:
     """The peak, and over the last steps a straight line to 0: warm-up, stable, decay.
 
-    Source: Hu et al. 2024, eq. 1, https://arxiv.org/abs/2404.06395; with the straight line of
+    Source: Hu et al. 2024, https://arxiv.org/abs/2404.06395; with the straight line of
     Haegele et al. 2024, https://arxiv.org/abs/2405.18392
     """
     return min(1.0, (place.total - place.done) / place.decay) if place.done < place.total else 0.0
