@@ -136,6 +136,81 @@ def test_rows_of_like_length_share_a_step(run, tmp_path, recorder) -> None:
             assert max(lengths) - min(lengths) <= 5
 
 
+class Store(files.DatasetStore):
+    """Writes down how it was asked, and can make a stream of rows without an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[dict[str, Any]] = []
+
+    def load_dataset(self, name, split="train", limit=None, **options):
+        self.asked.append({"name": name, "split": split, "limit": limit, **options})
+        return super().load_dataset(name, split, limit)
+
+
+def load(tmp_path, dataset, **config):
+    store = Store()
+    given = {"model": "none", "dataset": dataset, "samples": 0, "max_steps": 1, **config}
+    adapters = {"training_client": noop.TrainingClient, "dataset_store": store}
+    result = ck.run("sft", given, adapters, run_dir=tmp_path / "run", handlers=())
+    return store.asked, result
+
+
+def test_options_of_a_data_set_reach_its_store(tmp_path) -> None:
+    name = write(tmp_path / "rows.jsonl", 5, "row")
+    asked, _ = load(tmp_path, name, dataset_options={"streaming": True, "config": "main"})
+    assert asked == [
+        {"name": name, "split": "train", "limit": None, "streaming": True, "config": "main"}
+    ]
+
+
+def test_each_data_set_of_a_mixture_has_options_of_its_own(tmp_path) -> None:
+    names = [write(tmp_path / f"{word}.jsonl", 3, word) for word in ("one", "two")]
+    parts = [{"name": names[0], "options": {"config": "a"}}, {"name": names[1]}]
+    asked, _ = load(tmp_path, parts)
+    assert [entry.get("config") for entry in asked] == ["a", None]
+
+
+def test_no_more_rows_are_read_than_wanted(tmp_path) -> None:
+    name = write(tmp_path / "rows.jsonl", 50, "row")
+    asked, result = load(tmp_path, name, max_rows=6, eval_rows=2)
+    assert asked[0]["limit"] == 6
+    assert result.metrics.latest("train_rows") == 4
+    assert result.metrics.latest("held_out_rows") == 2
+
+
+def test_another_split_is_read_no_further_either(tmp_path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for split in ("train", "test"):
+        write(folder / f"{split}.jsonl", 20, split)
+    _, result = load(tmp_path, str(folder), max_rows=6, eval_split="test", eval_rows=20)
+    assert result.metrics.latest("train_rows") == 6
+    assert result.metrics.latest("held_out_rows") == 6
+
+
+def test_answers_with_a_label_are_trained_in_pairs_and_held_out_in_pairs(tmp_path) -> None:
+    path = tmp_path / "labels.jsonl"
+    rows = [
+        {"prompt": f"{n}?", "completion": "yes" if good else "no", "label": good}
+        for good in (True, False)
+        for n in range(8)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"model": "none", "dataset": str(path), "epochs": 1, "eval_rows": 2, "samples": 0}
+    adapters = {"training_client": noop.TrainingClient}
+    result = ck.run("dpo", config, adapters, run_dir=tmp_path / "run", handlers=())
+    assert result.metrics.latest("train_rows") == 6
+    assert result.metrics.latest("held_out_rows") == 2
+    rows.append({"prompt": "alone?", "completion": "yes", "label": True})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StageError, match="row 16: its prompt has only good answers"):
+        ck.run("dpo", config, adapters, run_dir=tmp_path / "failed", handlers=())
+    config["unmatched"] = "drop"
+    result = ck.run("dpo", config, adapters, run_dir=tmp_path / "dropped", handlers=())
+    assert result.metrics.latest("unmatched_rows") == 1
+
+
 def test_preferences_are_packed_by_pairs(tmp_path) -> None:
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{n}?", "chosen": "yes " * (n % 6), "rejected": "no"} for n in range(1, 20)]
@@ -165,6 +240,8 @@ def test_preferences_are_packed_by_pairs(tmp_path) -> None:
         ({"dataset": [{"name": "a", "weight": 1.0}, {"name": "b"}]}, "all or none have a weight"),
         ({"dataset": [{"name": "a", "weight": 0.0}]}, "dataset"),
         ({"dataset": [{"nam": "a"}]}, "dataset"),
+        ({"dataset": [{"name": "a"}], "dataset_options": {"config": "x"}}, "dataset_options must"),
+        ({"max_rows": 0}, "max_rows must be at least 1"),
         ({"pack_tokens": 0}, "pack_tokens must be at least 1"),
         ({"pack_tokens": 500, "max_length": 512}, "pack_tokens must be at least"),
         ({"pack_tokens": 4096, "order": "by_length"}, "order must not be 'by_length'"),

@@ -25,6 +25,7 @@ from .row_values import RowValues, row_hash
 from .spans import TRAIN_ON
 from .steps import ORDERS, StepOrder, micro_batches, size_of
 from .truncate import TRUNCATIONS
+from .unpaired import pair_up
 
 __all__ = [
     "ORDERS",
@@ -55,6 +56,7 @@ __all__ = [
     "micro_batches",
     "mix",
     "normalise_weights",
+    "pair_up",
     "parse_preference",
     "parse_row",
     "prepare",

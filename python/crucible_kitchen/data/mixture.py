@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,12 +22,14 @@ class MixturePart(BaseModel):
     Args:
         name: that the data store knows.
         weight: its share of the rows, relative to those of the others; None: as many as it has.
+        options: what else the data store is told of it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[str, Field(min_length=1)]
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 def mix(counts: Sequence[int], weights: Sequence[float | None], seed: int) -> list[tuple[int, int]]:

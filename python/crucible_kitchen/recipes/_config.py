@@ -91,7 +91,7 @@ def _type_of(schema: Mapping[str, Any]) -> str:
         return "mapping"
     if schema.get("type") == "array":
         return f"list of {_type_of(schema['items'])}"
-    names = {"string": "text", "null": "none", "integer": "whole number"}
+    names = {"string": "text", "null": "none", "integer": "whole number", "object": "mapping"}
     return names.get(schema.get("type", ""), str(schema.get("type", "any")))
 
 

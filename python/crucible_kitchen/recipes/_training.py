@@ -37,6 +37,14 @@ class TrainingConfig(RecipeConfig):
 
     model: Text = Field("smollm2-135m", description="name the hub client knows, or a local folder")
     dataset: Text | Mixture
+    dataset_options: dict[str, Any] = Field(
+        {},
+        description="what else the store is told, such as {config: main} or {streaming: true} of "
+        "a hub's data set; each data set of a list has options of its own",
+    )
+    max_rows: Positive | None = Field(
+        None, description="most rows of a split, from its start; a stream is read no further"
+    )
     train_split: str = Field("train", description="the split that is trained")
     eval_split: str | None = Field(
         None,
@@ -207,6 +215,15 @@ class TrainingConfig(RecipeConfig):
             raise ValueError(
                 "early_stopping_gain must be 0 without early_stopping or save_best, "
                 f"got {self.early_stopping_gain}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_belong_to_a_data_set(self) -> Self:
+        if self.dataset_options and not isinstance(self.dataset, str):
+            raise ValueError(
+                "dataset_options must be empty for a list of data sets, each of which can have "
+                f"options, got {self.dataset_options}"
             )
         return self
 

@@ -12,6 +12,7 @@ from .evaluate_pairs import evaluate_pairs
 from .forward_backward import forward_backward
 from .init_session import init_session
 from .load_data import load_data
+from .load_pairs import load_pairs
 from .load_tokenizer import load_tokenizer
 from .optim_step import optim_step
 from .order_batches import order_batches
@@ -42,6 +43,7 @@ __all__ = [
     "forward_backward",
     "init_session",
     "load_data",
+    "load_pairs",
     "load_tokenizer",
     "optim_step",
     "order_batches",

@@ -10,7 +10,7 @@ from crucible_kitchen.stages import (
     dpo_forward_backward,
     evaluate_pairs,
     init_session,
-    load_data,
+    load_pairs,
     optim_step,
     order_batches,
     prepare_pairs,
@@ -31,7 +31,7 @@ from .sft import epochs, goes_on, not_evaluated, should_evaluate, should_save, w
 _sample = sample.bind(held_out_rows="held_out_chats")
 
 dpo = workflow("dpo")[
-    load_data,
+    load_pairs,
     resolve_model,
     init_session,
     prepare_pairs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from crucible_kitchen.graph import workflow
 from crucible_kitchen.stages import (
     load_data,
+    load_pairs,
     load_tokenizer,
     preview_pairs,
     preview_rows,
@@ -12,4 +13,4 @@ from crucible_kitchen.stages import (
 )
 
 preview_sft = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_rows]
-preview_dpo = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_pairs]
+preview_dpo = workflow("preview")[load_pairs, resolve_model, load_tokenizer, preview_pairs]
