@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from crucible_kitchen.errors import KernelError, did_you_mean
+from crucible_kitchen.ops._dpo_formulas import DIVERGENCES, DPO_LOSSES
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
-from crucible_kitchen.ops.dpo_loss import DIVERGENCES, DPO_LOSSES, answer_logprobs, dpo_loss
+from crucible_kitchen.ops.dpo_loss import answer_logprobs, dpo_loss
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
