@@ -1,6 +1,7 @@
 """Attention over sequences laid end to end, as an attention function of transformers.
 
-Nothing is padded and no [T, T] mask is built: every sequence attends to itself alone.
+Nothing is padded and no [T, T] mask is built: every segment attends to itself and to the segments
+that it continues.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ def varlen_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     segments: Sequence[int] | None = None,
+    parents: Sequence[int] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention with grouped key-value heads that never crosses from one segment to another.
+    """Causal attention with grouped key-value heads along a tree of segments.
 
     Args:
         query: [B, heads, T, D].
@@ -41,7 +43,9 @@ def varlen_attention(
         attention_mask: must be None; there is nothing to mask.
         scaling: of the scores, ``1 / sqrt(D)`` if None.
         sliding_window: how many tokens back a query sees, itself included; all if None.
-        segments: lengths of the sequences along T, which they sum to; one sequence if None.
+        segments: lengths of the segments along T, which they sum to; one segment if None.
+        parents: the earlier segment that each continues, and sees with all that this one continues,
+            or -1; none continues another if None.
         options: transformers' other arguments. Dropout on attention weights is not applied: only
             the LoRA branch of a frozen model drops anything.
 
@@ -61,9 +65,25 @@ def varlen_attention(
         return _attend(query, key, value, scaling, sliding_window).transpose(1, 2), None
     lengths = list(segments)
     # The backward of a split is one concatenation; that of slices adds up zero-filled tensors.
-    parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, key, value)), strict=True)
-    outputs = [_attend(q, k, v, scaling, sliding_window).transpose(1, 2) for q, k, v in parts]
+    queries, keys, values = (torch.split(t, lengths, dim=2) for t in (query, key, value))
+    outputs = []
+    for i, path in enumerate(_paths(parents or [-1] * len(lengths))):
+        k, v = (_along(path, parts) for parts in (keys, values))
+        outputs.append(_attend(queries[i], k, v, scaling, sliding_window).transpose(1, 2))
     return torch.cat(outputs, dim=1), None
+
+
+def _paths(parents: Sequence[int]) -> list[list[int]]:
+    """For each segment those from the first that it continues, itself last."""
+    paths: list[list[int]] = []
+    for i, parent in enumerate(parents):
+        paths.append([*(paths[parent] if parent >= 0 else []), i])
+    return paths
+
+
+def _along(path: Sequence[int], parts: Sequence[Tensor]) -> Tensor:
+    """What a segment sees, end to end."""
+    return parts[path[-1]] if len(path) == 1 else torch.cat([parts[i] for i in path], dim=2)
 
 
 def _attend(

@@ -1,4 +1,4 @@
-"""From datums to passes: sequences laid end to end, and the positions whose targets count."""
+"""From datums to passes: sequences as one tree, and the positions whose targets count."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Pass:
     Args:
         examples: in the batch's order.
         packed: their tokens.
-        rows: int64 [n], the positions to compute, counted along the packed tokens.
+        rows: int64 [n], where the positions to compute are among the packed tokens; a shared one
+            is there once for each example.
         inputs: the loss inputs at those positions, [n] each.
     """
 
@@ -99,12 +100,12 @@ def passes(
 
 def together(examples: Sequence[Example], device: torch.device) -> Pass:
     """Examples as one pass."""
-    starts = np.cumsum([0, *(len(example.tokens) for example in examples[:-1])])
-    rows = [example.rows + start for example, start in zip(examples, starts, strict=True)]
+    packed = Packed.of([example.tokens for example in examples], device)
+    rows = [places[e.rows] for places, e in zip(packed.places, examples, strict=True)]
     shared = set.intersection(*(set(example.inputs) for example in examples))
     return Pass(
         examples=examples,
-        packed=Packed.of([example.tokens for example in examples], device),
+        packed=packed,
         rows=torch.from_numpy(np.concatenate(rows)).to(device),
         inputs={
             name: torch.from_numpy(np.concatenate([e.inputs[name][e.rows] for e in examples])).to(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
 from crucible_kitchen.adapters.local import attention
+from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import fuse, load_lora
 
@@ -26,28 +28,34 @@ _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences laid end to end.
+    """Sequences laid end to end, with what several of them begin with there once.
 
     Args:
         tokens: int64 [T].
-        positions: int64 [T], counting from 0 in each sequence.
-        lengths: of the sequences, in order; they sum to T.
+        positions: int64 [T], of each token in its sequences.
+        lengths: of the segments, in order; they sum to T.
+        parents: the segment that each continues, or -1 where it starts a sequence.
+        places: int64, for each sequence where its tokens are among the T.
     """
 
     tokens: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
+    parents: tuple[int, ...]
+    places: tuple[Tokens, ...]
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
-        """Pack token sequences, none of them empty."""
-        tokens = [token for sequence in sequences for token in sequence]
-        positions = [position for sequence in sequences for position in range(len(sequence))]
-        return cls(
-            torch.tensor(tokens, dtype=torch.int64, device=device),
-            torch.tensor(positions, dtype=torch.int64, device=device),
-            tuple(len(sequence) for sequence in sequences),
-        )
+    def of(
+        cls,
+        sequences: Sequence[Sequence[int]],
+        device: torch.device,
+        *,
+        share_at_least: int = WORTH_SHARING,
+    ) -> Packed:
+        """Pack token sequences, none of them empty; see `tree_of` for what is shared."""
+        tree = tree_of(sequences, at_least=share_at_least)
+        tokens, positions = (torch.from_numpy(t).to(device) for t in (tree.tokens, tree.positions))
+        return cls(tokens, positions, tree.lengths, tree.parents, tree.places)
 
 
 class CausalModel:
@@ -113,12 +121,13 @@ class CausalModel:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def hidden(self, packed: Packed) -> Tensor:
-        """Last hidden states [T, H] of packed sequences."""
+        """Last hidden states [T, H] of packed sequences; `packed.places` says whose they are."""
         output = self.model.base_model(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
             use_cache=False,
             segments=packed.lengths,
+            parents=packed.parents,
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
@@ -126,7 +135,7 @@ class CausalModel:
         """Log-probabilities, in nats, of one target token at each chosen position.
 
         Args:
-            rows: int64 [n], positions in the packed sequences.
+            rows: int64 [n], positions among the packed tokens, as often as they are asked for.
             targets: int64 [n], the token that should come next there.
 
         Returns:
@@ -134,7 +143,8 @@ class CausalModel:
         """
         hidden = self.hidden(packed)
         # The head has the most columns of all; only the rows that matter go through it.
-        chosen = hidden if len(rows) == len(hidden) else hidden.index_select(0, rows)
+        everything = len(rows) == len(hidden) and len(packed.places) == len(packed.lengths)
+        chosen = hidden if everything else hidden.index_select(0, rows)
         return ops.linear_logprobs(chosen, self.head.weight, targets)
 
     def load_adapter(self, path: str | os.PathLike[str]) -> None:
@@ -159,14 +169,15 @@ class CausalModel:
         """Switch to packed attention and fused parts; a few tokens show that nothing changed."""
         if self.head.bias is not None:
             raise PortError("local model: the model's head must have no bias, but it has one")
-        sequences = [[1, 2, 3], [4, 3, 2, 1, 5], [2]]
+        sequences = [[1, 2, 3], [1, 2, 5, 4], [4, 3, 2, 1, 5], [2]]
         sequences = [[token % self.vocabulary for token in sequence] for sequence in sequences]
         tokens = [torch.tensor([sequence], device=self.device) for sequence in sequences]
         wanted = torch.cat([self.model(input_ids=t, use_cache=False).logits[0] for t in tokens])
         self.model.set_attn_implementation(attention.NAME)
         fuse(self.model)
-        hidden = self.hidden(Packed.of(sequences, self.device))
-        got = functional.linear(hidden, self.head.weight)
+        packed = Packed.of(sequences, self.device, share_at_least=2)
+        places = torch.from_numpy(np.concatenate(packed.places)).to(self.device)
+        got = functional.linear(self.hidden(packed)[places], self.head.weight)
         error = float((got.float() - wanted.float()).norm() / wanted.float().norm())
         if not error <= _AGREEMENT[self.head.weight.dtype]:
             kind = type(self.model).__name__

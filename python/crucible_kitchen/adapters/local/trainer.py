@@ -143,7 +143,7 @@ class Trainer:
 
 
 def _counts(examples: Sequence[Example]) -> dict[str, float]:
-    """How many tokens went through the model, and at how many the loss was taken."""
+    """How many tokens the examples have, and at how many the loss was taken."""
     trained = (int((example.inputs["weights"] != 0).sum()) for example in examples)
     tokens = sum(len(example.tokens) for example in examples)
     return {"tokens:sum": tokens, "trained_tokens:sum": sum(trained)}

@@ -56,8 +56,9 @@ class LocalSession(Session):
 class TrainingClient(ports.TrainingClient):
     """Trains in this process, on one thread of its own.
 
-    Sequences of a batch are laid end to end, never padded, and the head sees only the positions
-    that count. So `forward_backward` and `forward_backward_custom` do not compute a position whose
+    Sequences of a batch are laid end to end, never padded; what several of them begin with (a
+    system prompt, the prompt of a pair) is computed once; and the head sees only the positions that
+    count. So `forward_backward` and `forward_backward_custom` do not compute a position whose
     weight is 0: its log probability reads 0. `forward` computes every position.
 
     Args:
