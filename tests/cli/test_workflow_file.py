@@ -104,6 +104,18 @@ def test_a_program_runs_it(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ck.describe("flow.yaml")["name"] == "counting"
 
 
+def test_json_is_taken_too(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(flow.parent)
+    written = ck.Workflow.from_yaml(flow.read_text().partition("config:")[0]).to_json()
+    flow.with_suffix(".json").write_text(written.rstrip().removesuffix("}") + ', "config": {}}')
+    given = {"dataset_store": "noop"}
+    result = ck.run("flow.json", {"dataset": "sums"}, adapters=given, handlers=())
+    assert result.context.state.total == 6
+    flow.with_suffix(".json").write_text("{")
+    with pytest.raises(ConfigError, match=r"flow\.json is not JSON"):
+        ck.validate("flow.json")
+
+
 def test_what_is_wrong_in_it_is_told_with_its_lines(
     flow: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +132,7 @@ def test_what_is_wrong_in_it_is_told_with_its_lines(
     [
         ("workflow: w\nbdy: []", "unknown key 'bdy'; did you mean 'body'"),
         ("workflow: w\nrecipe: sft\nbody: []", "unknown key 'recipe'"),
+        ("body: []\nconfg: {}", "unknown key 'confg'; did you mean 'config'"),
         ("workflow: w\nconfig: 3\nbody: []", "config must be a mapping"),
     ],
 )
@@ -129,6 +142,9 @@ def test_a_wrong_key_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ck.validate(path)
     assert said in str(caught.value)
+    path.write_text("body: []\n")
+    with pytest.raises(WorkflowError, match="a workflow is a mapping with workflow: NAME"):
+        ck.validate(path)
     path.write_text("workflow: w\nbody: []\n")
     with pytest.raises(WorkflowError, match="is empty"):
         ck.validate(path)

@@ -58,7 +58,7 @@ def find_target(target: object) -> Target:
         return Target(target.name, as_workflow(target.workflow), target)
     if isinstance(target, str | os.PathLike):
         path = Path(target)
-        if path.suffix in (".yaml", ".yml"):
+        if path.suffix in (".yaml", ".yml", ".json"):
             return _of_file(read_run_file(path))
         recipe = find_recipe(str(target))
         return Target(recipe.name, as_workflow(recipe.workflow), recipe)

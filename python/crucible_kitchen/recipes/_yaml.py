@@ -9,7 +9,7 @@ from typing import Any
 
 from crucible_kitchen.errors import ConfigError, did_you_mean
 from crucible_kitchen.graph import Workflow
-from crucible_kitchen.graph.text import FIELDS, workflow_of
+from crucible_kitchen.graph.text import FIELDS, parse_json, workflow_of
 from crucible_kitchen.graph.text.yaml_text import parse_yaml
 
 _WITH = ("config", "adapters", "run_dir")
@@ -54,17 +54,19 @@ def read_run_file(path: Path) -> RunFile:
     """A file with ``recipe`` or ``workflow``; ``config``, ``adapters`` and ``run_dir`` if need be.
 
     Raises:
-        ConfigError: it cannot be read, is not YAML, or has other keys or kinds of values.
+        ConfigError: it cannot be read, is not YAML (or JSON, where its name says so), or has other
+            keys or kinds of values.
         WorkflowError: the workflow in it is wrong; with every problem.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    content = parse(text, str(path))
+    json = path.suffix == ".json"
+    content = _parse_json(text, path) if json else parse(text, str(path))
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} must hold keys {', '.join(_RECIPE)}, got {content!r:.60}")
-    known = (*FIELDS, *_WITH) if "workflow" in content else _RECIPE
+    known = (*FIELDS, *_WITH) if _is_workflow(content) else _RECIPE
     for key in content:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(str(key), known)}")
@@ -74,14 +76,25 @@ def read_run_file(path: Path) -> RunFile:
         "adapters": dict(content.get("adapters") or {}),
         "run_dir": content.get("run_dir"),
     }
-    if "workflow" in content:
-        lined = parse_yaml(text, lines=True)
+    if _is_workflow(content):
+        lined = content if json else parse_yaml(text, lines=True)
         for key in _WITH:
             lined.pop(key, None)
         return RunFile(workflow=workflow_of(lined, str(path)), **given)
     if not content.get("recipe"):
         raise ConfigError(f"{path}: recipe must be given, such as `recipe: sft`")
     return RunFile(content["recipe"], **given)
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+
+
+def _is_workflow(content: Mapping[str, Any]) -> bool:
+    return "workflow" in content or "body" in content
 
 
 def _check_kinds(content: Mapping[str, Any], path: Path) -> None:

@@ -27,7 +27,7 @@ def to_yaml(workflow: Workflow) -> str:
 def from_json(text: str, source: str = "") -> Workflow:
     """A workflow from JSON; see `Workflow.from_json`."""
     try:
-        content = json.loads(text, object_pairs_hook=_each_key_once)
+        content = parse_json(text)
     except ValueError as error:
         raise _not_a_document("JSON", source, error) from error
     return workflow_of(content, source)
@@ -42,6 +42,15 @@ def from_yaml(text: str, source: str = "") -> Workflow:
     except ValueError as error:
         raise _not_a_document("YAML", source, error) from error
     return workflow_of(content, source)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON document.
+
+    Raises:
+        ValueError: it is not JSON, or has a key twice in a mapping.
+    """
+    return json.loads(text, object_pairs_hook=_each_key_once)
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
