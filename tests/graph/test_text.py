@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -261,10 +263,21 @@ def test_what_is_broken_already_is_told_instead_of_lost() -> None:
     assert "'is_big' is not a stage" in said
 
 
-def test_what_stands_in_main_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(is_big, "__module__", "__main__")
-    said = refused(workflow("w")[when(is_big)[load]])
-    assert "is defined in the program that runs" in said
+def test_what_stands_in_the_program_is_read_by_that_program_alone(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nimport crucible_kitchen as ck\n\n"
+        "@ck.stage(writes='x')\ndef load() -> int:\n    return 1\n\n"
+        "flow = ck.workflow('w')[load]\n"
+        "assert ck.Workflow.from_yaml(flow.to_yaml()) == flow\n"
+        "print(flow.to_yaml())\n"
+    )
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "- __main__:load" in done.stdout
+    said = "\n".join(problems(done.stdout))
+    assert "there is no 'load' in it" in said
+    assert "give it a module of its own" in said
 
 
 def test_a_name_that_means_something_else_now_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

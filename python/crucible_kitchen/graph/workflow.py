@@ -105,9 +105,12 @@ class Workflow(Block):
     def to_json(self) -> str:
         """The workflow as JSON: functions and classes by import path, ``module:qualname``.
 
+        What is defined in the program itself is written as ``__main__:name``, and only that program
+        can read it.
+
         Raises:
             WorkflowError: with everything that has no text: lambdas, functions defined inside
-                others or in ``__main__``, values that are no numbers, texts or lists of them.
+                others, values that are no numbers, texts or lists of them.
         """
         from .text import to_json
 

@@ -64,15 +64,14 @@ def find_path(thing: Any, is_it: Callable[[Any], bool]) -> str:
         Unwritable: nothing that can be imported does.
     """
     home, qualname = _home(thing)
-    if home != "__main__":
-        for name in (qualname, *_other_names(home, is_it)):
-            path = f"{home}:{name}"
-            if _PATH.fullmatch(path):
-                try:
-                    if is_it(find(path)):
-                        return path
-                except NotFound:
-                    continue
+    for name in (qualname, *_other_names(home, is_it)):
+        path = f"{home}:{name}"
+        if _PATH.fullmatch(path):
+            try:
+                if is_it(find(path)):
+                    return path
+            except NotFound:
+                continue
     raise _unwritable(thing, home, qualname)
 
 
@@ -103,6 +102,8 @@ def find(path: str) -> Any:
             known = [key for key in dir(found) if not key.startswith("_")]
             near = did_you_mean(name, known)
             advice = near if near.startswith("did") else ""
+            if home == "__main__":
+                advice = "the program that wrote it held it itself; give it a module of its own"
             raise NotFound(f"{path!r}: there is no {name!r} in it", advice) from None
     return found
 
@@ -138,9 +139,6 @@ def _unwritable(thing: Any, home: str, qualname: str) -> Unwritable:
         what, why = "a lambda", "has no name"
     elif "<locals>" in qualname:
         what, why = repr(qualname.rpartition(".")[2]), "is defined inside a function"
-    elif home == "__main__":
-        why = "is defined in the program that runs, which no other can import"
-        advice = "put it into a module of its own"
     elif callable(thing) and not hasattr(thing, "__qualname__"):
         what, why = f"an object of class {qualname!r}", "has no name in its module"
     else:
