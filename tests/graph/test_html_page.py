@@ -125,6 +125,12 @@ def test_it_stands_alone_and_draws_everything_as_it_is_nested() -> None:
     assert str(Path(__file__).parent) not in text
 
 
+def test_an_order_that_no_key_tells_is_said() -> None:
+    value = workflow("w")[make, skip.with_(after="make"), use]
+    assert '<span class="port">after make</span>' in value.html()
+    assert "after use" not in value.html()
+
+
 def test_a_finished_run_is_told_stage_by_stage() -> None:
     events = events_of(WHOLE)
     text = WHOLE.html(events)
