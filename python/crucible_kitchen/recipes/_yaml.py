@@ -77,7 +77,7 @@ def read_run_file(path: Path) -> RunFile:
         "run_dir": content.get("run_dir"),
     }
     if _is_workflow(content):
-        lined = content if json else parse_yaml(text, lines=True)
+        lined: Any = content if json else parse_yaml(text, lines=True)
         for key in _WITH:
             lined.pop(key, None)
         return RunFile(workflow=workflow_of(lined, str(path)), **given)
