@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import random
 import re
 import subprocess
 import sys
@@ -400,3 +401,45 @@ def test_json_is_json() -> None:
         "going",
         "never",
     ]
+
+
+JUNK: list[Any] = [
+    *(None, True, 3, -1, 1.5, "", "x", "a:b", "builtins:int", "builtins:len", [], {}, [1], [[]]),
+    *({"a": 1}, {"tuple": 3}, {"set": [[1]]}, {"dict": [1]}, {"bytes": "!"}, {"float": "x"}),
+    *({"range": ["a"]}, {"import": 3}, {"key": 3}, {"literal": {"tuple": 1}}, [{"stage": 3}]),
+    *({"stage": "builtins:int"}, {"loop": 1}, {"attempts": "x"}, {"on": [3]}),
+    *(f"{HERE}:Scale", f"{HERE}:load", f"{HERE}:is_big"),
+]
+FIELDS = ("x", "body", "over", "on", "name", "stage", "bind", "options", "retry", "writes")
+
+
+def _places(content: Any) -> list[tuple[Any, Any]]:
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    found: list[tuple[Any, Any]] = []
+    for key, value in inner:
+        found.append((content, key))
+        if isinstance(value, (dict, list)):
+            found += _places(value)
+    return found
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_was_written_is_read_or_refused(part: int) -> None:
+    whole = WHOLE.to_json()
+    refusals = 0
+    for seed in range(part * 100, part * 100 + 100):
+        chance = random.Random(seed)
+        content = json.loads(whole)
+        for _ in range(chance.randint(1, 3)):
+            parent, key = chance.choice(_places(content))
+            if chance.random() < 0.7:
+                parent[key] = chance.choice(JUNK)
+            elif isinstance(parent, dict):
+                parent[chance.choice(FIELDS)] = parent.pop(key)
+            else:
+                del parent[key]
+        try:
+            Workflow.from_json(json.dumps(content)).to_json()
+        except WorkflowError:
+            refusals += 1
+    assert 50 < refusals < 100

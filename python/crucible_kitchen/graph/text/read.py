@@ -13,7 +13,7 @@ from crucible_kitchen.errors import (
     WorkflowError,
     did_you_mean,
 )
-from crucible_kitchen.graph.blocks import Block, Node, as_nodes
+from crucible_kitchen.graph.blocks import Block, Node, as_nodes, name_defects
 from crucible_kitchen.graph.retry import Retry
 from crucible_kitchen.graph.signature import Defect
 from crucible_kitchen.graph.stage import OPTIONS, Literal, Stage, StageNode, class_node
@@ -136,6 +136,7 @@ class _Reader:
             block = form.make(self.value(item[kind], kind, path, at))
         if "name" in item and not by_name:
             block = replace(block, name=str(item["name"]))
+            self.defects(name_defects(kind, item["name"]), path, at)
         path = f"{around}/{block.name}"
         self.defects(block.defects, path, at)
         changes: dict[str, Any] = {"source": at, "body": self.body(item, "body", path)}
@@ -174,6 +175,10 @@ class _Reader:
     def stage_node(self, found: Any, item: dict[str, Any], path: str, at: str) -> StageNode | None:
         """What an import path gave, as a stage; None, and a problem, where it is none."""
         options = item.get("options") or {}
+        if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+            message = f"options must map names to values, got {options!r:.60}"
+            self.note("bad-text", path, message, at)
+            return None
         if isinstance(found, type) and issubclass(found, Stage):
             try:
                 return class_node(
