@@ -6,6 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
+
+from crucible_kitchen.errors import KernelError
 
 # Any: torch does not annotate Library's methods.
 _LIBRARY: Any = torch.library.Library("crucible_kitchen", "DEF")  # type: ignore[no-untyped-call]
@@ -35,7 +40,52 @@ def register(
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(
-            qualified, backward, setup_context=setup_context, lib=_LIBRARY
+            qualified, _once(name, backward), setup_context=setup_context, lib=_LIBRARY
         )
     op: Callable[..., Any] = getattr(torch.ops.crucible_kitchen, name).default
     return op
+
+
+def _once(op: str, backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward, refused where it is to be differentiated in its turn.
+
+    torch would go on with the parts that it can differentiate, and be wrong in silence.
+    """
+
+    def checked(ctx: Any, *grads: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise KernelError(
+                f"{op}: create_graph must be False, got True; its gradient cannot be "
+                "differentiated again, so use plain torch in its place"
+            )
+        return backward(ctx, *grads)
+
+    return checked
+
+
+def refuse_transforms(op: str) -> None:
+    """Refuse the transforms of `torch.func` that an op does not follow.
+
+    Raises:
+        KernelError: inside `torch.func.grad`, `jvp` or `functionalize`, or under forward-mode
+            differentiation, which would go on with a tangent of zero. `vmap` works.
+    """
+    if torch.compiler.is_compiling():
+        return
+    around = get_interpreter_stack()
+    unknown = around is not None and any(i.key() != TransformType.Vmap for i in around)
+    if unknown or forward_ad._current_level >= 0:
+        raise KernelError(
+            f"{op}: torch.func.grad, jvp and forward-mode differentiation are not supported; use "
+            "torch.autograd.grad or .backward(), or plain torch in its place"
+        )
+
+
+def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in autocast's dtype where autocast is on, as it does with a linear's."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    casts = (torch.float16, torch.bfloat16, torch.float32)
+    return tuple(t.to(dtype) if t.dtype in casts else t for t in tensors)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.kernels.linear_logprobs.variant import Forward
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
@@ -61,6 +61,8 @@ def score(
     Returns:
         sum over v of q_tv log p_tv, with q the smoothed target, nats, [T] float32.
     """
+    refuse_transforms(op)
+    hidden, weight = lowered(hidden, weight)
     check(op, hidden, weight, targets)
     want_slope = torch.is_grad_enabled() and hidden.requires_grad
     logprobs: Tensor = _linear_logprobs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
@@ -30,6 +30,7 @@ def lora_linear(
         x: activations, [..., K], float32, bfloat16 or float16.
         weight: the frozen weight W, [N, K], in x's dtype. The CPU kernel keeps it packed while it
             lives, once for each direction that runs: it takes its memory twice or three times.
+            Under autocast x and W are cast in each call; better keep W in the lower dtype.
         lora_a: A, [R, K], in x's dtype or float32.
         lora_b: B, [N, R], in x's dtype or float32.
         scale: alpha / rank (or alpha / sqrt(rank)), dimensionless.
@@ -46,6 +47,8 @@ def lora_linear(
 
     Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685
     """
+    refuse_transforms("lora_linear")
+    x, weight = lowered(x, weight)
     _check(x, weight, lora_a, lora_b, bias)
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     y: Tensor = _lora_linear(rows, weight, lora_a, lora_b, scale, bias)[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crucible_kitchen import _C
 from crucible_kitchen.kernels.rms_norm.variant import Forward, Gradients, Variant
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import refuse_transforms, register
 from crucible_kitchen.ops._refusals import cpu_refuses, triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
@@ -33,6 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Source: Zhang and Sennrich 2019, eq. 4, https://arxiv.org/abs/1910.07467
     """
+    refuse_transforms("rms_norm")
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(
             f"rms_norm: x must have shape [..., N] with N >= 1, got {list(x.shape)} ({x.dtype})"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crucible_kitchen import _C
 from crucible_kitchen.kernels.swiglu.variant import Variant
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import refuse_transforms, register
 from crucible_kitchen.ops._refusals import cpu_refuses, triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
@@ -31,6 +31,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
     Source: Shazeer 2020, eq. 6, https://arxiv.org/abs/2002.05202
     """
+    refuse_transforms("swiglu")
     if up.shape != gate.shape:
         raise ValueError(
             f"swiglu: up must have gate's shape, {list(gate.shape)}, got {list(up.shape)}"
