@@ -16,7 +16,7 @@ from crucible_kitchen.integrations.report import PatchReport
 KEY = "tokens_per_second"
 
 
-class KernelsCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not annotated
+class KernelsCallback(TrainerCallback):
     """Patch the trainer's model while it trains, say what was patched, and count tokens.
 
     Every log gets ``tokens_per_second``: tokens that are no padding, of this process, since the
