@@ -233,3 +233,45 @@ def test_sparse_gradients_are_refused() -> None:
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="dense"):
         AdamW(table.parameters()).step()
+
+
+def test_under_a_grad_scaler_as_torchs() -> None:
+    ours, theirs = make_params()[:3], make_params()[:3]
+    for params, optimizer in ((ours, AdamW(ours, **SETTINGS)), (theirs, _torchs(theirs))):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+        for step in range(5):
+            optimizer.zero_grad()
+            loss = sum((p * (step + 1)).square().sum() for p in params)
+            scaler.scale(loss).backward()
+            if step == 2:
+                params[0].grad[0, 0] = math.inf  # type: ignore[index]
+            scaler.step(optimizer)
+            scaler.update()
+        assert optimizer.state[params[0]]["step"] == 4, "the step with an infinity is skipped"
+    assert_close(ours, theirs, 1e-6)
+
+
+def _torchs(params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, **SETTINGS)
+
+
+def test_a_scheduler_that_moves_the_betas_too() -> None:
+    ours, theirs = make_params(), make_params()
+    for params, optimizer in ((ours, AdamW(ours, **SETTINGS)), (theirs, _torchs(theirs))):
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=30)
+        for grads in make_grads(20, params):
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad
+            optimizer.step()
+            scheduler.step()
+    assert_close(ours, theirs, 1e-6)
+
+
+def test_a_group_added_later_and_a_rate_that_is_a_tensor() -> None:
+    ours, theirs = make_params(), make_params()
+    for params, kind in ((ours, AdamW), (theirs, torch.optim.AdamW)):
+        optimizer = kind(params[:2], lr=torch.tensor(1e-2))
+        train(optimizer, params[:2], steps=2)
+        optimizer.add_param_group({"params": params[2:], "weight_decay": 0.3})
+        train(optimizer, params, steps=3)
+    assert_close(ours, theirs, 1e-6)

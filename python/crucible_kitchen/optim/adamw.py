@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from crucible_kitchen import ops
@@ -23,7 +24,7 @@ class AdamW(torch.optim.Optimizer):
     caller decides whether to go on.
 
     Args:
-        params: parameters or parameter groups, float32 or bfloat16.
+        params: parameters or parameter groups, float32 or bfloat16, whole or sharded by FSDP2.
         lr: learning rate; schedulers of torch set it.
         betas: decay of the running means of the gradient and of its square, in [0, 1).
         eps: added to the root of the second mean.
@@ -170,9 +171,9 @@ class AdamW(torch.optim.Optimizer):
             state["step"] += 1
         steps = [state["step"] for state in states]
         ops.adamw_step(
-            params,
-            grads,
-            *([state[name] for state in states] for name in _MOMENTS),
+            _locals(params),
+            _locals(grads),
+            *(_locals([state[name] for state in states]) for name in _MOMENTS),
             step=steps,
             lr=float(group["lr"]),
             betas=(float(group["betas"][0]), float(group["betas"][1])),
@@ -199,9 +200,31 @@ def _state_dtype(param: Tensor) -> torch.dtype:
     return torch.promote_types(param.dtype, torch.float32)
 
 
+def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this process holds of each: FSDP2 makes DTensors of parameters and gradients."""
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+
+
 def _global_norm(lists: Iterable[list[Tensor]]) -> float:
-    """The norm of all gradients of all lists; each device reduces its own."""
-    by_device: dict[torch.device, list[Tensor]] = {}
+    """The norm of all gradients of all lists; each device and process reduces its own."""
+    alike: dict[tuple[Any, ...], list[Tensor]] = {}
     for grads in lists:
-        by_device.setdefault(grads[0].device, []).extend(grads)
-    return math.hypot(*(float(ops.grad_norm(grads)) for grads in by_device.values()))
+        for grad in grads:
+            layout = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else ()
+            alike.setdefault((grad.device, *layout), []).append(grad)
+    return math.hypot(*(_norm(grads) for grads in alike.values()))
+
+
+def _norm(grads: list[Tensor]) -> float:
+    """The norm of gradients that lie alike on devices and processes."""
+    norm = ops.grad_norm(_locals(grads))
+    first = grads[0]
+    if not isinstance(first, DTensor):
+        return float(norm)
+    squares = norm.square()
+    for dimension, placement in enumerate(first.placements):
+        if placement.is_partial():
+            raise ValueError("AdamW: gradients must be summed over processes, got partial sums")
+        if placement.is_shard():
+            torch.distributed.all_reduce(squares, group=first.device_mesh.get_group(dimension))
+    return math.sqrt(float(squares))
