@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from crucible_kitchen import bootstrap
 from crucible_kitchen.engine import Event, RunResult
@@ -26,6 +28,12 @@ def main(arguments: argparse.Namespace) -> int:
     """Run it."""
     config = read_config(arguments.config)
     adapters = read_adapters(arguments.target, arguments.adapters, arguments.adapter)
+    if rank := int(os.environ.get("RANK", "0")):
+        # One of several processes of `torchrun`: the first one's folder is the run's.
+        with tempfile.TemporaryDirectory(prefix=f"crucible-rank-{rank}-") as folder:
+            run_dir = Path(folder) / "run"
+            bootstrap.run(arguments.target, config, adapters, run_dir=run_dir, handlers=())
+        return 0
     handlers = () if arguments.quiet else (_Console(),)
     result = bootstrap.run(
         arguments.target,

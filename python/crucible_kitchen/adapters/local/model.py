@@ -192,7 +192,10 @@ class CausalModel:
 def resolve_device(device: str) -> torch.device:
     """The device of that name; ``auto`` is cuda where there is one, else the CPU."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        # `torchrun` numbers the processes of a machine, one a GPU.
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     try:
         return torch.device(device)
     except RuntimeError as error:

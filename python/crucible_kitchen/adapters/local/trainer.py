@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crucible_kitchen import nn
 from crucible_kitchen.adapters.local.batch import Example, Pass, passes, together
+from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.adapters.local.losses import PER_TOKEN
 from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.errors import PortError
@@ -31,10 +32,19 @@ class Trainer:
         model: loaded and frozen; gets LoRA here.
         config: of the session.
         tokens_per_pass: most tokens that go through the model at once; more are split, exactly.
+        group: the processes that share each batch; each of them is given the whole of it.
     """
 
-    def __init__(self, model: CausalModel, config: SessionConfig, *, tokens_per_pass: int) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        config: SessionConfig,
+        *,
+        tokens_per_pass: int,
+        group: Group | None = None,
+    ) -> None:
         self.model, self.config, self.tokens_per_pass = model, config, tokens_per_pass
+        self.group = group or Group()
         nn.apply_lora(
             model.model,
             nn.LoraConfig(
@@ -73,8 +83,7 @@ class Trainer:
     ) -> ForwardBackwardResult:
         """As `forward_backward`, for a loss that sees the whole batch at once."""
         self.model.model.train()
-        batch = together(examples, self.model.device)
-        logprobs = batch.per_example(self._logprobs(batch))
+        logprobs = self._logprobs_of_all(examples)
         loss, metrics = fn(datums, logprobs)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise TypeError(
@@ -100,6 +109,7 @@ class Trainer:
             group["betas"] = (params.beta1, params.beta2)
             group["weight_decay"] = params.weight_decay
         self.optimizer.max_grad_norm = params.grad_clip_norm
+        self.group.sum_gradients(self.parameters)
         self.optimizer.step()
         self.optimizer.zero_grad()
         norm = self.optimizer.last_grad_norm
@@ -117,7 +127,8 @@ class Trainer:
     ) -> ForwardBackwardResult:
         total, outputs = 0.0, []
         device, size = self.model.device, self.tokens_per_pass
-        for batch in passes(examples, tokens_per_pass=size, device=device):
+        mine = self.group.share(examples)
+        for batch in passes(mine, tokens_per_pass=size, device=device) if mine else ():
             if not len(batch.rows):
                 outputs += [TensorData([0.0] * len(e.tokens), "float32") for e in batch.examples]
                 continue
@@ -127,6 +138,7 @@ class Trainer:
                 losses.sum().backward()  # type: ignore[no-untyped-call]
             total += float(losses.detach().double().sum())
             outputs += [TensorData(lp) for lp in batch.per_example(logprobs.detach())]
+        total, outputs = sum(self.group.gather(total)), self.group.interleave(outputs)
         counts = _counts(examples)
         weight = sum(float(e.inputs["weights"].sum(dtype="float64")) for e in examples)
         return ForwardBackwardResult(
@@ -134,6 +146,22 @@ class Trainer:
             loss_fn_outputs=tuple({"logprobs": output} for output in outputs),
             metrics={"loss:sum": total, "weights:sum": weight, **counts},
         )
+
+    def _logprobs_of_all(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Log-probabilities [T] of every example of a batch, in one pass of each process.
+
+        A loss of all of them has its gradient in parts: each process follows its own share, and
+        `optim_step` adds the parts up.
+        """
+        mine = self.group.share(examples)
+        batch = together(mine, self.model.device) if mine else None
+        own = [] if batch is None else batch.per_example(self._logprobs(batch))
+        if self.group.size == 1:
+            return own
+        shared = self.group.interleave([logprobs.detach().cpu() for logprobs in own])
+        everyone = [logprobs.to(self.model.device).requires_grad_() for logprobs in shared]
+        everyone[self.group.rank :: self.group.size] = own
+        return everyone
 
     def _logprobs(self, batch: Pass) -> Tensor:
         if torch.is_grad_enabled():

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local import batch, checkpoint
+from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
@@ -54,12 +55,15 @@ class LocalSession(Session):
 
 
 class TrainingClient(ports.TrainingClient):
-    """Trains in this process, on one thread of its own.
+    """Trains in this process, on one thread of its own; under `torchrun`, in all of its processes.
 
     Sequences of a batch are laid end to end, never padded; what several of them begin with (a
     system prompt, the prompt of a pair) is computed once; and the head sees only the positions that
     count. So `forward_backward` and `forward_backward_custom` do not compute a position whose
     weight is 0: its log probability reads 0. `forward` computes every position.
+
+    The processes that `torchrun` starts must ask for the same in the same order. Each computes its
+    share of every batch, all get the whole result, and gradients are summed before a step.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
@@ -100,7 +104,8 @@ class TrainingClient(ports.TrainingClient):
 
         def start() -> Trainer:
             model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
-            trainer = Trainer(model, config, tokens_per_pass=self._tokens_per_pass)
+            group = Group.of_environment(model.device)
+            trainer = Trainer(model, config, tokens_per_pass=self._tokens_per_pass, group=group)
             if config.checkpoint_path is not None:
                 path = Path(config.checkpoint_path)
                 # An adapter alone is a place to start from too, with a fresh optimizer.
