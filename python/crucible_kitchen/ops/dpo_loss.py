@@ -20,8 +20,11 @@ from ._dpo_formulas import DIVERGENCES, DPO_LOSSES, Pairs
 
 _EXO_SMOOTHING: Final = 1e-3
 _ALPHA: Final = 0.5
-LOG_RATIO_ONLY: Final = frozenset({"aot", "bco_pair"})
-"""Losses that compare sums over many pairs, which only the log ratio itself has."""
+_OF_THE_DIFFERENCE: Final = frozenset(
+    {"sigmoid", "hinge", "ipo", "robust", "exo_pair", "discopop", "sigmoid_norm"}
+)
+"""Losses that see only the difference of the two answers to a prompt. Under a divergence other than
+reverse KL, what stands for a log ratio is known up to a term of the prompt, which cancels there."""
 
 _BY_LENGTH: Final = frozenset({"ipo", "sigmoid_norm"})
 _SMOOTHED: Final = frozenset({"sigmoid", "robust", "exo_pair", "aot", "aot_unpaired"})
@@ -79,7 +82,8 @@ def dpo_loss(
         tau: temperature, above 0; read by ``discopop``.
         sft_weight: how much of the chosen answer's negative log probability per token is added
             (Pang et al. 2024, eq. 1, https://arxiv.org/abs/2404.19733); above 0 it needs lengths.
-        divergence: a name in `DIVERGENCES`; ``aot`` and ``bco_pair`` know only ``reverse_kl``.
+        divergence: a name in `DIVERGENCES`; losses of more than the difference of the two answers
+            know only ``reverse_kl``.
         alpha: of the divergence ``alpha``, in (0, 1), None for 0.5; the others have none.
 
     Returns:
@@ -179,8 +183,8 @@ def _check_divergence(parts: Mapping[str, float], divergence: str, alpha: float 
             f"dpo_loss: divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}; "
             f"{did_you_mean(divergence, DIVERGENCES)}"
         )
-    for name in sorted(LOG_RATIO_ONLY.intersection(parts)):
-        if divergence != "reverse_kl":
+    for name in parts:
+        if divergence != "reverse_kl" and name not in _OF_THE_DIFFERENCE:
             raise ValueError(
                 f"dpo_loss: divergence must be 'reverse_kl' for {name!r}, got {divergence!r}"
             )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")
 _SORTED = ("aot", "aot_unpaired")
-_LOG_RATIO_ONLY = ("aot", "bco_pair")
+_OF_THE_DIFFERENCE = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "discopop", "sigmoid_norm")
 
 
 Loss = Literal[
@@ -138,9 +138,11 @@ class DPO(Recipe):
                     f"divergence_alpha must be null for divergence={self.divergence!r}, which has "
                     f"none, got {self.divergence_alpha}"
                 )
-            if self.divergence != "reverse_kl" and not losses.isdisjoint(_LOG_RATIO_ONLY):
+            if self.divergence != "reverse_kl" and not losses <= set(_OF_THE_DIFFERENCE):
                 raise ValueError(
-                    f"divergence must be 'reverse_kl' for {named}, got {self.divergence!r}"
+                    f"divergence must be 'reverse_kl' for {named}: others are for losses of the "
+                    f"difference of two answers ({', '.join(_OF_THE_DIFFERENCE)}), got "
+                    f"{self.divergence!r}"
                 )
             return self
 
