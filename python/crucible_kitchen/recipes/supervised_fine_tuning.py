@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crucible_kitchen.workflows import preview_sft, sft
 
 from ._calibration import sft_calibration
 from ._config import Recipe
-from ._training import Mixture, Text, TrainingConfig
+from ._training import Mixture, Positive, Text, TrainingConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SupervisedFineTuning(Recipe):
@@ -32,6 +35,11 @@ class SupervisedFineTuning(Recipe):
             "builtin:python-docs",
             description="name the data store knows, or a local file, or a list of {name, weight}",
         )
+        window_rows: Positive | None = Field(
+            None,
+            description="read so many rows at a time, for data that is too large to be read at "
+            "once; it needs max_steps. null: all rows before the first step",
+        )
         max_length: Annotated[int, Field(ge=2)] = Field(512, description="most tokens of a row")
         truncation: Literal["error", "drop", "left", "right", "middle"] = Field(
             "middle",
@@ -48,3 +56,16 @@ class SupervisedFineTuning(Recipe):
         untrained: Literal["error", "drop"] = Field(
             "error", description="what becomes of a row of which nothing is trained"
         )
+
+        @model_validator(mode="after")
+        def _windows_have_an_end(self) -> Self:
+            if self.window_rows is None:
+                return self
+            if self.max_steps is None or self.epochs is not None:
+                raise ValueError(
+                    "window_rows must come with max_steps and without epochs, as nobody knows how "
+                    f"many rows there are, got max_steps={self.max_steps}, epochs={self.epochs}"
+                )
+            if not isinstance(self.dataset, str):
+                raise ValueError("window_rows must be null for a list of data sets")
+            return self

@@ -14,6 +14,7 @@ from .init_session import init_session
 from .load_data import load_data
 from .load_pairs import load_pairs
 from .load_tokenizer import load_tokenizer
+from .next_window import next_window
 from .optim_step import optim_step
 from .order_batches import order_batches
 from .prepare import prepare
@@ -45,6 +46,7 @@ __all__ = [
     "load_data",
     "load_pairs",
     "load_tokenizer",
+    "next_window",
     "optim_step",
     "order_batches",
     "prepare",

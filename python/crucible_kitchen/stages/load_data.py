@@ -21,6 +21,7 @@ def load_data(
     eval_rows: int | None,
     max_rows: int | None,
     seed: int,
+    window_rows: int | None = None,
     *,
     dataset_store: DatasetStore,
 ) -> Rows:
@@ -36,9 +37,11 @@ def load_data(
             the rows they are taken from. 0 holds out none.
         max_rows: most rows of a split, from its start: of a stream, no more are read.
         seed: of the choice.
+        window_rows: rows that are read at a time; the first of them here, held-out ones among them.
     Raises:
         DataError: no such data set or split, an unreadable row, or nothing left to train.
     """
     parts = parts_of(dataset, dataset_options)
-    wanted = Wanted(parts, train_split, eval_split, eval_rows, max_rows, seed)
+    most = min((n for n in (max_rows, window_rows) if n is not None), default=None)
+    wanted = Wanted(parts, train_split, eval_split, eval_rows, most, seed)
     return load_rows(wanted, dataset_store, lambda rows: (rows, range(len(rows))))

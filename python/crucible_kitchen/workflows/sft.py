@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 
 from crucible_kitchen.graph import loop, when, workflow
 from crucible_kitchen.stages import (
@@ -13,6 +14,7 @@ from crucible_kitchen.stages import (
     forward_backward,
     init_session,
     load_data,
+    next_window,
     optim_step,
     order_batches,
     prepare,
@@ -26,8 +28,12 @@ from crucible_kitchen.stages import (
 )
 
 
-def epochs(total_steps: int, steps_per_epoch: int) -> range:
-    """As many passes over the rows as the steps need."""
+def epochs(
+    total_steps: int, steps_per_epoch: int, window_rows: int | None = None
+) -> range | count[int]:
+    """As many passes over the rows as the steps need; nobody knows how many windows they need."""
+    if window_rows is not None:
+        return count()
     return range(math.ceil(total_steps / steps_per_epoch))
 
 
@@ -41,9 +47,14 @@ def should_save(step: int, save_every: int) -> bool:
     return save_every > 0 and step % save_every == 0
 
 
-def goes_on(stop_reason: str) -> bool:
-    """Until there is a reason to stop."""
-    return not stop_reason
+def goes_on(step: int, total_steps: int, stop_reason: str) -> bool:
+    """Until the last step, or until there is a reason to stop."""
+    return step < total_steps and not stop_reason
+
+
+def reads_on(step: int, total_steps: int, stop_reason: str, window_rows: int | None = None) -> bool:
+    """Whether the rows come in windows, and another one is needed."""
+    return window_rows is not None and goes_on(step, total_steps, stop_reason)
 
 
 def not_evaluated(step: int, evaluated_step: int) -> bool:
@@ -74,6 +85,7 @@ sft = workflow("sft")[
             when(should_save)[save_checkpoint],
             check_stop,
         ],
+        when(reads_on)[next_window],
     ],
     when(not_evaluated)[
         evaluate.with_(name="evaluate_after"),
