@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,10 +10,7 @@ from crucible_kitchen.workflows import preview_sft, sft
 
 from ._calibration import sft_calibration
 from ._config import Recipe
-from ._training import Mixture, Positive, Text, TrainingConfig
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from ._training import Mixture, Text, TrainingConfig
 
 
 class SupervisedFineTuning(Recipe):
@@ -35,7 +32,7 @@ class SupervisedFineTuning(Recipe):
             "builtin:python-docs",
             description="name the data store knows, or a local file, or a list of {name, weight}",
         )
-        window_rows: Positive | None = Field(
+        window_rows: Annotated[int, Field(ge=1)] | None = Field(
             None,
             description="read so many rows at a time, for data that is too large to be read at "
             "once; it needs max_steps. null: all rows before the first step",
@@ -58,7 +55,7 @@ class SupervisedFineTuning(Recipe):
         )
 
         @model_validator(mode="after")
-        def _windows_have_an_end(self) -> Self:
+        def _windows_have_an_end(self) -> SupervisedFineTuning.Config:
             if self.window_rows is None:
                 return self
             if self.max_steps is None or self.epochs is not None:
