@@ -1,0 +1,261 @@
+// Every CPU kernel on odd sizes, to be built with sanitizers: see ./run. Memory is exactly as large
+// as it must be, so that one element too many is seen; rows lie apart, and the last one ends where
+// its memory does. Results must be finite, and the same bits on one thread and on several.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/adamw_step/launch.h"
+#include "kernels/common/bfloat16.h"
+#include "kernels/grad_norm/launch.h"
+#include "kernels/linear_logprobs/launch.h"
+#include "kernels/lora_linear/launch.h"
+#include "kernels/rms_norm/launch.h"
+#include "kernels/swiglu/launch.h"
+
+namespace {
+
+using crucible::BFloat16;
+using crucible::widen;
+
+// Rows are this many elements longer than what is used of them.
+constexpr std::int64_t kApart = 3;
+
+float narrowed(float, float x) { return x; }
+BFloat16 narrowed(BFloat16, float x) { return crucible::round_to_nearest(x); }
+
+template <typename T>
+std::vector<T> drawn(std::int64_t count, unsigned seed, float scale = 1.0F) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0F, scale);
+  std::vector<T> made;
+  made.reserve(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) made.push_back(narrowed(T{}, normal(random)));
+  return made;
+}
+
+// Memory that somebody must write.
+template <typename T>
+std::vector<T> unwritten(std::int64_t count) {
+  return std::vector<T>(static_cast<std::size_t>(count),
+                        narrowed(T{}, std::numeric_limits<float>::quiet_NaN()));
+}
+
+std::int64_t apart(std::int64_t rows, std::int64_t columns) {
+  return rows == 0 ? 0 : (rows - 1) * (columns + kApart) + columns;
+}
+
+// What a call made, for comparison; of rows that lie apart only what is used.
+class Made {
+ public:
+  template <typename T>
+  void add(const std::vector<T>& values) {
+    for (const T value : values) values_.push_back(widen(value));
+  }
+  template <typename T>
+  void add(const std::vector<T>& values, std::int64_t rows, std::int64_t columns) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = 0; j < columns; ++j) {
+        values_.push_back(widen(values[static_cast<std::size_t>(i * (columns + kApart) + j)]));
+      }
+    }
+  }
+  bool finite() const {
+    for (const float value : values_) {
+      if (!std::isfinite(value)) return false;
+    }
+    return true;
+  }
+  friend bool operator==(const Made& a, const Made& b) {
+    return a.values_.size() == b.values_.size() &&
+           (a.values_.empty() ||
+            std::memcmp(a.values_.data(), b.values_.data(), a.values_.size() * sizeof(float)) == 0);
+  }
+
+ private:
+  std::vector<float> values_;
+};
+
+int failures = 0;
+
+void check(const std::string& name, const std::function<Made(int)>& run) {
+  const Made alone = run(1);
+  const bool finite = alone.finite();
+  bool same = true;
+  for (const int threads : {2, 5}) same = same && run(threads) == alone;
+  if (!finite || !same) ++failures;
+  std::printf("%s %s%s\n", finite && same ? "ok  " : "FAIL", name.c_str(),
+              !finite ? ": not finite" : (!same ? ": depends on the threads" : ""));
+}
+
+template <typename T>
+Made lora_linear(std::int64_t M, std::int64_t N, std::int64_t K, std::int64_t R, int threads) {
+  namespace op = crucible::lora_linear;
+  constexpr bool narrow = sizeof(T) == 2;
+  auto x = drawn<T>(apart(M, K), 1), dy = drawn<T>(apart(M, N), 2);
+  auto w = drawn<T>(apart(N, K), 3), a = drawn<T>(apart(R, K), 4), b = drawn<T>(apart(N, R), 5);
+  auto bias = drawn<T>(N, 6);
+  auto y = unwritten<T>(apart(M, N)), dx = unwritten<T>(apart(M, K));
+  auto da = unwritten<T>(apart(R, K)), db = unwritten<T>(apart(N, R));
+  auto xa = unwritten<float>(M * R);
+  const auto matrix = [](std::vector<T>& of, std::int64_t columns) {
+    return op::Matrix{of.data(), columns + kApart, narrow};
+  };
+  const op::Size size{M, N, K, R};
+  for (const auto direction : {op::Direction::kForward, op::Direction::kBackward}) {
+    auto panels = unwritten<T>(op::cpu::panels_numel(N, K, direction));
+    op::cpu::pack(matrix(w, K), N, K, direction, panels.data(), threads);
+    if (!op::cpu::panels_hold(matrix(w, K), N, K, direction, panels.data())) ++failures;
+    const op::Panels weight{panels.data(), narrow};
+    if (direction == op::Direction::kForward) {
+      op::cpu::forward({size, 0.5F, matrix(x, K), weight, matrix(a, K), matrix(b, R),
+                        op::Matrix{bias.data(), 1, narrow}, matrix(y, N), xa.data()},
+                       threads);
+    } else {
+      op::cpu::backward({size, 0.5F, matrix(dy, N), matrix(x, K), weight, matrix(a, K),
+                         matrix(b, R), xa.data(), matrix(dx, K), matrix(da, K), matrix(db, R)},
+                        threads);
+    }
+  }
+  Made made;
+  made.add(y, M, N);
+  made.add(xa);
+  made.add(dx, M, K);
+  made.add(da, R, K);
+  made.add(db, N, R);
+  return made;
+}
+
+template <typename T>
+Made linear_logprobs(std::int64_t tokens, std::int64_t H, std::int64_t V, float softcap,
+                     int threads) {
+  namespace op = crucible::linear_logprobs;
+  auto hidden = drawn<T>(apart(tokens, H), 1), weight = drawn<T>(apart(V, H), 2, 0.3F);
+  auto grad = drawn<float>(tokens, 3);
+  std::vector<std::int64_t> targets;
+  for (std::int64_t t = 0; t < tokens; ++t) targets.push_back(t * 7919 % V);
+  auto logprobs = unwritten<float>(tokens), lse = unwritten<float>(tokens);
+  auto miss = unwritten<float>(tokens), slope = unwritten<float>(tokens * H);
+  auto dw = unwritten<T>(V * H);
+  const op::Inputs in{hidden.data(), weight.data(), targets.data(),
+                      H + kApart,    H + kApart,    sizeof(T) == 2};
+  const op::Size size{tokens, H, V};
+  op::cpu::forward(in, size, {softcap, 0.0F}, nullptr,
+                   {logprobs.data(), lse.data(), miss.data(), slope.data()}, threads);
+  op::cpu::grad_weight(in, size, {softcap, 0.0F}, {grad.data(), lse.data(), miss.data()}, dw.data(),
+                       threads);
+  Made made;
+  for (const auto* part : {&logprobs, &lse, &miss, &slope}) made.add(*part);
+  made.add(dw);
+  return made;
+}
+
+template <typename T>
+Made rms_norm(std::int64_t M, std::int64_t N, int threads) {
+  namespace op = crucible::rms_norm;
+  constexpr bool narrow = sizeof(T) == 2;
+  auto x = drawn<T>(M * N, 1), weight = drawn<T>(N, 2), dy = drawn<T>(M * N, 3);
+  auto y = unwritten<T>(M * N), dx = unwritten<T>(M * N), dweight = unwritten<T>(N);
+  auto rstd = unwritten<float>(M);
+  const auto array = [](std::vector<T>& of) { return op::Array{of.data(), narrow}; };
+  op::cpu::forward({{M, N}, 1e-5F, array(x), array(weight), array(y), rstd.data()}, threads);
+  op::cpu::backward(
+      {{M, N}, array(dy), array(x), array(weight), rstd.data(), array(dx), array(dweight)},
+      threads);
+  Made made;
+  for (const auto* part : {&y, &dx, &dweight}) made.add(*part);
+  return made;
+}
+
+template <typename T>
+Made swiglu(std::int64_t numel, int threads) {
+  namespace op = crucible::swiglu;
+  auto gate = drawn<T>(numel, 1, 40.0F), up = drawn<T>(numel, 2), dy = drawn<T>(numel, 3);
+  auto y = unwritten<T>(numel), dgate = unwritten<T>(numel), dup = unwritten<T>(numel);
+  constexpr bool narrow = sizeof(T) == 2;
+  op::cpu::forward({numel, narrow, gate.data(), up.data(), y.data()}, threads);
+  op::cpu::backward({numel, narrow, dy.data(), gate.data(), up.data(), dgate.data(), dup.data()},
+                    threads);
+  Made made;
+  for (const auto* part : {&y, &dgate, &dup}) made.add(*part);
+  return made;
+}
+
+// AdamW on tensors of several sizes, and the norm of their gradients.
+template <typename T>
+Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
+  namespace op = crucible::adamw_step;
+  const op::Options options{0.01, 0.9, 0.95, 1e-8, 0.1, 0.5, 42};
+  std::vector<std::vector<T>> params, grads;
+  std::vector<std::vector<float>> means, squares;
+  op::Step step{{}, op::constants_of(options), sizeof(T) == 2};
+  std::vector<crucible::grad_norm::Gradient> gradients;
+  for (std::size_t i = 0; i < numels.size(); ++i) {
+    const std::int64_t numel = numels[i];
+    params.push_back(drawn<T>(numel, 1));
+    grads.push_back(drawn<T>(numel, 2));
+    means.push_back(drawn<float>(numel, 3));
+    squares.push_back(std::vector<float>(static_cast<std::size_t>(numel), 0.25F));
+    step.tensors.push_back({params[i].data(), grads[i].data(), means[i].data(), squares[i].data(),
+                            numel, op::corrections_of(options, 3, static_cast<std::uint32_t>(i)),
+                            sizeof(T) == 2, sizeof(T) == 2});
+    gradients.push_back({grads[i].data(), numel, sizeof(T) == 2});
+  }
+  Made made;
+  made.add(
+      std::vector<float>{static_cast<float>(crucible::grad_norm::cpu::launch(gradients, threads))});
+  op::cpu::launch(step, threads);
+  for (std::size_t i = 0; i < numels.size(); ++i) {
+    made.add(params[i]);
+    made.add(means[i]);
+    made.add(squares[i]);
+  }
+  return made;
+}
+
+template <typename T>
+void check_all(const std::string& dtype) {
+  struct Linear {
+    std::int64_t M, N, K, R;
+  };
+  for (const auto& s : {Linear{1, 1, 1, 1}, Linear{5, 33, 47, 1}, Linear{87, 131, 71, 5},
+                        Linear{37, 40, 24, 67}, Linear{301, 83, 657, 17}}) {
+    check("lora_linear " + std::to_string(s.M) + " rows " + dtype,
+          [&](int threads) { return lora_linear<T>(s.M, s.N, s.K, s.R, threads); });
+  }
+  struct Head {
+    std::int64_t tokens, H, V;
+    float softcap;
+  };
+  for (const auto& s : {Head{1, 64, 300, 0.0F}, Head{5, 8, 1, 0.0F}, Head{67, 37, 1031, 0.0F},
+                        Head{301, 33, 517, 2.0F}, Head{3, 17, 9001, 0.0F}}) {
+    check("linear_logprobs " + std::to_string(s.tokens) + " tokens " + dtype,
+          [&](int threads) { return linear_logprobs<T>(s.tokens, s.H, s.V, s.softcap, threads); });
+  }
+  for (const auto [M, N] :
+       {std::pair{1, 37}, std::pair{15, 131}, std::pair{3, 4610}, std::pair{300, 72}}) {
+    check("rms_norm " + std::to_string(M) + " rows " + dtype,
+          [&, M = M, N = N](int threads) { return rms_norm<T>(M, N, threads); });
+  }
+  for (const std::int64_t numel : {1, 131, 33410}) {
+    check("swiglu " + std::to_string(numel) + " " + dtype,
+          [&](int threads) { return swiglu<T>(numel, threads); });
+  }
+  check("adamw_step, grad_norm " + dtype,
+        [](int threads) { return optimizer<T>({1, 17, 33, 0, 129, 40961}, threads); });
+}
+
+}  // namespace
+
+int main() {
+  check_all<float>("float32");
+  check_all<BFloat16>("bfloat16");
+  std::printf("%d failed\n", failures);
+  return failures == 0 ? 0 : 1;
+}
