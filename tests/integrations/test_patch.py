@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 
 import pytest
+import torch
 
 import crucible_kitchen as ck
 from crucible_kitchen.integrations.patching import ARCHITECTURES
@@ -49,3 +50,13 @@ def test_in_bfloat16(name: str) -> None:
     plain = copy.deepcopy(model)
     assert {part.op for part in ck.patch(model).patched} >= {"lora_linear", "rms_norm"}
     assert_same_step(model, plain, BFLOAT16)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2"])
+def test_under_autocast(name: str) -> None:
+    """As trainers run a float32 model with ``bf16=True``."""
+    model = with_lora(tiny(name))
+    plain = copy.deepcopy(model)
+    ck.patch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same_step(model, plain, BFLOAT16)

@@ -344,6 +344,15 @@ def test_our_own_lora_in_a_patched_model_and_the_other_way_round() -> None:
     assert_same_step(first, second, TOLERANCE)
 
 
+def test_it_writes_the_same_text() -> None:
+    model = with_lora(tiny("gemma2")).eval()
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    tokens = batch()["input_ids"][:, :5]
+    want = model.generate(input_ids=tokens, **options)
+    ck.patch(model)
+    assert torch.equal(model.generate(input_ids=tokens, **options), want)
+
+
 def test_activation_checkpointing() -> None:
     model = with_lora(tiny("llama"))
     plain = copy.deepcopy(model)

@@ -1,5 +1,7 @@
 """LoRA on a model: which layers, how they start, what they compute, and back again."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -132,6 +134,26 @@ def test_merge_is_the_same_function_and_unmerge_is_exact(tiny, tokens):
     unmerge_lora(tiny)
     assert all(torch.equal(p, frozen[name]) for name, p in tiny.named_parameters())
     assert torch.equal(tiny(tokens).logits, before)
+
+
+def test_a_state_dict_is_the_same_merged_or_not_and_loading_one_ends_a_merge(tiny, tokens):
+    apply_lora(tiny, LoraConfig(rank=4))
+    randomise(tiny)
+    before, logits = copy.deepcopy(tiny.state_dict()), tiny(tokens).logits
+    merged = merge_lora(tiny).state_dict()
+    assert merged.keys() == before.keys()
+    assert all(torch.equal(merged[name], weight) for name, weight in before.items())
+    tiny.load_state_dict(before)
+    assert not any(layer.merged for _, layer in lora_modules(tiny))
+    assert torch.equal(tiny(tokens).logits, logits)
+
+
+def test_a_merged_model_that_moves_takes_its_frozen_weights_along(tiny, tokens):
+    apply_lora(tiny, LoraConfig(rank=4))
+    randomise(tiny)
+    want = copy.deepcopy(tiny).double()(tokens).logits
+    unmerge_lora(merge_lora(tiny).double())
+    torch.testing.assert_close(tiny(tokens).logits, want)
 
 
 def test_state_dict_round_trip_and_mismatches(tiny):

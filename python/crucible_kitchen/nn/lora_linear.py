@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ class LoraLinear(nn.Module):
     """``y = x W^T + s (x A^T) B^T (+ bias)`` with W and bias frozen, A and B trained in float32.
 
     It keeps the names `weight` and `bias` of the layer it replaces, so that a model's own weights
-    have the same names with and without LoRA.
+    have the same names with and without LoRA. A state dict holds the frozen weight whether or not
+    the update is merged; loading one ends a merge.
 
     Args:
         base: the layer to train; its weight [N, K] and bias [N] are shared, not copied.
@@ -107,6 +109,18 @@ class LoraLinear(nn.Module):
         """Take the update out of `weight` again, bit for bit."""
         if self._frozen_weight is not None:
             self.weight, self._frozen_weight = self._frozen_weight, None
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # While merged, the frozen weight is a parameter too: it moves with the module.
+        if (frozen := destination.pop(f"{prefix}_frozen_weight", None)) is not None:
+            destination[f"{prefix}weight"] = frozen
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unmerge()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return (
