@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import types
 import typing
+from functools import lru_cache
 from typing import Any, TypeGuard, Union
 
 _NUMBERS: dict[type, type] = {float: numbers.Real, int: numbers.Integral, complex: numbers.Complex}
@@ -17,6 +18,8 @@ def is_class(kind: object) -> TypeGuard[type[Any]]:
 
 def runtime_classes(kind: Any) -> tuple[type, ...] | None:
     """Classes an `isinstance` check may use for an annotation; None where nothing is certain."""
+    if type(kind) is type:  # most are plain classes, and each stage of a run asks
+        return _of_class(kind)
     if kind is None or kind is type(None):
         return (type(None),)
     if kind is Any or isinstance(kind, (str, typing.TypeVar)):
@@ -30,9 +33,14 @@ def runtime_classes(kind: Any) -> tuple[type, ...] | None:
     if origin is typing.Literal:
         return tuple({type(member) for member in typing.get_args(kind)})
     kind = origin or kind
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    return _of_class(kind) if isinstance(kind, type) else None
+
+
+@lru_cache(maxsize=512)
+def _of_class(kind: type) -> tuple[type, ...] | None:
+    if kind is object or getattr(kind, "_is_protocol", False):
         return None
-    if kind is object or getattr(kind, "__supertype__", None) or typing.is_typeddict(kind):
+    if getattr(kind, "__supertype__", None) or typing.is_typeddict(kind):
         return None
     return (kind, _NUMBERS[kind]) if kind in _NUMBERS else (kind,)
 
