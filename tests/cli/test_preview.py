@@ -63,6 +63,7 @@ def test_every_row_is_counted(capsys) -> None:
     out = preview(capsys, "sft", write(ROWS), "--rows", "0", "max_length=120")
     lines = {line.split()[0]: line for line in out.splitlines() if line[:1].isalpha()}
     assert lines["rows"] == "rows       4 to train, 0 held out"
+    assert "left out   0" in out
     assert lines["cut"] == "cut        1 to max_length = 120"
     assert " trained" in lines["tokens"]
     assert lines["lengths"].startswith("lengths    6 to 120, half of them up to ")

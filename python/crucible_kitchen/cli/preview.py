@@ -88,6 +88,8 @@ def summary(preview: Preview) -> Iterator[str]:
     out = sum(preview.left.values())
     whole = len(preview.rows) + out
     yield f"rows       {whole:,} to train, {preview.held_out:,} held out"
+    if not out:
+        yield "left out   0"
     for why, count in preview.left.items():
         yield f"left out   {count:,} ({count / whole:.1%}): {why}"
     cut = sum(row.cut for row in preview.rows)
