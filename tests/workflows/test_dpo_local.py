@@ -9,6 +9,7 @@ import os
 import pytest
 
 import crucible_kitchen as ck
+from crucible_kitchen.errors import StageError
 from crucible_kitchen.testing.tiny_model import tiny_llama
 
 
@@ -111,6 +112,35 @@ def test_a_named_reference_is_asked_once_and_then_remembered(config, tmp_path) -
     same = train({**config, "reference_model": config["model"]}, tmp_path / "same")
     assert history(same, "reference_answers_computed") == [0], "it is the model's own start"
     assert history(same, "loss") == history(own, "loss")
+
+
+def test_preferences_can_follow_on_answers_and_the_reference_is_where_they_start(
+    config, tmp_path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Count from 1.", "completion": "one two three"}\n' * 4)
+    answers = {
+        key: value for key, value in config.items() if key in ("model", "dtype", "lora_rank")
+    }
+    answers |= {"dataset": str(rows), "eval_rows": 0, "max_steps": 2, "learning_rate": 1e-2}
+    ck.run("sft", answers, run_dir=tmp_path / "sft", handlers=())
+    config = {**config, "max_steps": 2}
+    fresh = train(config, tmp_path / "fresh")
+    followed = train({**config, "start_from": str(tmp_path / "sft")}, tmp_path / "followed")
+    assert history(followed, "loss")[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert history(followed, "reference_answers_computed")[0] > 0, "another start, asked anew"
+    names = ("logprobs_chosen", "logprobs_rejected")
+    one, other = ([history(run, name)[0] for name in names] for run in (fresh, followed))
+    assert one != pytest.approx(other, abs=0.1)
+    again = train({**config, "start_from": str(tmp_path / "sft" / "adapter")}, tmp_path / "again")
+    assert history(again, "reference_answers_computed") == [0]
+    assert history(again, "loss") == history(followed, "loss")
+
+
+def test_weights_that_do_not_fit_are_refused(config, tmp_path) -> None:
+    train({**config, "max_steps": 1}, tmp_path / "first")
+    with pytest.raises(StageError, match="does not fit"):
+        train({**config, "lora_rank": 8, "start_from": str(tmp_path / "first")}, tmp_path / "run")
 
 
 def test_another_model_or_precision_is_asked_anew(config, tmp_path) -> None:

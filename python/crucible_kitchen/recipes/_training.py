@@ -107,6 +107,11 @@ class TrainingConfig(RecipeConfig):
     lora_targets: (
         Literal["all-linear", "attention", "mlp"] | Annotated[list[str], Field(min_length=1)]
     ) = Field("all-linear", description="which linear layers are updated")
+    start_from: Text | None = Field(
+        None,
+        description="folder of a run or of its adapter, of the same lora_rank and targets, whose "
+        "training goes on; null: a fresh update",
+    )
     seed: Whole = Field(0, description="of the update, of dropout and of the order of rows")
     eval_every: Whole = Field(
         20, description="evaluate every so many steps, besides first and last; 0: only those"

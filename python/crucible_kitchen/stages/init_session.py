@@ -1,7 +1,8 @@
-"""Load the model and put a fresh LoRA update on it."""
+"""Load the model and put a LoRA update on it, fresh or from an earlier run."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from crucible_kitchen.graph import stage
@@ -29,6 +30,7 @@ class Started(NamedTuple):
 @stage
 def init_session(
     model_path: str,
+    start_from: str | None,
     lora_rank: int,
     lora_alpha: float,
     lora_dropout: float,
@@ -47,6 +49,7 @@ def init_session(
     config = SessionConfig.coerce(
         {
             "model": model_path,
+            "checkpoint_path": None if start_from is None else _weights_of(start_from),
             "lora_rank": lora_rank,
             "lora_alpha": lora_alpha,
             "lora_dropout": lora_dropout,
@@ -58,3 +61,11 @@ def init_session(
     )
     session = training_client.start_session(config)
     return Started(session, training_client.get_tokenizer(session), 0, None, "")
+
+
+def _weights_of(start_from: str) -> str:
+    """A run's adapter by its folder, or what was named: an adapter, or what the client knows."""
+    folder = Path(start_from).expanduser()
+    if (folder / "adapter").is_dir():
+        return str(folder / "adapter")
+    return str(folder) if folder.exists() else start_from
