@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from crucible_kitchen import recipes, types
     from crucible_kitchen.bootstrap import arun, describe, plan, run, validate
     from crucible_kitchen.context import Context
-    from crucible_kitchen.engine import Event, Rng, RunResult, attach_telemetry
+    from crucible_kitchen.engine import Event, Every, Rng, RunResult, Seconds, attach_telemetry
     from crucible_kitchen.graph import (
         Plan,
         Retry,
@@ -38,11 +38,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Context",
     "Event",
+    "Every",
     "PatchReport",
     "Plan",
     "Retry",
     "Rng",
     "RunResult",
+    "Seconds",
     "Stage",
     "Workflow",
     "__version__",
@@ -72,7 +74,7 @@ _MODULES = ("recipes", "types")
 _HOMES = {
     "bootstrap": ("arun", "describe", "plan", "run", "validate"),
     "context": ("Context",),
-    "engine": ("Event", "Rng", "RunResult", "attach_telemetry"),
+    "engine": ("Event", "Every", "Rng", "RunResult", "Seconds", "attach_telemetry"),
     "integrations": ("PatchReport", "patch"),
     "graph": (
         "Plan",

@@ -189,6 +189,18 @@ class Metrics:
         with self._lock:
             self._records.extend(records)
 
+    def since(self, start: int) -> list[MetricRecord]:
+        """What has been recorded after the first `start` records."""
+        return self._records[start:]
+
+    def cut(self, length: int) -> None:
+        """Forget what was recorded after the first `length` records."""
+        with self._lock:
+            del self._records[length:]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
     @property
     def log(self) -> MetricLog:
         """What has been recorded until now."""

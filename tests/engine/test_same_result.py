@@ -1,16 +1,25 @@
-"""Random programs give the same result at any concurrency."""
+"""Random programs give the same result at any concurrency, and killed anywhere and resumed."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import tempfile
 import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crucible_kitchen.adapters.files import MetricsStore
 from crucible_kitchen.context import Context, Metrics
-from crucible_kitchen.engine import Rng, run
+from crucible_kitchen.engine import Event, Every, Rng, run
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import (
     Block,
@@ -29,6 +38,7 @@ from crucible_kitchen.graph import (
     when,
     workflow,
 )
+from crucible_kitchen.graph.keys import is_concurrent
 
 KEYS = "abcd"
 
@@ -129,11 +139,11 @@ def limited(node: Node, width: int | None) -> Node:
     return replace(node, **changes)
 
 
-def outcome(value: Workflow) -> Any:
+def outcome(value: Workflow, **options: Any) -> Any:
     last: list[Context] = []
     error = ""
     try:
-        run(value, on_context=last.append)
+        run(value, on_context=last.append, **options)
     except StageError as failure:
         error = str(failure)
     (context,) = last
@@ -150,3 +160,93 @@ def test_any_concurrency_gives_the_same_result(body: list[Any]) -> None:
     for width in (2, 3, None):
         got = outcome(limited(value, width))  # type: ignore[arg-type]
         assert got == wanted
+
+
+class KillAt:
+    """Kills the process before or after its n-th stage, and writes down which stages began."""
+
+    def __init__(self, folder: Path, number: int | None, after: bool) -> None:
+        self._file = os.open(folder / "begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._left, self._after, self._armed = number, after, False
+
+    def __call__(self, event: Event) -> None:
+        if event.kind not in ("stage.start", "stage.stop") and not self._armed:
+            return
+        if self._armed and event.kind != "metric":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event.kind == "stage.start":
+            os.write(self._file, f"{event.path}\n".encode())
+        if self._left is not None and event.kind == (
+            "stage.stop" if self._after else "stage.start"
+        ):
+            self._left -= 1
+            if self._left < 0 and not self._after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._armed = self._left < 0
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def in_a_process(work: Callable[[], object]) -> int:
+    """Run something in a process of its own; its exit status."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def outcome_in(folder: Path, value: Workflow, **options: Any) -> Any:
+    """`outcome` of a run with a folder, of which it keeps events and metrics."""
+    store = {"metrics_store": (MetricsStore, {"path": str(folder)})}
+    handlers = ["jsonl", *options.pop("handlers", ())]
+    return outcome(value, adapters=store, run_dir=folder, handlers=handlers, **options)
+
+
+def written(folder: Path) -> tuple[list[str], list[str]]:
+    """Events and metrics as they stand in their files, without what the clock says."""
+    files = []
+    for name in ("events.jsonl", "metrics.jsonl"):
+        path = folder / name
+        rows = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+        ignored = ("time", "duration_s", "run_id", "metadata")
+        files.append([str({k: v for k, v in row.items() if k not in ignored}) for row in rows])
+    return files[0], files[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(bodies(), st.integers(0, 40), st.booleans(), st.sampled_from(["stage", Every(3, False)]))
+def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(
+    body: list[Any], number: int, after: bool, checkpoint: Any
+) -> None:
+    value = workflow("w")[START, body]
+    with tempfile.TemporaryDirectory() as name:
+        whole, stopped = Path(name) / "whole", Path(name) / "stopped"
+        stopped.mkdir()
+        wanted = outcome_in(whole, value)
+        handler = KillAt(stopped, number, after)
+        status = in_a_process(
+            lambda: outcome_in(stopped, value, checkpoint=checkpoint, handlers=[handler])
+        )
+        handler.close()
+        killed = os.WIFSIGNALED(status)
+        got = outcome_in(stopped, value, resume=True, handlers=[KillAt(stopped, None, after)])
+        assert got == wanted
+        (events, metrics), (events_wanted, metrics_wanted) = written(stopped), written(whole)
+        if is_concurrent(value) and wanted[0]:
+            pass  # how far the others come while one fails is left to chance
+        elif is_concurrent(value):
+            assert Counter(events) == Counter(events_wanted)
+            assert Counter(metrics) == Counter(metrics_wanted)
+        else:
+            assert events == events_wanted
+            assert metrics == metrics_wanted
+        begun = Counter((stopped / "begun").read_text().split())
+        repeated = [path for path, count in begun.items() if count > 1]
+        if killed and checkpoint == "stage" and not is_concurrent(value):
+            assert len(repeated) == (0 if after else 1)

@@ -1,5 +1,6 @@
 """Runs workflows: `run`, `arun`, events and those who listen to them."""
 
+from .checkpoint import Every, Seconds
 from .events import Emitter, Event, Handler
 from .rng import Rng
 from .run import RunResult, arun, run
@@ -9,9 +10,11 @@ __all__ = [
     "Attachment",
     "Emitter",
     "Event",
+    "Every",
     "Handler",
     "Rng",
     "RunResult",
+    "Seconds",
     "arun",
     "attach_telemetry",
     "run",

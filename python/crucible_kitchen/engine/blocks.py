@@ -9,9 +9,11 @@ from typing import Any
 
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import Loop, Node, Switch, When
+from crucible_kitchen.graph.values import Value
 
 from .runtime import BorderError, Runtime
 from .stages import Step
+from .strand import Watched
 from .values import compile_value
 
 CompileBody = Callable[[Iterable[Node], Runtime, str], tuple[Step, ...]]
@@ -20,6 +22,7 @@ CompileBody = Callable[[Iterable[Node], Runtime, str], tuple[Step, ...]]
 def compile_when(node: When, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
     """A closure that asks the predicate and runs one of two bodies."""
     ask = compile_value(node.predicate, rt, path)
+    strand = rt.strand
     yes = compile_body(node.body, rt, path)
     no = compile_body(node.otherwise_body or (), rt, f"{path}/otherwise")
     name, source = node.name, node.predicate.source or node.source
@@ -27,7 +30,10 @@ def compile_when(node: When, rt: Runtime, path: str, compile_body: CompileBody) 
     def step() -> None:
         outer = rt.prefix
         try:
-            holds = bool(ask())
+            if strand is not None and strand.target is not None:
+                holds = strand.way(outer + name) != "otherwise"
+            else:
+                holds = bool(ask())
         except Exception as error:
             raise rt.failure(outer + name, source, error) from error
         rt.prefix = f"{outer}{name}/" if holds else f"{outer}{name}/otherwise/"
@@ -41,17 +47,21 @@ def compile_when(node: When, rt: Runtime, path: str, compile_body: CompileBody) 
 def compile_switch(node: Switch, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
     """A closure that asks for the value and runs the body of its case."""
     ask = compile_value(node.on, rt, path)
-    name, source = node.name, node.on.source or node.source
+    name, source, strand = node.name, node.on.source or node.source, rt.strand
     bodies: dict[Any, tuple[str, tuple[Step, ...]]] = {}
     for case in node.cases:
         branch = f"{name}/{case.name}/", compile_body(case.body, rt, f"{path}/{case.name}")
         bodies.update(dict.fromkeys(case.matches, branch))
+    branches = {below: (below, body) for below, body in bodies.values()}
     other: tuple[str, tuple[Step, ...]] | None = None
     if node.otherwise_body is not None:
         steps = compile_body(node.otherwise_body, rt, f"{path}/otherwise")
         other = f"{name}/otherwise/", steps
 
     def choose() -> tuple[str, tuple[Step, ...]]:
+        if strand is not None and strand.target is not None:
+            below = f"{name}/{strand.way(rt.prefix + name)}/"
+            return branches.get(below) or other or (below, ())
         value = ask()
         branch = bodies.get(value, other)
         if branch is None:
@@ -80,7 +90,7 @@ def compile_loop(node: Loop, rt: Runtime, path: str, compile_body: CompileBody) 
 
     def work(where: str) -> None:
         every = items()
-        iterate(every, _count(every))
+        iterate(every, count_of(every))
 
     return told("loop", node, rt, work)
 
@@ -92,12 +102,13 @@ def iteration(
     name = node.name
     item_key, index_key = node.variables
     state, values = rt.state, rt.values
+    numbered = enumerate if rt.strand is None else rt.strand.numbered
 
     def iterate(every: Iterable[Any], total: int | None) -> None:
         outer = rt.prefix
         rt.tell("block.start", outer + name, block="loop", total=total)
         try:
-            for index, item in enumerate(every):
+            for index, item in numbered(every):
                 rt.check_cancelled()
                 here = f"{outer}{name}[{index}]"
                 rt.prefix = here + "/"
@@ -152,12 +163,21 @@ def told(kind: str, node: Node, rt: Runtime, work: Callable[[str], None]) -> Ste
 
 def _items(node: Loop, rt: Runtime, path: str) -> Callable[[], Any]:
     """What a loop goes through; for ``while_`` alone the numbers of its iterations."""
-    source = None if node.over is None else compile_value(node.over, rt, path)
+    source = None if node.over is None else compile_source(node.name, node.over, rt, rt, path)
     holds = None if node.while_ is None else compile_value(node.while_, rt, path)
-    most = node.max_iterations
+    most, strand = node.max_iterations, rt.strand
     if source is not None and holds is None and most is None:
         return source
-    return lambda: Bounded(count() if source is None else source(), holds, most)
+    if strand is None:
+        return lambda: Bounded(count() if source is None else source(), holds, most)
+    given = source or strand.sources(node.name, "same", (), count, rt)
+    held = None if holds is None else strand.holds(holds)
+
+    def bounded() -> Bounded:
+        every = given()
+        return Bounded(every, held, most, taken=strand.loops[-1].ahead)
+
+    return bounded
 
 
 class Bounded:
@@ -167,22 +187,27 @@ class Bounded:
         source: what is iterated.
         holds: the predicate; None: it always does.
         most: how many items there are at most; None for no bound.
+        taken: how many of those were taken before the run was stopped and taken up again.
     """
 
     def __init__(
-        self, source: Iterable[Any], holds: Callable[[], Any] | None, most: int | None
+        self,
+        source: Iterable[Any],
+        holds: Callable[[], Any] | None,
+        most: int | None,
+        taken: int = 0,
     ) -> None:
-        self._source, self._holds, self._most = source, holds, most
+        self._source, self._holds, self._most, self._taken = source, holds, most, taken
 
     @property
     def total(self) -> int | None:
         """How many items there will be, if the predicate holds all along; None if nobody knows."""
-        bounds = [n for n in (_count(self._source), self._most) if n is not None]
+        bounds = [n for n in (count_of(self._source), self._most) if n is not None]
         return min(bounds, default=None)
 
     def __iter__(self) -> Iterator[Any]:
         items = iter(self._source)
-        taken = 0
+        taken = self._taken
         while (self._most is None or taken < self._most) and (self._holds is None or self._holds()):
             try:
                 item = next(items)
@@ -192,7 +217,28 @@ class Bounded:
             yield item
 
 
-def _count(items: Iterable[Any]) -> int | None:
-    if isinstance(items, Bounded):
+def count_of(items: Iterable[Any]) -> int | None:
+    if isinstance(items, (Bounded, Watched)):
         return items.total
     return len(items) if isinstance(items, Sized) else None
+
+
+def compile_source(
+    name: str, over: Value, rt: Runtime, reader: Runtime, path: str, *, watch: bool = True
+) -> Callable[[], Any]:
+    """A closure that gives what a block goes through.
+
+    Args:
+        name: of the block.
+        over: what it is asked for.
+        rt: of the block.
+        reader: that it is read in.
+        path: of the block, without indices.
+        watch: whether a source that can say where it stands is asked.
+    """
+    give = compile_value(over, reader, path)
+    if rt.strand is None:
+        return give
+    reads = [read.key for read in over.reads if read.key not in rt.config]
+    kind = "same" if over.kind == "literal" else "call"
+    return rt.strand.sources(name, kind, reads, give, reader, watch=watch)

@@ -18,6 +18,7 @@ from crucible_kitchen.graph import (
 )
 
 from .blocks import compile_loop, compile_switch, compile_when
+from .follow import followed
 from .runtime import Runtime
 from .stages import Step, compile_stage
 from .stream import compile_stream_loop
@@ -43,4 +44,8 @@ def compile_body(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, .
         rt: shared by all closures of the run, or by those of one thread.
         path: of the body, without indices.
     """
-    return tuple(_COMPILERS[type(node)](node, rt, f"{path}/{node.name}") for node in nodes)
+    nodes = tuple(nodes)
+    steps = tuple(_COMPILERS[type(node)](node, rt, f"{path}/{node.name}") for node in nodes)
+    if rt.strand is None:
+        return steps
+    return tuple(followed(node, step, rt) for node, step in zip(nodes, steps, strict=True))

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from crucible_kitchen.context import Context, MetricLog
-from crucible_kitchen.errors import CrucibleError, StageError
-from crucible_kitchen.graph import Workflow, as_workflow, validate
+from crucible_kitchen.errors import CrucibleError, StageError, WorkflowError
+from crucible_kitchen.graph import Workflow, as_workflow, find_problems
 from crucible_kitchen.graph.blocks import ERROR_KEYS
 from crucible_kitchen.graph.keys import is_concurrent
 from crucible_kitchen.ports import Ports, resolve
 
 from .bridge import Bridge
+from .checkpoint import Policy
 from .compile import compile_body
 from .events import Emitter, Event, Handler
 from .handlers import make_handlers
+from .keepable import checkpoint_problems
+from .keeping import Keeping
 from .redact import Redactor, hide
 from .runtime import Runtime
 from .stages import Step
@@ -65,6 +68,9 @@ def run(
     metadata: Mapping[str, Any] | None = None,
     seed: int | None = None,
     on_context: Callable[[Context], object] | None = None,
+    checkpoint: str | Policy | None = None,
+    resume: bool = False,
+    allow_changed: bool = False,
 ) -> RunResult:
     """Check a workflow completely, then run it in this thread.
 
@@ -80,12 +86,19 @@ def run(
         metadata: joined to the context's metadata.
         seed: of `Rng`; where left out, the configuration's ``seed``, or 0.
         on_context: called with the last context, also after a failure, before ports are closed.
+        checkpoint: when to write down where the run stands, so that it can be taken up again:
+            ``"stage"`` after each, ``Every(stages)`` or ``Seconds(seconds)``; needs a `run_dir`.
+        resume: go on with the run that `run_dir` is of, from its last checkpoint.
+        allow_changed: resume also where workflow, configuration or adapters have changed.
     Raises:
+        ConfigError: `checkpoint` or `resume` without a folder, nothing to resume, or another
+            workflow, configuration or adapters than it was begun with; nothing has run.
         WorkflowError: the workflow cannot run; nothing has run.
         PortError: an adapter could not be made; nothing has run.
         StageError: a stage failed; its `__cause__` is the stage's own exception.
     """
     job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, Bridge())
+    job.keep(checkpoint, resume, allow_changed)
     return job.run()
 
 
@@ -99,6 +112,9 @@ async def arun(
     metadata: Mapping[str, Any] | None = None,
     seed: int | None = None,
     on_context: Callable[[Context], object] | None = None,
+    checkpoint: str | Policy | None = None,
+    resume: bool = False,
+    allow_changed: bool = False,
 ) -> RunResult:
     """`run` for async code: async stages run in this event loop, the others on one thread.
 
@@ -110,6 +126,7 @@ async def arun(
     loop = asyncio.get_running_loop()
     bridge = Bridge(loop)
     job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, bridge)
+    job.keep(checkpoint, resume, allow_changed)
     outcome: asyncio.Future[RunResult] = loop.create_future()
 
     def settle(result: RunResult | None, error: BaseException | None) -> None:
@@ -167,6 +184,11 @@ class _Job:
         self.bridge = bridge
         self._runtime: Runtime | None = None
         self._cancelled = False
+        self._keeping: Keeping | None = None
+
+    def keep(self, checkpoint: str | Policy | None, resume: bool, allow_changed: bool) -> None:
+        """Have the run keep a journal, or go on from one."""
+        self._keeping = Keeping.wanted(self.run_dir, checkpoint, resume, allow_changed)
 
     def cancel(self) -> None:
         """End the run at the next stage, and the async stage that is running now."""
@@ -176,7 +198,11 @@ class _Job:
         self.bridge.cancel()
 
     def run(self) -> RunResult:
-        validate(self.workflow, self.config, self.adapters)
+        keeping = self._keeping
+        more = () if keeping is None else checkpoint_problems(self.workflow, self.adapters)
+        problems = [*find_problems(self.workflow, self.config, self.adapters), *more]
+        if problems:
+            raise WorkflowError(problems)
         began = time.perf_counter()
         if self.run_dir is not None:
             self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -184,9 +210,20 @@ class _Job:
         emitter: Emitter | None = None
         failed = True
         try:
+            base, seed = self._base(ports)
+            if keeping is not None:
+                base = keeping.open(self.workflow, base, seed, ports)
+                if keeping.finished:
+                    failed = False
+                    if self.on_context is not None:
+                        self.on_context(base)
+                    return RunResult(base, base.metrics, 0.0, self.run_dir)
             emitter = Emitter([*make_handlers(self.handlers, self.run_dir), *attached()])
-            runtime = self._runtime = self._prepare(ports, emitter if emitter.handlers else None)
+            runtime = self._prepare(base, seed, ports, emitter if emitter.handlers else None)
+            self._runtime = runtime
             runtime.cancelled = self._cancelled
+            if keeping is not None:
+                keeping.follow(runtime, emitter.handlers)
             _execute(self.workflow, runtime, began)
             failed = False
         finally:
@@ -196,10 +233,12 @@ class _Job:
             if emitter is not None:
                 emitter.close()
             _close_owned(ports, self.adapters, failed)
+            if keeping is not None:
+                keeping.close()
         context = _last_context(runtime)
         return RunResult(context, context.metrics, time.perf_counter() - began, self.run_dir)
 
-    def _prepare(self, ports: Ports, emitter: Emitter | None) -> Runtime:
+    def _base(self, ports: Ports) -> tuple[Context, int]:
         metadata = {
             "workflow": self.workflow.name,
             "run_dir": None if self.run_dir is None else str(self.run_dir),
@@ -207,11 +246,14 @@ class _Job:
         }
         base = Context(self.config, self.adapters, metadata=metadata, ports=ports)
         seed = base.get_config("seed", 0) if self.seed is None else self.seed
+        return base, int(seed or 0)
+
+    def _prepare(self, base: Context, seed: int, ports: Ports, emitter: Emitter | None) -> Runtime:
         redact = Redactor(dict(base.config), dict(base.adapters))
         emit: Callable[[Event], None] | None = emitter
         if emitter is not None and is_concurrent(self.workflow):
             emit = emitter.one_at_a_time
-        return Runtime(base, ports, emit, int(seed or 0), self.bridge, redact)
+        return Runtime(base, ports, emit, seed, self.bridge, redact)
 
 
 def _last_context(runtime: Runtime) -> Context:
@@ -224,16 +266,23 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     """The body, ``on_error`` where it failed, ``finally``; the first error is the one raised."""
     name = workflow.name
     body = compile_body(workflow.body, rt, name)
+    strand, rt.strand = rt.strand, None  # what cleans up is never skipped
     failed = compile_body(workflow.on_error_body or (), rt, f"{name}/on_error")
     final = compile_body(workflow.finally_body or (), rt, f"{name}/finally")
-    rt.tell("run.start", name, name=name, metadata=hide(rt.base.metadata))
     first: BaseException | None = None
     try:
+        rt.strand = strand
+        if strand is not None:
+            strand.begin("")
+        rt.tell("run.start", name, name=name, metadata=hide(rt.base.metadata))
         rt.prefix = f"{name}/"
         for step in body:
             step()
+        if strand is not None:
+            strand.check_arrived()
     except BaseException as error:  # noqa: BLE001 - raised below, after the clean-up
         first = error
+    rt.strand = None
     if first is not None and failed:
         stage = first.stage if isinstance(first, StageError) else name
         for key, value in zip(ERROR_KEYS, (first, stage), strict=True):
@@ -249,6 +298,8 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
         rt.tell("run.error", name, name=name, duration_s=spent, error=said)
         raise first
     rt.tell("run.stop", name, name=name, duration_s=spent)
+    if strand is not None:
+        strand.recorder.finish(strand)
 
 
 def _flush(rt: Runtime, first: BaseException | None) -> BaseException | None:

@@ -15,6 +15,10 @@ from crucible_kitchen.ports import Ports
 from .bridge import Bridge
 from .events import Event
 from .redact import Redactor, hide
+from .strand import Strand
+
+RESUMED = {"resumed": True}
+"""Metadata of what is told again on resume, so that listeners know what they are in."""
 
 
 class BorderError(TypeError):
@@ -80,6 +84,7 @@ class Runtime:
         "redact",
         "seed",
         "state",
+        "strand",
         "values",
     )
 
@@ -108,11 +113,14 @@ class Runtime:
         self.parent: Runtime | None = None
         self.forks: list[Runtime] = []
         self.locks = Locks()
+        self.strand: Strand | None = None  # where the run keeps a journal
 
     def fork(self) -> Runtime:
         """A runtime with a state of its own, for closures that run in another thread or scope."""
         child = Runtime(self.base, self.ports, self.emit, self.seed, self.bridge, self.redact)
         child.parent, child.locks = self, self.locks
+        if self.strand is not None:
+            child.strand = self.strand.fork(child)
         with self.locks.family:
             child.cancelled = self.cancelled
             self.forks.append(child)
@@ -183,6 +191,8 @@ class Runtime:
 
     def put(self, key: str, value: Any) -> None:
         self.state[key] = self.values[key] = value
+        if self.strand is not None:
+            self.strand.touched[key] = None
 
     def drop(self, *keys: str) -> None:
         for key in keys:
@@ -209,9 +219,13 @@ class Runtime:
     def tell(self, kind: str, path: str, **fields: Any) -> None:
         """Emit an event, where somebody listens."""
         if self.emit is not None:
+            if self.strand is not None and self.strand.target is not None:
+                fields["metadata"] = {**(fields.get("metadata") or {}), **RESUMED}
             self.emit(Event(kind, path, time.time(), **fields))
 
     def _recorded(self, record: MetricRecord) -> None:
+        if self.strand is not None and self.strand.target is not None:
+            return  # it was recorded before the run stopped
         store = self.ports.get("metrics_store")
         if store is not None:
             run_id = self.base.get_metadata("run_id")

@@ -11,10 +11,9 @@ from typing import Any
 
 from crucible_kitchen.graph import StreamLoop
 
-from .blocks import CompileBody, iteration, told
+from .blocks import CompileBody, compile_source, count_of, iteration, told
 from .runtime import Runtime
 from .stages import Step
-from .values import compile_value
 
 _END = object()
 
@@ -94,14 +93,14 @@ def compile_stream_loop(
     """A closure that runs the body once for each item, while the next ones are made."""
     assert node.over is not None
     reader = rt.fork()  # what the source records must not land between the body's stages
-    items = compile_value(node.over, reader, path)
+    items = compile_source(node.name, node.over, rt, reader, path)
     iterate = iteration(node, rt, compile_body(node.body, rt, path))
 
     def work(where: str) -> None:
         reader.enter(f"{where}/")
         try:
             source = items()
-            total = len(source) if hasattr(source, "__len__") else None
+            total = count_of(source)
             with ReadAhead(source, node.prefetch) as ahead:
                 iterate(ahead, total)
         finally:

@@ -11,10 +11,9 @@ from typing import Any
 
 from crucible_kitchen.graph import FanOut, Parallel, Scope
 
-from .blocks import CompileBody, told
+from .blocks import CompileBody, compile_source, told
 from .runtime import BorderError, Left, Runtime
 from .stages import Step
-from .values import compile_value
 
 _MOST_THREADS = 32
 
@@ -138,11 +137,15 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
 
     def work(where: str) -> None:
         rt.tell("block.start", where, block="parallel", total=len(forks))
+        if rt.strand is not None:
+            rt.strand.enter(where, concurrent=True)
         left: dict[int, Left] = {}
 
         def member(slot: int, number: int) -> None:
             fork = forks[number]
             fork.enter(f"{where}/")
+            if fork.strand is not None:
+                fork.strand.begin(f"{where}/{node.body[number].name}", concurrent=True)
             try:
                 for step in bodies[number]:
                     step()
@@ -164,7 +167,7 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
 
 def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
     """A closure that runs a copy of the body for each item, each from the same state."""
-    items = compile_value(node.over, rt, path)
+    items = compile_source(node.name, node.over, rt, rt, path, watch=False)
     most = node.max_concurrency or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
     copies: list[tuple[Runtime, tuple[Step, ...]]] = []  # one a thread, made when first needed
     item_key, index_key = node.variables
@@ -173,6 +176,8 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
         every = list(items())
         total = len(every)
         rt.tell("block.start", where, block="fan_out", total=total)
+        if rt.strand is not None:
+            rt.strand.enter(where, concurrent=True)
         while len(copies) < min(most, total):
             fork = rt.fork()
             copies.append((fork, compile_body(node.body, fork, path)))
@@ -184,6 +189,8 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
             fork.enter(f"{here}/")
             fork.put(item_key, every[number])
             fork.put(index_key, number)
+            if fork.strand is not None:
+                fork.strand.begin(here, concurrent=True)
             fork.tell("iteration.start", here, iteration=number, total=total)
             try:
                 for step in body:
@@ -218,10 +225,14 @@ def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody
 
     def work(where: str) -> None:
         rt.tell("block.start", where, block="scope")
+        if rt.strand is not None:
+            rt.strand.enter(where, concurrent=False)
         fork.enter(f"{where}/")
         for key, value in rt.everything().items():
             if key.startswith(prefix):  # written when the scope ran before, as in a loop
                 fork.put(key[len(prefix) :], value)
+        if fork.strand is not None:
+            fork.strand.begin(where)
         try:
             for step in body:
                 step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from crucible_kitchen.types import MetricPoint
@@ -93,6 +93,22 @@ class MetricsStore(Port):
             TypeError: the value is not a number.
             PortError: it cannot be kept.
         """
+
+    def rewind(self, run: Run, points: Sequence[MetricPoint]) -> None:
+        """Have `points`, in their order, as what is recorded for the run, which is taken up again.
+
+        What a crash has lost is recorded again. Points beyond those stay where a store cannot take
+        back what it was given, as this implementation cannot: they then come twice.
+        """
+        have = [(point.name, point.value, point.step) for point in self.read(run)]
+        same = 0
+        for (name, value, step), wanted in zip(have, points, strict=False):
+            # repr, since NaN is not equal to itself
+            if (name, repr(value), step) != (wanted.name, repr(wanted.value), wanted.step):
+                break
+            same += 1
+        for point in points[same:] if same == len(have) else ():
+            self.record(run, point.name, point.value, step=point.step, metadata=point.metadata)
 
     @abstractmethod
     def flush(self, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from crucible_kitchen.types import ModelInput, SampledSequence, SampledToken, SamplingParams
@@ -20,6 +21,7 @@ class SamplingClient(Port):
     """Draws from a model, or asks it for log probabilities."""
 
     name: ClassVar[str] = "sampling_client"
+    handles: ClassVar[tuple[type, ...]] = (Session,)
 
     @abstractmethod
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:
@@ -58,3 +60,11 @@ class SamplingClient(Port):
         """
         (sequence,) = self.sample(session, prompt, 1, params).result()
         yield from map(SampledToken, sequence.tokens, sequence.logprobs)
+
+    def save_value(self, value: Session, path: Path) -> dict[str, Any]:
+        """The session's configuration, which is all that it is made of."""
+        return value.config.model_dump()
+
+    def load_value(self, saved: Mapping[str, Any], path: Path) -> Session:
+        """A new session of that configuration."""
+        return self.start_session(saved)

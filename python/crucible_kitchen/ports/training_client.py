@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from crucible_kitchen.errors import PortError
 from crucible_kitchen.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
 
 from .base import Port
@@ -33,6 +35,7 @@ class TrainingClient(Port):
     """
 
     name: ClassVar[str] = "training_client"
+    handles: ClassVar[tuple[type, ...]] = (Session,)
 
     @abstractmethod
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:
@@ -154,6 +157,30 @@ class TrainingClient(Port):
             return self.get_tokenizer(session)
         finally:
             self.close_session(session)
+
+    def has_gradients(self, session: Session) -> bool:
+        """Whether gradients wait for `optim_step`, once the work asked for so far is done.
+
+        A checkpoint would lose them, so a run that writes checkpoints waits until there are none.
+        An adapter defines it together with `owns`, so that its sessions can be taken up again.
+        """
+        raise PortError(
+            f"{self.name}: {type(self).__name__} does not say whether gradients wait, so its "
+            "sessions cannot be taken up again; define has_gradients"
+        )
+
+    def save_value(self, value: Session, path: Path) -> dict[str, Any] | None:
+        """The session's configuration, and a checkpoint of it; None while gradients wait."""
+        if self.has_gradients(value):
+            return None
+        self.save_checkpoint(value, str(path)).result()
+        return value.config.model_dump()
+
+    def load_value(self, saved: Mapping[str, Any], path: Path) -> Session:
+        """A new session at the place of the saved one."""
+        session = self.start_session(saved)
+        self.load_checkpoint(session, str(path))
+        return session
 
     @abstractmethod
     def close_session(self, session: Session) -> None:

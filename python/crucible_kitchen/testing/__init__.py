@@ -31,6 +31,7 @@ from .contracts import (  # noqa: E402 - after the line above, or it has no effe
     TokenizerContract,
     TrainingClientContract,
 )
+from .kill_at import kill_at  # noqa: E402
 
 __all__ = [
     "BlobStoreContract",
@@ -44,4 +45,5 @@ __all__ = [
     "SamplingClientContract",
     "TokenizerContract",
     "TrainingClientContract",
+    "kill_at",
 ]

@@ -6,7 +6,7 @@ import functools
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.ports import PORTS, Port
@@ -14,6 +14,8 @@ from crucible_kitchen.ports import PORTS, Port
 P = TypeVar("P", bound=Port)
 Around = Callable[[str, tuple[Any, ...], dict[str, Any]], Any]
 """What happens at a call: given the method's name and arguments, its result."""
+KEEPING: Final = ("owns", "save_value", "load_value", "has_gradients", "rewind")
+"""Methods by which the journal of a run has an adapter keep what it holds."""
 
 
 def port_of(adapter: Any) -> type[Port]:
@@ -29,11 +31,11 @@ def port_of(adapter: Any) -> type[Port]:
 
 
 def methods_of(port: type[Port]) -> tuple[str, ...]:
-    """The names of a port's methods, without `close`, which is every adapter's own."""
+    """The names of a port's methods, without those that are every adapter's own."""
     return tuple(
         name
         for name, member in inspect.getmembers(port, inspect.isfunction)
-        if not name.startswith("_") and name != "close"
+        if not name.startswith("_") and name not in ("close", *KEEPING)
     )
 
 
@@ -75,12 +77,18 @@ def in_front_of(
 
         return call
 
+    def beneath(name: str) -> Callable[..., Any]:
+        return lambda self, *args: getattr(inner, name)(*args)
+
     def beyond(self: Any, name: str) -> Any:
         if inner is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(inner, name)
 
     members: dict[str, Any] = {name: method(name) for name in methods_of(port)}
+    members |= {
+        name: beneath(name) for name in KEEPING if inner is not None and hasattr(port, name)
+    }
     members["__doc__"] = f"A {port.name} whose calls are those of another, {label.lower()}."
     members["__getattr__"] = beyond
     members["close"] = lambda self: close()

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,13 +47,28 @@ class MetricsStore(ports.MetricsStore):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Append one value."""
-        point = metric_point(run, name, value, step, metadata, time.time())
-        try:
-            line = json.dumps(_plain(point.to_dict()), allow_nan=False).encode() + b"\n"
-        except TypeError as error:
-            raise TypeError(f"metrics_store: metadata must be plain JSON: {error}") from error
+        line = _line(metric_point(run, name, value, step, metadata, time.time()))
         with self._lock, speaking_our_errors("metrics_store", f"write {self._path}"):
             _append(self._opened(), line)
+
+    def rewind(self, run: ports.Run, points: Sequence[MetricPoint]) -> None:
+        """Keep the run's lines that say what `points` say, and have the others say it, too.
+
+        Lines of other runs stay as they are.
+        """
+        run_id = run_id_of(run)
+        with self._lock, speaking_our_errors("metrics_store", f"rewind {self._path}"):
+            descriptor = self._opened()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                size = _whole_lines(descriptor)
+                lines = os.pread(descriptor, size, 0).splitlines(keepends=True)
+                wanted = _rewound(lines, self._path, run_id, points)
+                same = _in_common(lines, wanted)
+                os.ftruncate(descriptor, sum(map(len, lines[:same])))
+                os.write(descriptor, b"".join(wanted[same:]))
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def flush(self, run: ports.Run) -> None:
         """Return when the file is on the disk."""
@@ -82,6 +97,41 @@ class MetricsStore(ports.MetricsStore):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, 0o644)
         return self._descriptor
+
+
+def _line(point: MetricPoint) -> bytes:
+    try:
+        return json.dumps(_plain(point.to_dict()), allow_nan=False).encode() + b"\n"
+    except TypeError as error:
+        raise TypeError(f"metrics_store: metadata must be plain JSON: {error}") from error
+
+
+def _rewound(
+    lines: Sequence[bytes], path: Path, run_id: str, points: Sequence[MetricPoint]
+) -> list[bytes]:
+    """The lines of a file in which a run is to have `points`: those that agree, and new ones."""
+    kept, agreed = [], 0
+    surplus = False
+    for line, have in zip(lines, _points(b"".join(lines), path), strict=True):
+        if have.run_id == run_id:
+            surplus = surplus or agreed == len(points) or _told(have) != _told(points[agreed])
+            if surplus:
+                continue
+            agreed += 1
+        kept.append(line)
+    return kept + [_line(point) for point in points[agreed:]]
+
+
+def _in_common(some: Sequence[bytes], others: Sequence[bytes]) -> int:
+    """How many lines two files begin with in common."""
+    for number, (one, other) in enumerate(zip(some, others, strict=False)):
+        if one != other:
+            return number
+    return min(len(some), len(others))
+
+
+def _told(point: MetricPoint) -> tuple[str, str, int | None]:
+    return point.name, repr(float(point.value)), point.step  # NaN is not equal to itself
 
 
 def _append(descriptor: int, line: bytes) -> None:

@@ -100,6 +100,10 @@ class SamplingClient(ports.SamplingClient):
         """The model's tokenizer."""
         return self.loaded(session).tokenizer
 
+    def owns(self, value: object) -> bool:
+        """Whether it is an open session of this client."""
+        return isinstance(value, Session) and self._models.get(value.id, (None,))[0] is value
+
     def close_session(self, session: Session) -> None:
         """See `ports.SamplingClient.close_session`."""
         if self._models.pop(session.id, None) is not None:

@@ -122,6 +122,11 @@ class Trainer:
         self.steps += 1
         return OptimStepResult(self.steps, norm, params.learning_rate)
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients wait for `optim_step`."""
+        return any(parameter.grad is not None for parameter in self.parameters)
+
     def _losses(
         self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
     ) -> ForwardBackwardResult:

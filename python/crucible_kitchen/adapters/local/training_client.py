@@ -173,6 +173,14 @@ class TrainingClient(ports.TrainingClient):
         """See `ports.TrainingClient.load_checkpoint`."""
         self._submit(session, lambda t: checkpoint.load(t, Path(path))).result()
 
+    def owns(self, value: object) -> bool:
+        """Whether it is an open session of this client."""
+        return isinstance(value, Session) and self._open.get(value.id, (None,))[0] is value
+
+    def has_gradients(self, session: Session) -> bool:
+        """See `ports.TrainingClient.has_gradients`."""
+        return self._submit(session, lambda t: t.has_gradients).result()
+
     def save_weights_for_sampler(self, session: Session, name: str) -> Future[str]:
         """See `ports.TrainingClient.save_weights_for_sampler`; the format is PEFT's."""
         folder = self._folder_for_weights() / name

@@ -75,6 +75,10 @@ class SamplingClient(ports.SamplingClient):
         values = logprobs(np.asarray(tokens[1:], dtype=np.int64), mine.learned)
         return Future.resolved([None, *values.tolist()])
 
+    def owns(self, value: object) -> bool:
+        """Whether it is an open session of this kind of client."""
+        return isinstance(value, NoopSamplingSession) and not value.closed
+
     def close_session(self, session: ports.Session) -> None:
         """The session takes no more work."""
         _mine(session).closed = True

@@ -70,16 +70,16 @@ class TrainingClient(ports.TrainingClient):
         self.calls: list[Call] = []
         self._executor: ThreadPoolExecutor | None = None
         self._checkpoints: dict[str, dict[str, int]] = {}
-        self._sessions = 0
+        self._sessions: list[NoopSession] = []
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> NoopSession:
         """A session at step 0, or at that of `config.checkpoint_path`."""
         config = SessionConfig.coerce(config)
         path = config.checkpoint_path
         state = {"steps": 0, "learned": 0} if path is None else self._find(path)
-        self._sessions += 1
-        session = NoopSession(f"noop-{self._sessions}", config)
+        session = NoopSession(f"noop-{len(self._sessions) + 1}", config)
         session.restore(state)
+        self._sessions.append(session)
         self._note("start_session", session, config=config)
         return session
 
@@ -198,6 +198,15 @@ class TrainingClient(ports.TrainingClient):
             mine.restore(self._find(os.fspath(path)))
 
         self._submit(work).result()
+
+    def owns(self, value: object) -> bool:
+        """Whether it is an open session of this client."""
+        return isinstance(value, NoopSession) and value in self._sessions and not value.closed
+
+    def has_gradients(self, session: ports.Session) -> bool:
+        """See `ports.TrainingClient.has_gradients`."""
+        mine = self._open(session)
+        return self._submit(lambda: mine.gradients > 0.0).result()
 
     def _find(self, path: str) -> dict[str, int]:
         if path in self._checkpoints:

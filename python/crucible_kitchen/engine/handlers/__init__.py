@@ -80,7 +80,7 @@ def _make(given: str | Handler, run_dir: Path | None) -> Handler:
 
         if run_dir is None:
             raise ConfigError('handlers: "jsonl" needs a run_dir to write events.jsonl into')
-        return JsonLines(run_dir / "events.jsonl")
+        return JsonLines(run_dir / JsonLines.FILE)
     if given == "opentelemetry":
         from .opentelemetry import OpenTelemetry
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from crucible_kitchen.engine.events import Event
 from crucible_kitchen.engine.redact import HIDDEN, hides
@@ -20,13 +20,20 @@ class JsonLines:
 
     Args:
         path: of the file; its folder must exist.
+
+    Attributes:
+        lines: how many it has written, or holds already.
     """
 
+    FILE: ClassVar[str] = "events.jsonl"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path, self.lines = Path(path), 0
         self._file = self.path.open("a", encoding="utf-8")
 
     def __call__(self, event: Event) -> None:
+        if event.metadata and event.metadata.get("resumed"):
+            return  # it was written before the run stopped
         fields = {
             name: value
             for name, value in zip(Event._fields, event, strict=True)
@@ -34,8 +41,13 @@ class JsonLines:
         }
         line = json.dumps(plain(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self._file.write(line + "\n")
+        self.lines += 1
         if not event.kind.startswith(("stage.st", "iteration")):
             self._file.flush()  # what somebody may be waiting for is there at once
+
+    def flush(self) -> None:
+        """Hand to the system what has been told so far."""
+        self._file.flush()
 
     def close(self) -> None:
         """Write what is left and close the file."""

@@ -1,0 +1,64 @@
+"""Closures that keep a strand informed of where it is: around every stage and every block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crucible_kitchen.errors import CrucibleError
+from crucible_kitchen.graph import Block, Node, Stage, StageNode
+
+from .stages import Step
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+def followed(node: Node, step: Step, rt: Runtime) -> Step:
+    """The closure of a node, for a run that keeps a journal."""
+    return _stage(node, step, rt) if isinstance(node, StageNode) else _block(node, step, rt)
+
+
+def _stage(node: StageNode, step: Step, rt: Runtime) -> Step:
+    strand = rt.strand
+    assert strand is not None
+    name, source = node.name, node.source
+    writes = dict.fromkeys(write.key for write in node.writes)
+    used = _used(node, strand.recorder.vault.keepers)
+
+    def run() -> None:
+        if strand.target is not None and strand.skips(rt.prefix + name):
+            return
+        step()
+        path = rt.prefix + name
+        try:
+            strand.finished(path, writes, used)
+        except CrucibleError as error:
+            raise rt.failure(path, source, error) from error
+
+    return run
+
+
+def _block(node: Node, step: Step, rt: Runtime) -> Step:
+    strand = rt.strand
+    assert strand is not None
+    name = node.name
+    values = node.values if isinstance(node, Block) else ()
+    asked = {one.role for _, value in values for one in value.signature.injected}
+    used = frozenset(asked & set(strand.recorder.vault.keepers))
+
+    def run() -> None:
+        if strand.target is not None and not strand.leads_to(rt.prefix + name):
+            return
+        if used:
+            strand.uses(used)
+        depth = len(strand.loops)
+        step()
+        del strand.loops[depth:]
+
+    return run
+
+
+def _used(node: StageNode, keepers: tuple[str, ...]) -> frozenset[str]:
+    """Ports with handles that a stage may change: those it names, or all where it sees them all."""
+    anything = isinstance(node.call, Stage) or node.signature.sees_context
+    return frozenset(name for name in keepers if anything or name in node.ports)

@@ -1,0 +1,158 @@
+"""`Recorder`: writes where the strands of a run stand into its journal."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from crucible_kitchen.context import MetricRecord
+from crucible_kitchen.errors import CrucibleError
+
+from .checkpoint import Policy
+from .handlers.jsonl import JsonLines
+from .journal import Journal, Story
+from .strand import OpenLoop, Strand
+from .vault import CannotSave, Coded, Vault
+
+
+class Recorder:
+    """What the strands of one run share.
+
+    Args:
+        journal: where commits are written.
+        vault: writes down values.
+        policy: when it is time for a commit.
+        story: what the journal says so far.
+    """
+
+    def __init__(self, journal: Journal, vault: Vault, policy: Policy, story: Story) -> None:
+        self.journal, self.vault, self.policy, self.story = journal, vault, policy, story
+        self.listener: JsonLines | None = None
+        """Writes the run's events, where they are kept; it must be as far as the journal."""
+        self.lines = 0
+        """How many events were written down when the run stopped."""
+        self.lock = threading.RLock()
+        self.finished_stages = 0
+        self.used: set[str] = set()
+        """Ports with handles that were used since those were saved."""
+        self._next = max(story.strands) + 1
+
+    def events(self) -> int:
+        """How many events have been written down."""
+        return 0 if self.listener is None else self.listener.lines
+
+    def commit(self, strand: Strand) -> bool:
+        """Write down where a strand stands; False where now is no moment for it.
+
+        Raises:
+            CrucibleError: a value cannot be saved, or the journal cannot be written.
+        """
+        with self.lock:
+            chain = [strand]
+            while (parent := chain[0].parent) is not None and parent.pending:
+                chain.insert(0, parent)
+            # Where strands run at once, what an adapter holds is kept as it was before them.
+            handles = {} if strand.concurrent else self.vault.save_handles(self.used)
+            if handles is None:
+                return False
+            commits = [self._commit(one) for one in chain]
+            new = self.vault.save_handles(())
+            if new is None:
+                return False
+            line: dict[str, Any] = {"commits": commits}
+            if handles or new:
+                line["handles"] = {**handles, **new}
+            self.story.apply(line)
+            for one, commit in zip(chain, commits, strict=True):
+                commit["metrics"] = self._metrics(one)
+            if self.listener is not None:
+                self.listener.flush()
+            self.journal.append(line, fsync=self.policy.fsync)
+            self._committed(chain, line.get("handles", {}))
+            return True
+
+    def finish(self, strand: Strand) -> None:
+        """Say that the run is done, and which small values and metrics it left.
+
+        Raises:
+            CrucibleError: the journal cannot be written.
+        """
+        with self.lock:
+            if self.listener is not None:
+                self.listener.flush()
+            state = strand.rt.state
+            small = {key: value for key, value in state.items() if self.vault.is_small(value)}
+            self.journal.append({"finished": small, "metrics": self._metrics(strand)})
+
+    def _commit(self, strand: Strand) -> dict[str, Any]:
+        commit: dict[str, Any] = {"strand": strand.number, "at": strand.at}
+        if strand.number < 0:
+            assert strand.parent is not None
+            commit["strand"] = strand.number = self._next
+            commit |= {"of": strand.parent.number, "path": strand.name}
+            self._next += 1
+        if strand.inside:
+            commit["in"] = True
+        commit["events"] = strand.events if strand.inside else self.events()
+        state = strand.rt.state
+        written = {key: self._coded(key, state[key]) for key in strand.touched if key in state}
+        if written:
+            commit["set"] = written
+        loops = {loop.where: coded for loop in strand.loops if (coded := self._loop(loop))}
+        if loops:
+            commit["loops"] = loops
+        changed = strand.changed_metadata()
+        if changed:
+            commit["metadata"] = self._coded("metadata", changed)
+        return commit
+
+    def _coded(self, key: str, value: Any) -> Coded:
+        try:
+            return self.vault.encode(value)
+        except CannotSave as error:
+            raise CrucibleError(
+                f"writes {key!r}, which cannot be kept for a resume: {error}; write something that "
+                "can be pickled, or a handle whose adapter saves it (`Port.save_value`)"
+            ) from error
+
+    def _loop(self, loop: OpenLoop) -> dict[str, Any]:
+        """What the journal must know of a loop, besides what it knows already."""
+        about: dict[str, Any] = {}
+        if loop.paired:
+            about["state"] = self._coded(loop.where, loop.state)
+            about["item"] = self._coded(loop.where, loop.item)
+        if loop.written:
+            return about
+        if loop.kind == "value":
+            about["over"] = self._coded(loop.where, loop.over)
+        elif loop.reads:
+            about["reads"] = {key: self._coded(key, one) for key, one in loop.reads.items()}
+        return about
+
+    def _metrics(self, strand: Strand) -> list[list[Any]]:
+        return [self._metric(record) for record in strand.rt.metrics.since(strand.sent)]
+
+    def _metric(self, record: MetricRecord) -> list[Any]:
+        name, value, step, time, metadata = record
+        number = value if type(value) in (int, float) else float(value)
+        at = None if step is None else int(step)
+        return [name, number, at, time, self._coded(name, dict(metadata)) if metadata else {}]
+
+    def _committed(self, chain: list[Strand], handles: Mapping[str, Any]) -> None:
+        now = monotonic()
+        for strand in chain:
+            strand.touched = {}
+            strand.sent = len(strand.rt.metrics)
+            strand.pending = False
+            for loop in strand.loops:
+                loop.written = True
+        if not chain[-1].concurrent:
+            self.used.clear()
+        self.vault.saved(handles)
+        around: Strand | None = chain[-1]
+        while around is not None:
+            around.committed_stages, around.committed_s = self.finished_stages, now
+            around = around.parent
+        self.vault.sweep(self.story.main.values())

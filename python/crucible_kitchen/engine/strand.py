@@ -1,0 +1,354 @@
+"""`Strand`: where one thread of control of a run stands, and how it gets there again on resume.
+
+On resume the compiled closures run as they always do. Until a strand has reached the place where
+its journal stopped, its stages do nothing, its blocks are entered only where that place is inside
+them, and nothing is told to those who listen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from crucible_kitchen.context import MetricRecord
+from crucible_kitchen.errors import CrucibleError
+
+from .journal import Saved
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+    from .runtime import Runtime
+
+_CONTAINERS = (range, list, tuple, dict, str, bytes)
+
+
+class OpenLoop:
+    """A block that goes through items, while it runs.
+
+    Args:
+        where: id of the block.
+        kind: ``same`` (the workflow gives the same items again), ``value`` (the items themselves
+            are written down) or ``call`` (asked for again, from what it read).
+        over: the items, of kind ``value``.
+        reads: what it read, of kind ``call``.
+    """
+
+    __slots__ = ("ahead", "item", "kind", "over", "paired", "reads", "state", "where", "written")
+
+    def __init__(self, where: str, kind: str, over: Any, reads: Mapping[str, Any]) -> None:
+        self.where, self.kind, self.over, self.reads = where, kind, over, reads
+        self.paired = self.written = False
+        self.ahead = 0
+        self.item: Any = None
+        self.state: Any = None
+
+
+class Watched:
+    """Items of a source that can say where it stands, each with where it stood then.
+
+    Args:
+        source: with ``state_dict``.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.total: int | None = len(source) if hasattr(source, "__len__") else None
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for item in self._source:
+            yield item, self._source.state_dict()
+
+
+class Strand:
+    """One thread of control of a run that keeps a journal.
+
+    Args:
+        recorder: of the run, shared by all its strands.
+        rt: whose state and place it follows.
+        parent: the strand it was forked from.
+    """
+
+    __slots__ = (
+        "at",
+        "base",
+        "blocked",
+        "committed_s",
+        "committed_stages",
+        "concurrent",
+        "events",
+        "frozen",
+        "inside",
+        "loops",
+        "name",
+        "number",
+        "parent",
+        "pending",
+        "recorder",
+        "rt",
+        "saved",
+        "sent",
+        "target",
+        "touched",
+    )
+
+    def __init__(self, recorder: Recorder, rt: Runtime, parent: Strand | None = None) -> None:
+        self.recorder, self.rt, self.parent = recorder, rt, parent
+        self.name, self.number = "", 0 if parent is None else -1
+        self.concurrent = self.frozen = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.saved: Saved | None = None
+        self.target: str | None = None  # where to go on behind; None where it has got there
+        self.at, self.inside, self.events = "", False, 0
+        self.pending = self.blocked = False
+        self.touched: dict[str, None] = {}
+        self.loops: list[OpenLoop] = []
+        self.sent = 0
+        self.committed_stages, self.committed_s = self.recorder.finished_stages, monotonic()
+        self.base = self.rt.base
+
+    @property
+    def stages(self) -> int:
+        """Stages finished since the last commit, by this strand and those beside it."""
+        return self.recorder.finished_stages - self.committed_stages
+
+    @property
+    def seconds(self) -> float:
+        """Since the last commit."""
+        return monotonic() - self.committed_s
+
+    def fork(self, rt: Runtime) -> Strand:
+        """A strand for a fork of the runtime."""
+        return Strand(self.recorder, rt, self)
+
+    def begin(self, name: str, *, concurrent: bool = False) -> None:
+        """Start, or go on where the journal says.
+
+        Args:
+            name: path that its ids begin with.
+            concurrent: whether others run at the same time.
+        """
+        self._reset()
+        parent = self.parent
+        self.name, self.number = name, 0 if parent is None else -1
+        if parent is None:
+            self.saved = self.recorder.story.main
+        else:
+            self.committed_stages, self.committed_s = parent.committed_stages, parent.committed_s
+            self.concurrent = concurrent or parent.concurrent
+            self.frozen = parent.frozen or parent.blocked
+            self.saved = parent.saved.children.get(name) if parent.saved is not None else None
+        if self.saved is not None and self.saved.at:
+            self._restore(self.saved)
+
+    def _restore(self, saved: Saved) -> None:
+        rt, decode = self.rt, self.recorder.vault.decode
+        self.number, self.target, self.at = saved.number, saved.at, saved.at
+        with self.recorder.lock:
+            for key, coded in saved.state.items():
+                rt.put(key, decode(coded))
+            if saved.metadata is not None:
+                metadata = {**rt.base.metadata, **decode(saved.metadata)}
+                rt.base = rt.base.replace(_metadata=metadata)
+            rt.metrics.extend(
+                MetricRecord(name, value, step, time, decode(metadata))
+                for name, value, step, time, metadata in saved.records
+            )
+        self.touched = {}
+        self.sent = len(saved.records)
+
+    def changed_metadata(self) -> dict[str, Any]:
+        """What stages have put into the context's metadata."""
+        if self.rt.base is self.base:
+            return {}
+        before, now = dict(self.base.metadata), dict(self.rt.base.metadata)
+        return {k: v for k, v in now.items() if k not in before or v is not before[k]}
+
+    # What the closures of stages and blocks ask.
+
+    def skips(self, path: str) -> bool:
+        """Whether a stage has been done; called while there is a target."""
+        if path == self.target:
+            self._arrive()
+        return True
+
+    def leads_to(self, path: str) -> bool:
+        """Whether the target is a block, or inside it."""
+        target = self.target
+        assert target is not None
+        return target == path or target.startswith((f"{path}/", f"{path}["))
+
+    def way(self, path: str) -> str:
+        """What the target names below a block, such as a branch."""
+        assert self.target is not None
+        return self.target[len(path) + 1 :].partition("/")[0]
+
+    def check_arrived(self) -> None:
+        """Refuse to end before the place where the journal stopped was met.
+
+        Raises:
+            CrucibleError: the workflow has no such place any more.
+        """
+        if self.target is not None:
+            raise CrucibleError(
+                f"resume: the journal stopped at {self.target}, which the workflow does not have "
+                "any more; nothing has run"
+            )
+
+    def _arrive(self) -> None:
+        self.target = None
+        self.rt.metrics.cut(self.sent)  # what a source recorded again while it was gone through
+
+    def finished(self, path: str, writes: Mapping[str, None], used: Iterable[str]) -> None:
+        """Take note that a stage has done its work, and write that down where it is time."""
+        self.touched.update(writes)
+        recorder = self.recorder
+        if used:
+            self.uses(used)
+        self.at, self.inside, self.pending = path, False, False
+        recorder.finished_stages += 1
+        if not self.frozen and recorder.policy.due(self):
+            recorder.commit(self)
+
+    def uses(self, ports: Iterable[str]) -> None:
+        """Take note that something that adapters hold may have changed.
+
+        Where several strands run at once, nobody can tell whose work is in it; this one is then
+        written down no further, and is done again from here on resume.
+        """
+        self.recorder.used.update(ports)
+        self.frozen = self.frozen or self.concurrent
+
+    def enter(self, where: str, *, concurrent: bool) -> None:
+        """Take note that a block with strands of its own begins.
+
+        Args:
+            where: id of the block.
+            concurrent: whether its strands run at the same time.
+        """
+        if self.target is not None:
+            self._arrive()
+            self.inside = True
+            return
+        self.at, self.inside, self.pending = where, True, True
+        self.events = self.recorder.events()
+        self.saved = None
+        # What an adapter holds must be saved before several strands go on from it.
+        self.blocked = concurrent and bool(self.recorder.used)
+
+    def sources(
+        self,
+        name: str,
+        kind: str,
+        reads: Iterable[str],
+        source: Callable[[], Any],
+        rt: Runtime,
+        *,
+        watch: bool = True,
+    ) -> Callable[[], Any]:
+        """`source`, which gives the items of a block, but on resume the items it gave before.
+
+        Args:
+            name: of the block.
+            kind: ``same`` where the workflow itself names the items, else ``call``.
+            reads: keys that it reads.
+            source: gives the items.
+            rt: whose values it reads.
+            watch: whether to ask it where it stands, where it can say so.
+        """
+        keys = tuple(reads)
+
+        def give() -> Any:
+            where = self.rt.prefix + name
+            if self.target is not None:
+                return self._again(where, source, rt, watch)
+            values = rt.values
+            read = {key: values[key] for key in keys if key in values}
+            every = source()
+            loop = OpenLoop(where, kind, None, read)
+            if isinstance(every, (set, frozenset)):
+                every = list(every)  # its order is another one in another process
+                loop.kind, loop.over = "value", every
+            elif kind == "call" and type(every) in _CONTAINERS:
+                loop.kind, loop.over = "value", every
+            self.loops.append(loop)
+            return self._watched(loop, every) if watch else every
+
+        return give
+
+    def _again(self, where: str, source: Callable[[], Any], rt: Runtime, watch: bool) -> Any:
+        saved = self._saved_loop(where)
+        loop = OpenLoop(where, "same", None, {})
+        loop.written = True
+        self.loops.append(loop)
+        if "over" in saved:
+            return self._decode(saved["over"])
+        now = dict(rt.values)
+        rt.values.update({key: self._decode(one) for key, one in saved.get("reads", {}).items()})
+        try:
+            every = source()
+            return self._watched(loop, every) if watch else every
+        finally:
+            rt.values.clear()
+            rt.values.update(now)
+
+    def _saved_loop(self, where: str) -> dict[str, Any]:
+        assert self.saved is not None
+        return self.saved.loops.get(where, {})
+
+    def holds(self, predicate: Callable[[], Any]) -> Callable[[], Any]:
+        """`predicate` of a ``while_``, which held in the iterations that were done."""
+        return lambda: self.target is not None or predicate()
+
+    def _watched(self, loop: OpenLoop, every: Any) -> Any:
+        """Items, put back to where they stood, and watched where they can say where they stand."""
+        if not (hasattr(every, "state_dict") and hasattr(every, "load_state_dict")):
+            return every
+        loop.paired = True
+        if self.target is not None and "state" in self._saved_loop(loop.where):
+            every.load_state_dict(self._decode(self._saved_loop(loop.where)["state"]))
+            loop.ahead = self._index(loop) + 1
+        return Watched(every)
+
+    def _index(self, loop: OpenLoop) -> int:
+        """Number of the item that the journal stopped in."""
+        assert self.target is not None
+        return int(self.target[len(loop.where) + 1 :].partition("]")[0])
+
+    def _decode(self, coded: Any) -> Any:
+        with self.recorder.lock:
+            return self.recorder.vault.decode(coded)
+
+    def numbered(self, every: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Items with their numbers, from the one on that the journal stopped in."""
+        loop = self.loops[-1]
+        first, items = 0, iter(every)
+        if self.target is not None:
+            first = self._index(loop)
+            yield first, self._stopped_at(loop, first, items)
+            if self.target is not None:
+                raise CrucibleError(
+                    f"resume: the journal stopped at {self.target}, which {loop.where}[{first}] "
+                    "does not have any more"
+                )
+            first += 1
+        for index, item in enumerate(items, first):
+            yield index, self._take(loop, item)
+
+    def _stopped_at(self, loop: OpenLoop, index: int, items: Iterator[Any]) -> Any:
+        saved = self._saved_loop(loop.where)
+        if "state" in saved:
+            loop.item, loop.state = self._decode(saved["item"]), self._decode(saved["state"])
+            return loop.item
+        for item in islice(items, index, None):
+            return self._take(loop, item)
+        raise CrucibleError(f"resume: {loop.where} gave an item {index}, now it has fewer")
+
+    def _take(self, loop: OpenLoop, item: Any) -> Any:
+        if loop.paired:
+            loop.item, loop.state = item
+            return loop.item
+        return item

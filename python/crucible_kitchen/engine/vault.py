@@ -1,0 +1,257 @@
+"""`Vault`: values of a run's state as JSON, as files named by their content, or by their adapter.
+
+What is small and plain stands in the journal itself. The rest is pickled, and what is large goes
+into a file whose name is its hash, so that equal values are kept once. A handle, such as a training
+session, is saved by the adapter that it belongs to.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import pickle
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crucible_kitchen.errors import CrucibleError
+from crucible_kitchen.ports import Port, Ports
+
+Coded = Any
+"""JSON: a plain value as it is, or ``{"$pickle": base64}`` or ``{"$blob": hash}``."""
+
+_PICKLE, _BLOB = "$pickle", "$blob"
+_SCALARS = (int, str, bool, type(None))
+_MOST_INLINE = 512
+_MOST_ITEMS = 32
+_SWEEP_AFTER = 256
+
+
+class CannotSave(CrucibleError):
+    """A value cannot be written down."""
+
+
+@dataclass
+class _Handle:
+    """A handle of an adapter.
+
+    Args:
+        saved: what its adapter gave when it was saved last; None before.
+        folder: where it was saved last.
+    """
+
+    port: str
+    value: Any
+    saved: Any = None
+    folder: str = ""
+
+
+class Vault:
+    """Writes down values and reads them back; used by one thread at a time.
+
+    Args:
+        folder: of the journal.
+        ports: whose adapters save their own handles.
+        fsync: wait until a file is on the disk before it counts.
+    """
+
+    def __init__(self, folder: Path, ports: Ports, *, fsync: bool) -> None:
+        self._blobs, self._handles_in = folder / "blobs", folder / "handles"
+        self._ports, self._fsync = ports, fsync
+        self._there = set(os.listdir(self._blobs)) if self._blobs.is_dir() else set()
+        self._handles: list[_Handle] = []
+        self._unsaved: list[int] = []
+        self._since_sweep = 0
+        self.keepers = tuple(name for name in ports if ports[name].handles)
+        """Ports whose adapters keep handles."""
+        self._kinds = tuple({kind for name in self.keepers for kind in ports[name].handles})
+
+    def encode(self, value: Any) -> Coded:
+        """A value as JSON.
+
+        Raises:
+            CannotSave: it cannot be pickled.
+        """
+        if _is_plain(value, _MOST_ITEMS) >= 0:
+            return value
+        data = self._pickle(value)
+        if len(data) <= _MOST_INLINE:
+            return {_PICKLE: base64.b64encode(data).decode()}
+        return {_BLOB: self._keep(data)}
+
+    def is_small(self, value: Any) -> bool:
+        """Whether a value is plain and fits into a line of the journal."""
+        return _is_plain(value, _MOST_ITEMS) >= 0
+
+    def decode(self, coded: Coded) -> Any:
+        """The value that was encoded.
+
+        Raises:
+            CrucibleError: its file is gone or damaged, or what it is made of is.
+        """
+        if not isinstance(coded, dict) or not (_PICKLE in coded or _BLOB in coded):
+            return coded
+        data = base64.b64decode(coded[_PICKLE]) if _PICKLE in coded else self._read(coded[_BLOB])
+        unpickler = _Unpickler(io.BytesIO(data), self)
+        try:
+            return unpickler.load()
+        except (pickle.UnpicklingError, AttributeError, ImportError, EOFError, TypeError) as error:
+            raise CrucibleError(f"journal: a value cannot be read back: {error}") from error
+
+    def save_handles(self, used: Iterable[str]) -> dict[str, Any] | None:
+        """Have adapters save the handles that are new, and those of the ports that were used.
+
+        Returns:
+            What was saved, by the handle's number; None where an adapter cannot save one now.
+        """
+        numbers = [
+            number
+            for number, handle in enumerate(self._handles)
+            if number in self._unsaved or (handle.port in used and self._owner(handle.value))
+        ]
+        saved: dict[str, Any] = {}
+        for number in numbers:
+            handle = self._handles[number]
+            folder = f"{number}-{secrets.token_hex(4)}"
+            self._handles_in.mkdir(parents=True, exist_ok=True)
+            given = self._ports[handle.port].save_value(handle.value, self._handles_in / folder)
+            if given is None:
+                return None
+            saved[str(number)] = {"port": handle.port, "saved": given, "folder": folder}
+        return saved
+
+    def saved(self, handles: Mapping[str, Any]) -> None:
+        """Take note that the journal names what `save_handles` gave; older files can go."""
+        for number, one in handles.items():
+            handle = self._handles[int(number)]
+            if handle.folder:
+                shutil.rmtree(self._handles_in / handle.folder, ignore_errors=True)
+            handle.saved, handle.folder = one["saved"], one["folder"]
+        if handles:
+            self._unsaved.clear()
+
+    def restore(self, handles: Mapping[str, Any]) -> None:
+        """Know the handles that the journal names; each is made again when it is first needed."""
+        for number in sorted(map(int, handles)):
+            one = handles[str(number)]
+            self._handles.append(_Handle(one["port"], None, one["saved"], one["folder"]))
+        for folder in os.listdir(self._handles_in) if self._handles_in.is_dir() else ():
+            if folder not in {handle.folder for handle in self._handles}:
+                shutil.rmtree(self._handles_in / folder, ignore_errors=True)
+
+    def sweep(self, wanted: Iterable[Coded]) -> None:
+        """Now and then, remove the files that nothing names any more."""
+        if self._since_sweep < _SWEEP_AFTER:
+            return
+        self._since_sweep = 0
+        named = {one[_BLOB] for one in wanted if isinstance(one, dict) and _BLOB in one}
+        for name in self._there - named:
+            (self._blobs / name).unlink(missing_ok=True)
+        self._there &= named
+
+    def number_of(self, value: Any) -> int | None:
+        """The number of a handle, a new one if need be; None for what no adapter keeps."""
+        if not isinstance(value, self._kinds):
+            return None
+        for number, handle in enumerate(self._handles):
+            if handle.value is value:
+                return number
+        owner = self._owner(value)
+        if owner is None:
+            return None
+        self._handles.append(_Handle(owner, value))
+        self._unsaved.append(len(self._handles) - 1)
+        return len(self._handles) - 1
+
+    def handle(self, number: int) -> Any:
+        """The handle of a number, made again by its adapter."""
+        handle = self._handles[number]
+        if handle.value is None:
+            port: Port = self._ports[handle.port]
+            handle.value = port.load_value(handle.saved, self._handles_in / handle.folder)
+        return handle.value
+
+    def _owner(self, value: Any) -> str | None:
+        return next((name for name in self.keepers if self._ports[name].owns(value)), None)
+
+    def _pickle(self, value: Any) -> bytes:
+        try:
+            if not self._kinds:
+                return pickle.dumps(value, protocol=5)
+            file = io.BytesIO()
+            _Pickler(file, self).dump(value)
+            return file.getvalue()
+        except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+            raise CannotSave(str(error)) from error
+
+    def _keep(self, data: bytes) -> str:
+        name = hashlib.blake2b(data, digest_size=16).hexdigest()
+        if name not in self._there:
+            self._blobs.mkdir(parents=True, exist_ok=True)
+            partial = self._blobs / f".{name}.{secrets.token_hex(4)}"
+            with partial.open("xb") as file:
+                file.write(data)
+                if self._fsync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            partial.replace(self._blobs / name)
+            self._there.add(name)
+            self._since_sweep += 1
+        return name
+
+    def _read(self, name: str) -> bytes:
+        path = self._blobs / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CrucibleError(f"journal: could not read {path}: {error.strerror}") from error
+        if hashlib.blake2b(data, digest_size=16).hexdigest() != name:
+            raise CrucibleError(f"journal: {path} is damaged: its content is not what was written")
+        return data
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles all but handles, which it names."""
+
+    def __init__(self, file: io.BytesIO, vault: Vault) -> None:
+        super().__init__(file, protocol=5)
+        self._vault = vault
+
+    def persistent_id(self, value: Any) -> int | None:
+        return self._vault.number_of(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads back what `_Pickler` wrote."""
+
+    def __init__(self, file: io.BytesIO, vault: Vault) -> None:
+        super().__init__(file)
+        self._vault = vault
+
+    def persistent_load(self, number: Any) -> Any:
+        return self._vault.handle(number)
+
+
+def _is_plain(value: Any, budget: int) -> int:
+    """How many more items fit into a line of the journal, -1 where the value does not."""
+    kind = type(value)
+    if kind is str and len(value) > _MOST_INLINE:
+        return -1
+    if kind in _SCALARS:
+        return budget - 1
+    if kind is float:  # NaN and the infinities are not JSON
+        return budget - 1 if value - value == 0 else -1
+    if kind not in (list, dict) or len(value) > budget:
+        return -1
+    if kind is dict and not all(type(key) is str and not key.startswith("$") for key in value):
+        return -1
+    for inner in value.values() if kind is dict else value:
+        budget = _is_plain(inner, budget)
+        if budget < 0:
+            return -1
+    return budget
