@@ -206,3 +206,20 @@ def test_what_a_registry_cannot_write_it_refuses(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="plain JSON"):
         ModelRegistry(str(tmp_path)).register("m", "1", "u", metadata=metadata)
     assert ModelRegistry(str(tmp_path)).list() == []
+
+
+def test_a_rewound_file_is_what_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    store = MetricsStore(str(path))
+    for step in range(3):
+        store.record("a", "loss", 1.0 / (step + 1), step=step)
+        store.record("b", "loss", 5.0, step=step)
+    kept = path.read_bytes().splitlines(keepends=True)
+    points = store.read("a")
+    store.record("a", "loss", 0.1, step=3)
+    store.rewind("a", points[:2])
+    # What was there stays as it was, times included; of the other run nothing is lost.
+    assert path.read_bytes() == b"".join(line for n, line in enumerate(kept) if n != 4)
+    store.rewind("a", [])
+    assert store.read("a") == []
+    assert len(store.read("b")) == 3

@@ -12,8 +12,8 @@ from crucible_kitchen.graph import Loop, Node, Switch, When
 from crucible_kitchen.graph.values import Value
 
 from .runtime import BorderError, Runtime
+from .sources import Watched
 from .stages import Step
-from .strand import Watched
 from .values import compile_value
 
 CompileBody = Callable[[Iterable[Node], Runtime, str], tuple[Step, ...]]

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crucible_kitchen.errors import CrucibleError
-from crucible_kitchen.graph import Block, Node, Stage, StageNode
+from crucible_kitchen.graph import (
+    Block,
+    FanOut,
+    Loop,
+    Node,
+    Parallel,
+    Scope,
+    Stage,
+    StageNode,
+    Switch,
+    When,
+)
 
 from .stages import Step
 
@@ -13,9 +24,14 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
+_FOLLOWED = (When, Switch, Loop, Parallel, FanOut, Scope)
+
+
 def followed(node: Node, step: Step, rt: Runtime) -> Step:
     """The closure of a node, for a run that keeps a journal."""
-    return _stage(node, step, rt) if isinstance(node, StageNode) else _block(node, step, rt)
+    if isinstance(node, StageNode):
+        return _stage(node, step, rt)
+    return _block(node, step, rt) if isinstance(node, _FOLLOWED) else _whole(step, rt)
 
 
 def _stage(node: StageNode, step: Step, rt: Runtime) -> Step:
@@ -54,6 +70,23 @@ def _block(node: Node, step: Step, rt: Runtime) -> Step:
         depth = len(strand.loops)
         step()
         del strand.loops[depth:]
+
+    return run
+
+
+def _whole(step: Step, rt: Runtime) -> Step:
+    """A block that is done or not: nothing is written down while it runs."""
+    strand = rt.strand
+    assert strand is not None
+
+    def run() -> None:
+        if strand.target is not None:
+            return
+        frozen, strand.frozen = strand.frozen, True
+        try:
+            step()
+        finally:
+            strand.frozen = frozen
 
     return run
 

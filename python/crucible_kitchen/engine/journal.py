@@ -22,7 +22,7 @@ from .vault import Coded
 
 FOLDER, FILE = "journal", "journal.jsonl"
 _FORMAT = 1
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 @dataclass
@@ -55,19 +55,20 @@ class Saved:
 
     def apply(self, commit: Mapping[str, Any]) -> None:
         """Take over what a commit says."""
-        self.at, self.inside = commit["at"], "in" in commit
-        self.events = commit["events"]
-        self.children = {}
-        self.state.update(commit.get("set", {}))
-        self.metadata = commit.get("metadata", self.metadata)
-        self.records += commit.get("metrics", ())
-        loops = dict(self.loops)
+        self.at, self.inside, self.events = commit["at"], "in" in commit, commit["events"]
+        if self.children:
+            self.children = {}
+        if "set" in commit:
+            self.state.update(commit["set"])
+        if "metadata" in commit:
+            self.metadata = commit["metadata"]
+        if "metrics" in commit:
+            self.records += commit["metrics"]
         for where, loop in commit.get("loops", {}).items():
-            loops[where] = {**loops.get(where, {}), **loop}
-        here = self.at
-        self.loops = {
-            where: loop for where, loop in loops.items() if f"{here}[".startswith(f"{where}[")
-        }
+            self.loops[where] = {**self.loops.get(where, {}), **loop}
+        here = f"{self.at}["
+        for where in [where for where in self.loops if not here.startswith(f"{where}[")]:
+            del self.loops[where]
 
     def values(self) -> Iterator[Coded]:
         """Every encoded value of the strand and of those inside it."""

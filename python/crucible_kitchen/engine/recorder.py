@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -13,7 +12,8 @@ from crucible_kitchen.errors import CrucibleError
 from .checkpoint import Policy
 from .handlers.jsonl import JsonLines
 from .journal import Journal, Story
-from .strand import OpenLoop, Strand
+from .sources import OpenLoop
+from .strand import Strand
 from .vault import CannotSave, Coded, Vault
 
 
@@ -63,14 +63,21 @@ class Recorder:
                 return False
             line: dict[str, Any] = {"commits": commits}
             if handles or new:
-                line["handles"] = {**handles, **new}
+                line["handles"] = handles = {**handles, **new}
             self.story.apply(line)
             for one, commit in zip(chain, commits, strict=True):
-                commit["metrics"] = self._metrics(one)
+                if one.sent < len(one.rt.metrics):
+                    commit["metrics"] = self._metrics(one)
             if self.listener is not None:
                 self.listener.flush()
             self.journal.append(line, fsync=self.policy.fsync)
-            self._committed(chain, line.get("handles", {}))
+            if handles:
+                self.vault.saved(handles)
+            if self.used and not strand.concurrent:
+                self.used.clear()
+            self._committed(chain)
+            if self.vault.has_grown:
+                self.vault.sweep(self.story.main.values())
             return True
 
     def finish(self, strand: Strand) -> None:
@@ -100,9 +107,9 @@ class Recorder:
         written = {key: self._coded(key, state[key]) for key in strand.touched if key in state}
         if written:
             commit["set"] = written
-        loops = {loop.where: coded for loop in strand.loops if (coded := self._loop(loop))}
-        if loops:
-            commit["loops"] = loops
+        for loop in strand.loops:
+            if not loop.written or loop.paired:
+                commit.setdefault("loops", {})[loop.where] = self._loop(loop)
         changed = strand.changed_metadata()
         if changed:
             commit["metadata"] = self._coded("metadata", changed)
@@ -125,8 +132,8 @@ class Recorder:
             about["item"] = self._coded(loop.where, loop.item)
         if loop.written:
             return about
-        if loop.kind == "value":
-            about["over"] = self._coded(loop.where, loop.over)
+        if loop.value is not None:
+            about["over"] = self._coded(loop.where, loop.value)
         elif loop.reads:
             about["reads"] = {key: self._coded(key, one) for key, one in loop.reads.items()}
         return about
@@ -140,7 +147,7 @@ class Recorder:
         at = None if step is None else int(step)
         return [name, number, at, time, self._coded(name, dict(metadata)) if metadata else {}]
 
-    def _committed(self, chain: list[Strand], handles: Mapping[str, Any]) -> None:
+    def _committed(self, chain: list[Strand]) -> None:
         now = monotonic()
         for strand in chain:
             strand.touched = {}
@@ -148,11 +155,7 @@ class Recorder:
             strand.pending = False
             for loop in strand.loops:
                 loop.written = True
-        if not chain[-1].concurrent:
-            self.used.clear()
-        self.vault.saved(handles)
         around: Strand | None = chain[-1]
         while around is not None:
             around.committed_stages, around.committed_s = self.finished_stages, now
             around = around.parent
-        self.vault.sweep(self.story.main.values())

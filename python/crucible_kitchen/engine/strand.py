@@ -16,49 +16,11 @@ from crucible_kitchen.context import MetricRecord
 from crucible_kitchen.errors import CrucibleError
 
 from .journal import Saved
+from .sources import OpenLoop, Watched
 
 if TYPE_CHECKING:
     from .recorder import Recorder
     from .runtime import Runtime
-
-_CONTAINERS = (range, list, tuple, dict, str, bytes)
-
-
-class OpenLoop:
-    """A block that goes through items, while it runs.
-
-    Args:
-        where: id of the block.
-        kind: ``same`` (the workflow gives the same items again), ``value`` (the items themselves
-            are written down) or ``call`` (asked for again, from what it read).
-        over: the items, of kind ``value``.
-        reads: what it read, of kind ``call``.
-    """
-
-    __slots__ = ("ahead", "item", "kind", "over", "paired", "reads", "state", "where", "written")
-
-    def __init__(self, where: str, kind: str, over: Any, reads: Mapping[str, Any]) -> None:
-        self.where, self.kind, self.over, self.reads = where, kind, over, reads
-        self.paired = self.written = False
-        self.ahead = 0
-        self.item: Any = None
-        self.state: Any = None
-
-
-class Watched:
-    """Items of a source that can say where it stands, each with where it stood then.
-
-    Args:
-        source: with ``state_dict``.
-    """
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self.total: int | None = len(source) if hasattr(source, "__len__") else None
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for item in self._source:
-            yield item, self._source.state_dict()
 
 
 class Strand:
@@ -96,7 +58,8 @@ class Strand:
     def __init__(self, recorder: Recorder, rt: Runtime, parent: Strand | None = None) -> None:
         self.recorder, self.rt, self.parent = recorder, rt, parent
         self.name, self.number = "", 0 if parent is None else -1
-        self.concurrent = self.frozen = False
+        self.concurrent = False
+        self.frozen = True  # until it begins: what never does is not written down
         self._reset()
 
     def _reset(self) -> None:
@@ -135,7 +98,7 @@ class Strand:
         parent = self.parent
         self.name, self.number = name, 0 if parent is None else -1
         if parent is None:
-            self.saved = self.recorder.story.main
+            self.saved, self.frozen = self.recorder.story.main, False
         else:
             self.committed_stages, self.committed_s = parent.committed_stages, parent.committed_s
             self.concurrent = concurrent or parent.concurrent
@@ -253,7 +216,7 @@ class Strand:
 
         Args:
             name: of the block.
-            kind: ``same`` where the workflow itself names the items, else ``call``.
+            kind: ``same`` where the workflow itself holds the items, else ``call``.
             reads: keys that it reads.
             source: gives the items.
             rt: whose values it reads.
@@ -268,12 +231,10 @@ class Strand:
             values = rt.values
             read = {key: values[key] for key in keys if key in values}
             every = source()
-            loop = OpenLoop(where, kind, None, read)
-            if isinstance(every, (set, frozenset)):
-                every = list(every)  # its order is another one in another process
-                loop.kind, loop.over = "value", every
-            elif kind == "call" and type(every) in _CONTAINERS:
-                loop.kind, loop.over = "value", every
+            unordered = isinstance(every, (set, frozenset))
+            if unordered:  # its order is another one in another process
+                every = list(every)
+            loop = OpenLoop(where, "call" if unordered else kind, every, read)
             self.loops.append(loop)
             return self._watched(loop, every) if watch else every
 
@@ -281,8 +242,7 @@ class Strand:
 
     def _again(self, where: str, source: Callable[[], Any], rt: Runtime, watch: bool) -> Any:
         saved = self._saved_loop(where)
-        loop = OpenLoop(where, "same", None, {})
-        loop.written = True
+        loop = OpenLoop(where, "same", None, {}, written=True)
         self.loops.append(loop)
         if "over" in saved:
             return self._decode(saved["over"])

@@ -71,6 +71,11 @@ class Vault:
         """Ports whose adapters keep handles."""
         self._kinds = tuple({kind for name in self.keepers for kind in ports[name].handles})
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether it is time to `sweep`."""
+        return self._since_sweep >= _SWEEP_AFTER
+
     def encode(self, value: Any) -> Coded:
         """A value as JSON.
 
@@ -109,6 +114,8 @@ class Vault:
         Returns:
             What was saved, by the handle's number; None where an adapter cannot save one now.
         """
+        if not self._handles:
+            return {}
         numbers = [
             number
             for number, handle in enumerate(self._handles)
@@ -132,8 +139,7 @@ class Vault:
             if handle.folder:
                 shutil.rmtree(self._handles_in / handle.folder, ignore_errors=True)
             handle.saved, handle.folder = one["saved"], one["folder"]
-        if handles:
-            self._unsaved.clear()
+        self._unsaved.clear()
 
     def restore(self, handles: Mapping[str, Any]) -> None:
         """Know the handles that the journal names; each is made again when it is first needed."""
@@ -145,9 +151,7 @@ class Vault:
                 shutil.rmtree(self._handles_in / folder, ignore_errors=True)
 
     def sweep(self, wanted: Iterable[Coded]) -> None:
-        """Now and then, remove the files that nothing names any more."""
-        if self._since_sweep < _SWEEP_AFTER:
-            return
+        """Remove the files that nothing names any more."""
         self._since_sweep = 0
         named = {one[_BLOB] for one in wanted if isinstance(one, dict) and _BLOB in one}
         for name in self._there - named:

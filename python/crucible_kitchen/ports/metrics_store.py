@@ -100,6 +100,7 @@ class MetricsStore(Port):
         What a crash has lost is recorded again. Points beyond those stay where a store cannot take
         back what it was given, as this implementation cannot: they then come twice.
         """
+        self.flush(run)
         have = [(point.name, point.value, point.step) for point in self.read(run)]
         same = 0
         for (name, value, step), wanted in zip(have, points, strict=False):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crucible_kitchen.ports import MetricsStore
+from crucible_kitchen.types import MetricPoint
 
 from .base import PortContract
 
@@ -45,6 +46,21 @@ class MetricsStoreContract(PortContract):
         adapter.record("run-2", "loss", 2.0)
         assert [point.value for point in adapter.read("run-2")] == [2.0]
         assert adapter.read("no-such-run") == []
+
+    def test_rewinding_brings_back_what_was_lost(self, adapter: MetricsStore) -> None:
+        points = [
+            MetricPoint("run-1", "loss", value, step, 1.0, {})
+            for step, value in enumerate((3.0, math.nan, 1.0))
+        ]
+        adapter.record("run-2", "loss", 9.0, step=0)
+        for point in points[:2]:
+            adapter.record("run-1", point.name, point.value, step=point.step)
+        adapter.rewind("run-1", points)
+        adapter.rewind("run-1", points)
+        adapter.flush("run-1")
+        got = [(point.name, repr(point.value), point.step) for point in adapter.read("run-1")]
+        assert got == [("loss", "3.0", 0), ("loss", "nan", 1), ("loss", "1.0", 2)]
+        assert [point.value for point in adapter.read("run-2")] == [9.0]
 
     def test_takes_a_context_for_a_run(self, adapter: MetricsStore) -> None:
         context = _RunContext()

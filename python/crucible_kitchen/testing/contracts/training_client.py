@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from crucible_kitchen.errors import ConfigError, DataError, PortError
-from crucible_kitchen.ports import LOSSES, Session, Tokenizer, TrainingClient
+from crucible_kitchen.ports import LOSSES, Port, Session, Tokenizer, TrainingClient
 from crucible_kitchen.types import AdamParams, Datum
 
 from .base import PortContract
@@ -174,6 +175,30 @@ class TrainingClientContract(PortContract):
         adapter.forward_backward(session, [_LONG])
         step = adapter.optim_step(session, self.learning_rate).result().step
         return step, adapter.forward(session, [_LONG]).result().loss
+
+    def test_a_session_is_saved_and_taken_up_again(
+        self, adapter: TrainingClient, session: Session, tmp_path: Path
+    ) -> None:
+        if type(adapter).owns is Port.owns:
+            pytest.skip("this adapter does not save its sessions for a resume")
+        assert adapter.owns(session)
+        assert not adapter.owns(object())
+        adapter.forward_backward(session, [_SHORT, _LONG]).result()
+        assert adapter.has_gradients(session)
+        assert adapter.save_value(session, tmp_path / "early") is None
+        adapter.optim_step(session, AdamParams(learning_rate=self.learning_rate)).result()
+        saved = adapter.save_value(session, tmp_path / "saved")
+        json.dumps(saved)
+        again = adapter.load_value(saved, tmp_path / "saved")
+        assert again.config == session.config
+        for one in (session, again):
+            adapter.forward_backward(one, [_LONG])
+        steps = [adapter.optim_step(one, self.learning_rate).result() for one in (session, again)]
+        assert steps[0] == steps[1]
+        losses = [adapter.forward(one, [_SHORT]).result().loss for one in (session, again)]
+        assert losses[0] == losses[1]
+        adapter.close_session(again)
+        assert not adapter.owns(again)
 
     def test_weights_for_a_sampler_have_an_address(
         self, adapter: TrainingClient, session: Session, tmp_path: Path
