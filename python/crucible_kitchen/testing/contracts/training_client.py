@@ -188,6 +188,7 @@ class TrainingClientContract(PortContract):
         assert adapter.save_value(session, tmp_path / "early") is None
         adapter.optim_step(session, AdamParams(learning_rate=self.learning_rate)).result()
         saved = adapter.save_value(session, tmp_path / "saved")
+        assert saved is not None
         json.dumps(saved)
         again = adapter.load_value(saved, tmp_path / "saved")
         assert again.config == session.config
