@@ -9,26 +9,38 @@ import os
 import re
 import time
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, overload
 
 from crucible_kitchen import engine, graph, report
 from crucible_kitchen.data import Preview
-from crucible_kitchen.engine import Handler, RunResult
-from crucible_kitchen.errors import ConfigError, CrucibleError, did_you_mean
+from crucible_kitchen.engine import Handler, Policy, RunResult
+from crucible_kitchen.engine.journal import has_journal
+from crucible_kitchen.errors import ConfigError, did_you_mean
 from crucible_kitchen.graph import Plan
 from crucible_kitchen.ports import Completer
-from crucible_kitchen.recipes import Recipe, Target, find_target, measure
+from crucible_kitchen.recipes import Recipe, describe, find_target, measure
+from crucible_kitchen.report import Job
 
 _HOME = "crucible_kitchen.adapters"
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".feather")
 # How alike two names are, in [0, 1], where one is the other with a letter or two wrong.
 _A_SLIP = 0.85
+__all__ = [
+    "ADAPTERS",
+    "arun",
+    "describe",
+    "find_completer",
+    "load_adapter",
+    "named_adapters",
+    "plan",
+    "preview",
+    "run",
+    "validate",
+]
 
 
 def _table(port: str, kind: str, *systems: str) -> tuple[str, Mapping[str, str]]:
@@ -98,54 +110,60 @@ def named_adapters(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return made
 
 
-@dataclass
-class _Job:
-    """A run that is ready to start.
-
-    Args:
-        target: what to run.
-        config: checked.
-        adapters: as `engine.run` takes them.
-        owned: adapters made here, to be closed after the run.
-        run_dir: the run's folder, None where it keeps none.
-        metadata: for the run's context.
-    """
-
-    target: Target
-    config: Any
-    adapters: dict[str, Any]
-    owned: list[Any]
-    run_dir: Path | None
-    metadata: dict[str, Any]
-
-    def engine_arguments(self, handlers: Iterable[str | Handler]) -> dict[str, Any]:
-        chosen = [handlers] if isinstance(handlers, str) else list(handlers)
-        if self.run_dir is not None and "jsonl" not in chosen:
-            chosen.append("jsonl")
-        return {"handlers": chosen, "run_dir": self.run_dir, "metadata": self.metadata}
-
-
 def _prepare(
     target: object,
     config: Any,
     adapters: Mapping[str, Any] | None,
     run_dir: str | os.PathLike[str] | None,
-) -> _Job:
+    *,
+    keeps: bool = False,
+    resumed: bool = False,
+) -> Job:
     found = find_target(target)
     checked = found.configured(config)
-    given = named_adapters({**found.adapters, **(adapters or {})})
+    named = {**found.adapters, **(adapters or {})}
+    given = named_adapters(named)
     started = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started))
     run_id = f"{found.name}-{stamp}-{uuid.uuid4().hex[:4]}"
     folder = run_dir or found.run_dir
-    if folder is None and found.recipe is not None:
+    if folder is None and (keeps or found.recipe is not None):
         folder = Path("runs") / run_id
-    path = None if folder is None else _new_folder(Path(folder))
+    path = None if folder is None else Path(folder) if resumed else _new_folder(Path(folder))
     owned: list[Any] = []
     if found.recipe is not None:
         given = _with_defaults(found.recipe, checked, given, path, owned)
     metadata = {"run_id": run_id, "started_at": started}
-    return _Job(found, checked, given, owned, path, metadata)
+    asked = report.asked(target, checked, named)
+    return Job(found, checked, given, owned, path, metadata, asked)
+
+
+def _job(
+    target: object,
+    config: Any,
+    adapters: Mapping[str, Any] | None,
+    run_dir: str | os.PathLike[str] | None,
+    checkpoint: str | Policy | None,
+    resume: str | os.PathLike[str] | None,
+    allow_changed: bool,
+) -> Job:
+    """A run that begins, or one that is taken up again."""
+    if resume is None:
+        if target is None:
+            raise ConfigError("run: target must be given, got None; only resume can do without")
+        keeps = checkpoint not in (None, "auto")
+        job = _prepare(target, config, adapters, run_dir, keeps=keeps)
+        job.keep(checkpoint, False, allow_changed)
+        return job
+    folder = Path(resume)
+    if run_dir is not None and Path(run_dir).absolute() != folder.absolute():
+        raise ConfigError(f"run: run_dir must be that of resume={str(resume)!r}, got {run_dir!r}")
+    asked = report.asked_before(folder, target, config, adapters)
+    job = _prepare(*asked, folder, resumed=True)
+    job.metadata = report.identity(folder)
+    # Killed before it had begun its journal, a run has done nothing and starts.
+    job.keep(checkpoint, resumed=has_journal(folder), allow_changed=allow_changed)
+    return job
 
 
 def _new_folder(path: Path) -> Path:
@@ -224,32 +242,41 @@ def _store_of(dataset: str) -> str:
 
 @overload
 def run(
-    target: object,
+    target: object = None,
     config: Any = None,
     adapters: Mapping[str, Any] | None = None,
     *,
     dry_run: Literal[False] = False,
     run_dir: str | os.PathLike[str] | None = None,
     handlers: Iterable[str | Handler] = ("console",),
+    checkpoint: str | Policy | None = "auto",
+    resume: str | os.PathLike[str] | None = None,
+    allow_changed: bool = False,
 ) -> RunResult: ...
 @overload
 def run(
-    target: object,
+    target: object = None,
     config: Any = None,
     adapters: Mapping[str, Any] | None = None,
     *,
     dry_run: Literal[True],
     run_dir: str | os.PathLike[str] | None = None,
     handlers: Iterable[str | Handler] = ("console",),
+    checkpoint: str | Policy | None = "auto",
+    resume: str | os.PathLike[str] | None = None,
+    allow_changed: bool = False,
 ) -> Plan: ...
 def run(
-    target: object,
+    target: object = None,
     config: Any = None,
     adapters: Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
     run_dir: str | os.PathLike[str] | None = None,
     handlers: Iterable[str | Handler] = ("console",),
+    checkpoint: str | Policy | None = "auto",
+    resume: str | os.PathLike[str] | None = None,
+    allow_changed: bool = False,
 ) -> RunResult | Plan:
     """Run a recipe or a workflow to its end.
 
@@ -263,15 +290,22 @@ def run(
         run_dir: new or empty folder for what the run leaves behind. By default a recipe makes one
             under ``runs``, a bare workflow keeps nothing.
         handlers: ``"console"``, ``"jsonl"``, or callables that take an `Event`.
+        checkpoint: when to write down where the run stands: ``"stage"``, ``Every(stages)``,
+            ``Seconds(seconds)``, or None for never. By default a recipe does once a minute, where
+            all of it can be written down, and a bare workflow never.
+        resume: folder of a run that was stopped, which goes on from its last checkpoint. What is
+            None then is what it was: the target, the configuration, adapters by name.
+        allow_changed: resume even where workflow, configuration or adapters differ.
     Raises:
-        ConfigError: the target or the configuration is wrong; nothing has run.
+        ConfigError: the target or the configuration is wrong, or `resume` does not fit what it
+            was begun with; nothing has run.
         WorkflowError: the workflow cannot run as it is; nothing has run.
         PortError: an adapter could not be made; nothing has run.
         StageError: a stage failed; its `__cause__` says why.
     """
-    job = _prepare(target, config, adapters, run_dir)
     if dry_run:
-        return _planned(job)
+        return _planned(_prepare(target, config, adapters, run_dir))
+    job = _job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
     with _recorded(job):
         return engine.run(
             job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
@@ -279,15 +313,18 @@ def run(
 
 
 async def arun(
-    target: object,
+    target: object = None,
     config: Any = None,
     adapters: Mapping[str, Any] | None = None,
     *,
     run_dir: str | os.PathLike[str] | None = None,
     handlers: Iterable[str | Handler] = ("console",),
+    checkpoint: str | Policy | None = "auto",
+    resume: str | os.PathLike[str] | None = None,
+    allow_changed: bool = False,
 ) -> RunResult:
     """`run` for async code; see there."""
-    job = _prepare(target, config, adapters, run_dir)
+    job = _job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
     with _recorded(job):
         return await engine.arun(
             job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
@@ -295,49 +332,20 @@ async def arun(
 
 
 @contextmanager
-def _recorded(job: _Job) -> Iterator[None]:
+def _recorded(job: Job) -> Iterator[None]:
     """Write what the run's folder needs before and after it, and close what was made for it."""
     failed = True
     try:
         graph.validate(job.target.workflow, job.config, job.adapters)
-        if job.run_dir is not None:
-            report.write_config(job.run_dir, _about(job))
+        if job.run_dir is not None and not job.resumed:
+            report.write_config(job.run_dir, job.about())
         yield
         failed = False
     finally:
         for adapter in reversed(job.owned):
             adapter.close()
         if job.run_dir is not None and (job.run_dir / report.EVENTS).exists():
-            _write_report(job.run_dir, failed)
-
-
-def _write_report(run_dir: Path, failed: bool) -> None:
-    try:
-        report.write(run_dir)
-    except CrucibleError as error:
-        if not failed:
-            raise
-        # The run's own error matters more: perhaps the disk is full.
-        warnings.warn(f"no report: {error}", RuntimeWarning, stacklevel=3)
-
-
-def _about(job: _Job) -> dict[str, Any]:
-    config = job.config
-    return {
-        "recipe": job.target.recipe.name if job.target.recipe else None,
-        "workflow": graph.describe(job.target.workflow),
-        **job.metadata,
-        "config": config.model_dump() if hasattr(config, "model_dump") else dict(config),
-        "adapters": {port: _class_name(one) for port, one in job.adapters.items()},
-        "versions": report.versions(),
-    }
-
-
-def _class_name(adapter: Any) -> str:
-    """Where an adapter is from; its options may hold secrets and are left out."""
-    made = adapter[0] if isinstance(adapter, tuple) else adapter
-    kind = made if isinstance(made, type) else type(made)
-    return f"{kind.__module__}.{kind.__qualname__}"
+            report.write_after(job.run_dir, failed)
 
 
 def validate(target: object, config: Any = None, adapters: Mapping[str, Any] | None = None) -> None:
@@ -382,7 +390,7 @@ def plan(
 
 
 def _planned(
-    job: _Job, timings: str | os.PathLike[str] | None = None, calibrate: bool = False
+    job: Job, timings: str | os.PathLike[str] | None = None, calibrate: bool = False
 ) -> Plan:
     try:
         known = None if timings is None else report.read_timings(Path(timings))
@@ -423,34 +431,6 @@ def preview(
             adapter.close()
     found: Preview = result.context.state.preview
     return found
-
-
-def describe(target: object) -> dict[str, Any]:
-    """What a recipe or a workflow is, as plain data.
-
-    Returns:
-        ``name``, ``description``, ``required_ports``, ``optional_ports``, ``config`` (a dict a
-        field: ``name``, ``type``, ``default``, ``description``) and ``workflow``.
-    """
-    found = find_target(target)
-    recipe, drawn = found.recipe, graph.describe(found.workflow)
-    if recipe is None:
-        return {
-            "name": found.name,
-            "description": "",
-            "required_ports": drawn["ports"],
-            "optional_ports": [],
-            "config": [],
-            "workflow": drawn,
-        }
-    return {
-        "name": recipe.name,
-        "description": recipe.description,
-        "required_ports": list(recipe.required_ports),
-        "optional_ports": list(recipe.optional_ports),
-        "config": recipe.Config.fields(),
-        "workflow": drawn,
-    }
 
 
 def find_completer(model: str, *, base: bool = False) -> Completer:

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "validate": "validate",
     "plan": "plan",
     "preview": "preview",
+    "resume": "resume",
     "report": "report",
     "complete": "complete",
     "doctor": "doctor",

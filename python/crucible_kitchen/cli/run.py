@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
             run_dir = Path(folder) / "run"
             bootstrap.run(arguments.target, config, adapters, run_dir=run_dir, handlers=())
         return 0
-    handlers = () if arguments.quiet else (_Console(),)
+    handlers = () if arguments.quiet else (Progress(),)
     result = bootstrap.run(
         arguments.target,
         config,
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Console(Console):
+class Progress(Console):
     """The console handler, but for the error of the run: `crucible` prints that itself, once."""
 
     def __call__(self, event: Event) -> None:

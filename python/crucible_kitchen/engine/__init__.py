@@ -1,6 +1,6 @@
 """Runs workflows: `run`, `arun`, events and those who listen to them."""
 
-from .checkpoint import Every, Seconds
+from .checkpoint import Every, Policy, Seconds
 from .events import Emitter, Event, Handler
 from .rng import Rng
 from .run import RunResult, arun, run
@@ -12,6 +12,7 @@ __all__ = [
     "Event",
     "Every",
     "Handler",
+    "Policy",
     "Rng",
     "RunResult",
     "Seconds",

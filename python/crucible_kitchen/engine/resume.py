@@ -35,7 +35,7 @@ def about(
     return {
         "workflow": dict(_nodes(describe(workflow))),
         "config": {key: _shown(value) for key, value in plain(dict(context.config)).items()},
-        "adapters": {port: _class_name(adapter) for port, adapter in adapters.items()},
+        "adapters": {port: class_name(adapter) for port, adapter in adapters.items()},
         "seed": seed,
         "metadata": {k: v for k, v in plain(dict(context.metadata)).items() if k != "run_dir"},
         "checkpoint": {**when, "fsync": policy.fsync},
@@ -101,7 +101,8 @@ def _shown(value: Any) -> str:
     return f"{text[:_LONGEST]}... ({hashlib.blake2b(text.encode(), digest_size=4).hexdigest()})"
 
 
-def _class_name(adapter: Any) -> str:
+def class_name(adapter: Any) -> str:
+    """Where an adapter is from; its options may hold secrets and are left out."""
     made = adapter[0] if isinstance(adapter, tuple) else adapter
     kind = made if isinstance(made, type) else type(made)
     return f"{kind.__module__}.{kind.__qualname__}"

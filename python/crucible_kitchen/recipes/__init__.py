@@ -7,6 +7,7 @@ from types import ModuleType
 
 from ._calibration import measure
 from ._config import Recipe, RecipeConfig
+from ._describe import describe
 from ._table import RECIPES, find_recipe
 from ._target import Target, find_target
 from ._yaml import parse
@@ -32,6 +33,7 @@ __all__ = [
     "RecipeConfig",
     "SupervisedFineTuning",
     "Target",
+    "describe",
     "find_recipe",
     "find_target",
     "measure",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crucible_kitchen.errors import CrucibleError
 from crucible_kitchen.graph.page import duration, without_indices
 from crucible_kitchen.stages._folder import write_text
 
@@ -59,6 +61,20 @@ def write(folder: Path) -> Path:
     path = folder / REPORT
     write_text(path, render(read_run(folder)))
     return path
+
+
+def write_after(folder: Path, failed: bool) -> None:
+    """`write` when a run has ended; where it failed, its own error matters more than the page's.
+
+    Raises:
+        CrucibleError: the run went well, and the page could not be written.
+    """
+    try:
+        write(folder)
+    except CrucibleError as error:
+        if not failed:
+            raise
+        warnings.warn(f"no report: {error}", RuntimeWarning, stacklevel=4)  # the disk may be full
 
 
 def render(run: Run) -> str:

@@ -40,11 +40,15 @@ def save_checkpoint(
         return training_client.save_checkpoint(session, name).result()
     checkpoints = folder / "checkpoints"
     saved = training_client.save_checkpoint(session, str(checkpoints / name)).result()
-    if keep_last:
-        _remove_all_but(keep_last, checkpoints)
+    mine, later = _up_to(name, checkpoints)
+    # Of steps that were taken before the run was stopped, and are now taken again.
+    for old in [*later, *(mine[:-keep_last] if keep_last else ())]:
+        shutil.rmtree(old)
     return saved
 
 
-def _remove_all_but(keep_last: int, checkpoints: Path) -> None:
-    for folder in sorted(checkpoints.glob(f"{_PREFIX}*"))[:-keep_last]:
-        shutil.rmtree(folder)
+def _up_to(name: str, checkpoints: Path) -> tuple[list[Path], list[Path]]:
+    """The checkpoints up to one, in order, and those behind it."""
+    folders = sorted(checkpoints.glob(f"{_PREFIX}*"))
+    mine = [folder for folder in folders if folder.name <= name]
+    return mine, folders[len(mine) :]
