@@ -155,6 +155,8 @@ def _job(
         job = _prepare(target, config, adapters, run_dir, keeps=keeps)
         job.keep(checkpoint, False, allow_changed)
         return job
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("resume: a run is taken up by one process, not by several of torchrun")
     folder = Path(resume)
     if run_dir is not None and Path(run_dir).absolute() != folder.absolute():
         raise ConfigError(f"run: run_dir must be that of resume={str(resume)!r}, got {run_dir!r}")
