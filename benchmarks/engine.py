@@ -6,16 +6,18 @@ per stage, per node, and as a ratio. What others take is measured by ``peers/eng
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crucible_kitchen.engine import Event, run
+from crucible_kitchen.engine import Event, Every, run
 from crucible_kitchen.graph import Workflow, find_problems, loop, stage, stream_loop, workflow
 
 ITERATIONS = 1000
@@ -79,6 +81,22 @@ def test_overhead_per_stage(benchmark: Any, listeners: int) -> None:
     each = (benchmark.stats.stats.min - floor) / (ITERATIONS * STAGES)
     benchmark.extra_info["us_per_stage"] = round(each * 1e6, 3)
     print(f"\n{listeners} listener(s): {each * 1e6:.2f} us a stage over the bare loop")
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+def test_a_record_of_the_journal(benchmark: Any, tmp_path: Path, fsync: bool) -> None:
+    """One checkpoint an iteration, of the keys that its stages have changed."""
+    count = itertools.count()
+
+    def once() -> None:
+        folder = tmp_path / str(next(count))
+        run(CHAIN, {"scale": 0}, run_dir=folder, checkpoint=Every(STAGES, fsync=fsync))
+
+    benchmark.pedantic(once, rounds=3 if fsync else 20, warmup_rounds=1)
+    floor = fastest(lambda: run(CHAIN, {"scale": 0}))
+    each = (benchmark.stats.stats.min - floor) / ITERATIONS
+    benchmark.extra_info["us_per_record"] = round(each * 1e6, 1)
+    print(f"\na record of the journal{' on the disk' if fsync else ''}: {each * 1e6:.1f} us")
 
 
 def test_checking_per_node(benchmark: Any) -> None:
