@@ -215,6 +215,15 @@ def test_blocks_named_by_an_edit_keep_their_names() -> None:
     assert Workflow.from_json(value.to_json()) == value
 
 
+def test_a_case_for_a_set_keeps_its_name_whatever_the_order_of_the_set() -> None:
+    one, other = frozenset([0, -8]), frozenset([-8, 0])
+    assert (one, str(one)) != (other, str(other))  # equal, and shown otherwise
+    for match in (one, other):
+        value = workflow("w")[switch("x")[case(match)[load]]]
+        assert Workflow.from_json(value.to_json()) == value
+        assert Workflow.from_yaml(value.to_yaml()) == value
+
+
 def test_lines_of_yaml_are_the_source_of_its_blocks() -> None:
     text = WHOLE.to_yaml()
     back = Workflow.from_yaml(text, source="flow.yaml")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 from pydantic_core import PydanticSerializationError
 
 from crucible_kitchen.errors import Problem, WorkflowError
 from crucible_kitchen.graph.blocks import Block, Node, as_nodes, walk
+from crucible_kitchen.graph.branches import Case
 from crucible_kitchen.graph.retry import Retry
 from crucible_kitchen.graph.stage import OPTIONS, Literal, Stage, StageNode, class_node
 from crucible_kitchen.graph.values import Value
@@ -99,9 +101,16 @@ class _Writer:
 def _say_names(body: tuple[Node, ...]) -> bool:
     """Whether the blocks of a body are called otherwise than they would be by themselves."""
     unnamed = [node for node in body if isinstance(node, Block) and not node.named]
+    if any(isinstance(node, Case) and not all(map(_is_simple, node.matches)) for node in unnamed):
+        return True
     by_itself = {id(node): replace(node, name=default_name(node)) for node in unnamed}
     fresh = as_nodes([by_itself.get(id(node), node) for node in body], "")
     return [node.name for node in fresh] != [node.name for node in body]
+
+
+def _is_simple(match: Any) -> bool:
+    # A set is shown in another order each time, and so names a case otherwise each time.
+    return match is None or isinstance(match, (str, int, float, Enum))
 
 
 def default_name(block: Block) -> str:
