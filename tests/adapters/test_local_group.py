@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import crucible_kitchen as ck
+from crucible_kitchen.adapters.local import TrainingClient
 from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.testing.tiny_model import tiny_llama
@@ -63,7 +64,8 @@ def test_two_processes_give_the_weights_and_metrics_of_one(
 ) -> None:
     config = {**SETTINGS, "model": inputs["model"], "dataset": str(inputs[recipe])}
     one, two = tmp_path / "one", tmp_path / "two"
-    ck.run(recipe, config, run_dir=one, handlers=())
+    on_cpu = {"training_client": (TrainingClient, {"device": "cpu"})}
+    ck.run(recipe, config, adapters=on_cpu, run_dir=one, handlers=())
     train_by_two(recipe, config, two)
     file = "adapter/adapter_model.safetensors"
     want, got = load_file(one / file), load_file(two / file)

@@ -80,8 +80,8 @@ def test_the_report_lists_every_module_in_80_columns() -> None:
             "      case",
             "  5 x LayerNorm at input_layernorm, post_attention_layernorm, model.norm: there",
             "      is no op for LayerNorm",
-            "  1 x StableLmRotaryEmbedding at model.rotary_emb: there is no op for rotary",
-            "      positions",
+            "  1 x StableLmRotaryEmbedding at model.rotary_emb: rotary positions are left to",
+            "      transformers",
             "  1 x Linear at lm_head: the head, which the loss reads in training",
         ]
     )

@@ -193,7 +193,7 @@ def _why_left(model: Any, module: nn.Module) -> str | None:
     if kind.endswith("Attention"):
         return f"transformers' {model.config._attn_implementation} attention serves it"
     if kind.endswith("RotaryEmbedding"):
-        return "there is no op for rotary positions"
+        return "rotary positions are left to transformers"
     owns = any(True for _ in module.parameters(recurse=False))
     return f"there is no op for {kind}" if owns else None
 
