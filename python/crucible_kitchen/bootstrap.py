@@ -9,7 +9,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from crucible_kitchen.graph import Plan
 from crucible_kitchen.ports import Completer
 from crucible_kitchen.recipes import Recipe, describe, find_target, measure
 from crucible_kitchen.report import Job
+from crucible_kitchen.serve import Kitchen, State
 
 _HOME = "crucible_kitchen.adapters"
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".feather")
@@ -469,3 +470,23 @@ def _trained(folder: Path, base: bool) -> tuple[str, dict[str, Any]]:
             f"complete: {folder} must hold an adapter, got none; --base asks {config['model']}"
         )
     return config["model"], {**options, "checkpoint_path": str(adapter)}
+
+
+def open_kitchen(models: Sequence[str], state_dir: Path, **limits: int) -> Kitchen:
+    """What serves models of this machine; to be closed by the caller, with its clients.
+
+    Args:
+        models: names or folders that clients may ask for.
+        state_dir: where sessions, runs and checkpoints are kept.
+        **limits: of `serve.Kitchen`.
+    Raises:
+        ConfigError: a model is not there.
+        PortError: a hub cannot give it.
+    """
+    hub = load_adapter("hub_client", _hub_of(models[0]))()
+    state = State(state_dir)
+    training = load_adapter("training_client", "local")(
+        hub_client=hub, weights_dir=state_dir / "incoming"
+    )
+    sampling = load_adapter("sampling_client", "local")(hub_client=hub)
+    return Kitchen(training, sampling, models, state, **limits)

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "complete": "complete",
     "doctor": "doctor",
     "bench": "bench",
+    "serve": "serve",
 }
 
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130

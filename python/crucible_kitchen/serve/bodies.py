@@ -1,0 +1,188 @@
+"""What the JSON requests hold; an option that this server does not have is refused by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from crucible_kitchen.types import AdamParams
+
+
+class Body(BaseModel):
+    """A request; fields that it does not declare must be absent, null, false or 0."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    type: str | None = None
+
+    @model_validator(mode="after")
+    def _knows_what_is_asked(self) -> Body:
+        asked = [name for name, value in (self.__pydantic_extra__ or {}).items() if value]
+        if asked:
+            raise ValueError(f"this server does not support {', '.join(sorted(asked))}")
+        return self
+
+
+class Lora(Body):
+    """The update to train; its scale is 32 / rank."""
+
+    rank: int = Field(32, ge=1, le=512)
+    seed: int | None = None
+    train_unembed: bool = True
+    train_mlp: bool = True
+    train_attn: bool = True
+
+    @property
+    def targets(self) -> Literal["all-linear", "attention", "mlp"] | None:
+        """Which layers; None where only the head would be trained, which stays frozen here."""
+        if self.train_mlp and self.train_attn:
+            return "all-linear"
+        return "mlp" if self.train_mlp else "attention" if self.train_attn else None
+
+
+class Optimizer(Body):
+    """The kind of optimizer."""
+
+    type: Literal["adamw"] | None = "adamw"
+
+
+class CreateSession(Body):
+    """A program that begins."""
+
+    tags: list[str] = []
+    user_metadata: Mapping[str, Any] | None = None
+    sdk_version: str = ""
+    display_name: str | None = None
+    project_id: str | None = None
+
+
+class OfSession(Body):
+    """About a session."""
+
+    session_id: str
+
+
+class CreateModel(OfSession):
+    """A model to train."""
+
+    model_seq_id: int = Field(ge=0)
+    base_model: str
+    lora_config: Lora = Lora()
+    user_metadata: Mapping[str, Any] | None = None
+    optimizer_config: Optimizer | None = None
+
+
+class LoadWeights(OfSession):
+    """A model to train on from a checkpoint."""
+
+    model_seq_id: int = Field(ge=0)
+    path: str
+    optimizer: bool = False
+    user_metadata: Mapping[str, Any] | None = None
+    optimizer_config: Optimizer | None = None
+    base_model: str | None = None
+
+
+class OfModel(Body):
+    """About a model."""
+
+    model_id: str
+
+
+class Ordered(OfModel):
+    """A request that has its place in a model's order."""
+
+    seq_id: int = Field(ge=0)
+
+
+class Adam(Body):
+    """AdamW's settings for one step."""
+
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-12
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+
+    def params(self) -> AdamParams:
+        """As the port takes them."""
+        return AdamParams(**self.model_dump(include=set(AdamParams.__dataclass_fields__)))
+
+
+class OptimStep(Ordered):
+    """An optimizer step."""
+
+    adam_params: Adam = Adam()
+
+
+class SaveWeights(Ordered):
+    """A checkpoint to write."""
+
+    path: str
+    ttl_seconds: int | None = Field(None, gt=0)
+    overwrite: bool = False
+    user_metadata: Mapping[str, Any] | None = None
+
+
+class SaveForSampler(Ordered):
+    """Weights to draw with; without a path they go when the server does."""
+
+    path: str | None = None
+    sampling_session_seq_id: int | None = None
+    kind: str = "snapshot"
+    ttl_seconds: int | None = Field(None, gt=0)
+    user_metadata: Mapping[str, Any] | None = None
+
+
+class CreateSampling(OfSession):
+    """A model to draw from."""
+
+    sampling_session_seq_id: int = 0
+    base_model: str | None = None
+    model_path: str | None = None
+
+
+class Params(Body):
+    """How to draw; no `max_tokens` draws to the longest sequence."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    seed: int | None = None
+    stop: str | list[str] | list[int] | None = None
+    temperature: float = Field(1.0, ge=0)
+    top_k: int = -1
+    top_p: float = 1.0
+
+
+class Sample(Body):
+    """Continuations to draw."""
+
+    prompt: Mapping[str, Any]
+    sampling_params: Params
+    num_samples: int = Field(1, ge=1, le=1024)
+    sampling_session_id: str | None = None
+    base_model: str | None = None
+    model_path: str | None = None
+    seq_id: int | None = None
+    prompt_logprobs: bool | None = False
+
+
+class Retrieve(Body):
+    """A result to wait for."""
+
+    request_id: str
+    allow_metadata_only: bool = False
+
+
+class Path(Body):
+    """About a checkpoint."""
+
+    tinker_path: str
+
+
+class Ttl(Body):
+    """How long a checkpoint stays; null: for good."""
+
+    ttl_seconds: int | None = Field(None, gt=0)

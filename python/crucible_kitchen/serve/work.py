@@ -1,0 +1,153 @@
+"""The one thread that computes, the order of a model's requests, and results to be taken."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .state import NotFound, Refused
+
+_KEPT: Final = 20_000
+
+
+class Busy(Refused):
+    """More requests wait than the server takes."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A result on its way.
+
+    Args:
+        id: what the client asks for it by.
+        future: of a dict, which is answered as JSON, or of bytes, a binary message.
+        key: of the request, where it may come twice.
+    """
+
+    id: str
+    future: Future[Any]
+    key: tuple[Any, ...] | None
+
+
+class Work:
+    """Runs what models are asked, one after another.
+
+    Args:
+        most: requests that may wait.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crucible-serve")
+        self._most, self._waiting = most, 0
+        self._lock = threading.Lock()
+        self._promises: OrderedDict[str, Promise] = OrderedDict()
+        self._again: dict[tuple[Any, ...], Promise] = {}
+        self._lines: dict[str, _Line] = {}
+
+    def do(self, key: tuple[Any, ...] | None, work: Callable[[], Any]) -> Promise:
+        """Run `work` after all that was asked before.
+
+        Args:
+            key: of a request that a client may send twice; the second time gives the first's
+                promise.
+        Raises:
+            Busy: too many wait.
+        """
+        with self._lock:
+            promise, new = self._promise(key)
+        if new:
+            self._start(promise, work)
+        return promise
+
+    def do_in_order(self, model_id: str, number: int, work: Callable[[], Any]) -> Promise:
+        """Run `work` when all of the model's requests with a smaller number have been asked for.
+
+        Raises:
+            Busy: too many wait.
+        """
+        with self._lock:
+            promise, new = self._promise((model_id, number))
+            line = self._lines.setdefault(model_id, _Line())
+            if new:
+                line.waiting[number] = (promise, work)
+            ready = line.ready()
+        for one, task in ready:
+            self._start(one, task)
+        return promise
+
+    def get(self, request_id: str) -> Promise:
+        """Raises: NotFound, for a request that this server, or this start of it, did not get."""
+        with self._lock:
+            if request_id not in self._promises:
+                raise NotFound(f"no request {request_id!r}; the server may have been started anew")
+            return self._promises[request_id]
+
+    def forget(self, model_id: str) -> None:
+        """Drop what waits for a model that is gone."""
+        with self._lock:
+            line = self._lines.pop(model_id, _Line())
+        for promise, _ in line.waiting.values():
+            self._settle(promise, None, NotFound(f"no model {model_id!r} is open"))
+
+    def close(self) -> None:
+        """Finish what runs, and give up what waits."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _promise(self, key: tuple[Any, ...] | None) -> tuple[Promise, bool]:
+        if key is not None and key in self._again:
+            return self._again[key], False
+        if self._waiting >= self._most:
+            raise Busy(f"{self._most} requests wait already")
+        promise = Promise(str(uuid.uuid4()), Future(), key)
+        self._waiting += 1
+        self._promises[promise.id] = promise
+        if key is not None:
+            self._again[key] = promise
+        while len(self._promises) > _KEPT:
+            _, old = self._promises.popitem(last=False)
+            if old.key is not None:
+                self._again.pop(old.key, None)
+        return promise, True
+
+    def _start(self, promise: Promise, work: Callable[[], Any]) -> None:
+        def run() -> None:
+            try:
+                value = work()
+            except BaseException as error:  # noqa: BLE001 - answered to the one who asked
+                self._settle(promise, None, error)
+            else:
+                self._settle(promise, value, None)
+
+        self._thread.submit(run)
+
+    def _settle(self, promise: Promise, value: Any, error: BaseException | None) -> None:
+        with self._lock:
+            self._waiting -= 1
+        if error is None:
+            promise.future.set_result(value)
+        else:
+            promise.future.set_exception(error)
+
+
+class _Line:
+    """Requests of one model: numbers come in any order, work begins in theirs.
+
+    Numbers begin with 1, the model's own creation being 0.
+    """
+
+    def __init__(self) -> None:
+        self.next = 1
+        self.waiting: dict[int, tuple[Promise, Callable[[], Any]]] = {}
+
+    def ready(self) -> list[tuple[Promise, Callable[[], Any]]]:
+        """Take those whose turn it is."""
+        ready = []
+        while self.next in self.waiting:
+            ready.append(self.waiting.pop(self.next))
+            self.next += 1
+        return ready
