@@ -51,15 +51,15 @@ def _table(port: str, kind: str, *systems: str) -> tuple[str, Mapping[str, str]]
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     dict(
         (
-            _table("training_client", "TrainingClient", "local", "noop"),
-            _table("sampling_client", "SamplingClient", "local", "noop"),
+            _table("training_client", "TrainingClient", "local", "tinker", "noop"),
+            _table("sampling_client", "SamplingClient", "local", "tinker", "noop"),
             _table("dataset_store", "DatasetStore", "builtin", "files", "huggingface", "noop"),
             _table("blob_store", "BlobStore", "files", "fsspec", "noop"),
             _table("hub_client", "HubClient", "wheel", "huggingface", "noop"),
             _table(
                 "metrics_store", "MetricsStore", "files", "tensorboard", "mlflow", "wandb", "noop"
             ),
-            _table("completer", "Completer", "local", "openai", "noop"),
+            _table("completer", "Completer", "local", "openai", "tinker", "noop"),
             _table("evaluator", "Evaluator", "local", "noop"),
             _table("model_registry", "ModelRegistry", "files", "mlflow", "noop"),
         )

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from crucible_kitchen.ports import SamplingClient, Session, TrainingClient
-from crucible_kitchen.types import ModelInput
+from crucible_kitchen.types import Datum, ModelInput
 
 from . import bodies, wire
 from .state import Checkpoint, NotFound, Refused, Run, SessionRecord, State, moment
@@ -122,6 +124,8 @@ class Kitchen:
 
         def compute() -> bytes:
             session, datums = self._session(batch.model_id), batch.datums()
+            if batch.loss_fn == "cross_entropy":
+                datums = [_weighted(datum) for datum in datums]
             for index, datum in enumerate(datums):
                 self._check_length(f"datums[{index}]", datum.model_input.length)
             settings = {**_LOSS_DEFAULTS.get(batch.loss_fn, {}), **batch.settings()}
@@ -325,6 +329,14 @@ class Kitchen:
         while len(self._drawing) > self._max_samplers:
             self._sampling.close_session(self._drawing.popitem(last=False)[1])
         return self._drawing[key]
+
+
+def _weighted(datum: Datum) -> Datum:
+    """A datum whose every token counts, unless it says which do."""
+    if "weights" in datum.loss_fn_inputs:
+        return datum
+    ones = np.ones(datum.model_input.length, np.float32)
+    return Datum(datum.model_input, {**datum.loss_fn_inputs, "weights": ones})
 
 
 def run_answer(run: Run, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:

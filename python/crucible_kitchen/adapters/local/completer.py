@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crucible_kitchen import ports
+from crucible_kitchen.adapters.chat import answer_text, conversation_tokens
 from crucible_kitchen.adapters.local import sampler
 from crucible_kitchen.adapters.local.sampling_client import (
     Loaded,
@@ -16,19 +17,17 @@ from crucible_kitchen.adapters.local.sampling_client import (
 )
 from crucible_kitchen.adapters.local.training_client import TrainingClient
 from crucible_kitchen.adapters.local.worker import Worker
-from crucible_kitchen.errors import ConfigError, PortError
+from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.ports import (
     Conversation,
     HubClient,
     Session,
     SessionConfig,
-    Tokenizer,
     completion_params,
 )
 from crucible_kitchen.types import (
     Completion,
     CompletionChunk,
-    Message,
     SampledSequence,
     SamplingParams,
     Usage,
@@ -92,7 +91,7 @@ class Completer(ports.Completer):
         (answer,) = worker.submit(
             lambda: sampler.sample(loaded.model, loaded.tokenizer, prompt, 1, params)
         ).result()
-        text = _text(loaded.tokenizer, answer.tokens, params)
+        text = answer_text(loaded.tokenizer, answer.tokens, params)
         return Completion(text, answer.stop_reason, Usage(len(prompt), len(answer.tokens)))
 
     def stream_complete(self, messages: Conversation, **options: Any) -> Iterator[CompletionChunk]:
@@ -105,11 +104,11 @@ class Completer(ports.Completer):
         said = ""
         for token in stream(worker, loaded, prompt, params, finished=answers.append):
             tokens.append(token.token)
-            text = _text(loaded.tokenizer, tokens, params)
+            text = answer_text(loaded.tokenizer, tokens, params)
             if text != said and not _unsettled(text, params):
                 yield CompletionChunk(text[len(said) :])
                 said = text
-        text = _text(loaded.tokenizer, tokens, params)
+        text = answer_text(loaded.tokenizer, tokens, params)
         yield CompletionChunk(text[len(said) :], answers[0].stop_reason)
 
     def get_model(self) -> str:
@@ -147,27 +146,7 @@ class Completer(ports.Completer):
 
 def _prompt(loaded: Loaded, messages: Conversation) -> Sequence[int]:
     """A conversation as the token ids after which the model answers."""
-    try:
-        turns = [Message.coerce(message).to_dict() for message in messages]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"completer: {error}") from error
-    if not turns:
-        raise PortError("completer: messages must hold at least one message, got none")
-    if loaded.tokenizer.chat_template is None:
-        raise PortError("completer: the model must have a chat template, it has none")
-    text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    # The template writes the special tokens itself.
-    tokens = loaded.tokenizer.encode(text, add_special_tokens=False)
-    return prompt_tokens(tokens, loaded.model)
-
-
-def _text(tokenizer: Tokenizer, tokens: Sequence[int], params: SamplingParams) -> str:
-    """The answer that tokens spell, up to a stop text."""
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
-    for stop in params.stop or ():
-        if isinstance(stop, str):
-            text = text.partition(stop)[0]
-    return text
+    return prompt_tokens(conversation_tokens(loaded.tokenizer, messages), loaded.model)
 
 
 def _unsettled(text: str, params: SamplingParams) -> bool:

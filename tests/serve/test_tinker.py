@@ -1,0 +1,224 @@
+"""The official SDK and this package's adapters against a real server."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+
+import pytest
+import torch
+
+from crucible_kitchen.testing import (
+    CompleterContract,
+    SamplingClientContract,
+    TrainingClientContract,
+)
+
+tinker = pytest.importorskip("tinker", reason="pip install 'crucible-kitchen[tinker]'")
+
+from crucible_kitchen.adapters import local  # noqa: E402
+from crucible_kitchen.adapters import tinker as adapters  # noqa: E402
+from crucible_kitchen.errors import ConfigError, PortError  # noqa: E402
+
+# The SDK warns of its own coming changes, and closes sockets when its loop ends.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _what_the_sdk_leaves_open_is_nobody_s_fault():
+    """Its sockets are collected here, where their warning is no error of a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
+class TestTraining(TrainingClientContract):
+    @pytest.fixture
+    def adapter(self, server, monkeypatch):
+        config = {"model": server.model, "lora_rank": 4}
+        monkeypatch.setattr(type(self), "config", config)
+        client = adapters.TrainingClient(base_url=server.url, api_key=server.key)
+        yield client
+        client.close()
+
+
+class TestSampling(SamplingClientContract):
+    @pytest.fixture
+    def adapter(self, server, monkeypatch):
+        monkeypatch.setattr(type(self), "config", {"model": server.model})
+        client = adapters.SamplingClient(base_url=server.url, api_key=server.key)
+        yield client
+        client.close()
+
+
+class TestCompleter(CompleterContract):
+    @pytest.fixture
+    def adapter(self, server):
+        client = adapters.Completer(server.model, base_url=server.url, api_key=server.key)
+        yield client
+        client.close()
+
+
+@pytest.fixture
+def service(server):
+    one = tinker.ServiceClient(base_url=server.url, api_key=server.key)
+    yield one
+    one.close("success").result()
+
+
+def _datum(tokens):
+    return tinker.Datum(
+        model_input=tinker.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={"target_tokens": tokens[1:], "weights": [1.0] * (len(tokens) - 1)},
+    )
+
+
+DATA = [_datum(list(range(5 + i, 15 + i))) for i in range(3)]
+
+
+def _train(client, steps):
+    losses = []
+    for _ in range(steps):
+        loss = client.forward_backward(DATA, "cross_entropy")
+        client.optim_step(tinker.AdamParams(learning_rate=1e-2))
+        losses.append(loss.result().metrics["loss:sum"])
+    return losses
+
+
+def test_the_sdk_trains_saves_goes_on_and_draws(service, server):
+    client = service.create_lora_training_client(server.model, rank=4, seed=3).result()
+    assert client.get_info().model_data.model_name == server.model
+    losses = _train(client, 5)
+    assert losses[-1] < 0.8 * losses[0]
+    path = client.save_state("five").result().path
+    assert path == f"tinker://{client.model_id}/weights/five"
+    went_on = _train(client, 2)
+    again = service.create_training_client_from_state_with_optimizer(path).result()
+    assert _train(again, 2) == pytest.approx(went_on, rel=1e-6)
+    fresh = service.create_training_client_from_state(path).result()
+    first, second = _train(fresh, 2)
+    assert first == pytest.approx(went_on[0], rel=1e-6)
+    assert second != pytest.approx(went_on[1], rel=1e-6)  # its moments began anew
+    sampler = client.save_weights_and_get_sampling_client().result()
+    prompt, params = tinker.ModelInput.from_ints([5, 6, 7]), tinker.SamplingParams(max_tokens=3)
+    drawn = sampler.sample(prompt, 2, params).result()
+    assert [len(one.tokens) for one in drawn.sequences] == [3, 3]
+    before = service.create_sampling_client(base_model=server.model).result()
+    trained, base = (c.compute_logprobs(prompt).result()[1:] for c in (sampler, before))
+    assert sum(trained) > sum(base)
+
+
+def test_a_custom_loss_of_the_sdk(service, server):
+    client = service.create_lora_training_client(server.model, rank=4, seed=3).result()
+
+    def loss(data, logprobs):
+        value = -torch.cat(logprobs).sum()
+        return value, {"mine:sum": float(value.detach())}
+
+    want = client.forward(DATA, "cross_entropy").result().metrics["loss:sum"]
+    got = client.forward_backward_custom(DATA, loss).result().metrics
+    assert got["mine:sum"] == pytest.approx(want, rel=1e-5)
+
+
+def test_a_batch_of_more_than_a_chunk_is_one_batch(service, server):
+    """The SDK sends it in pieces, the first of them last."""
+    client = service.create_lora_training_client(server.model, rank=4, seed=3).result()
+    data = [_datum([5 + i % 7, 6, 7]) for i in range(1100)]
+    whole = client.forward(data, "cross_entropy").result()
+    assert len(whole.loss_fn_outputs) == 1100
+    alone = [client.forward([one], "cross_entropy").result() for one in (data[0], data[-1])]
+    for index, one in ((0, alone[0]), (-1, alone[1])):
+        got = whole.loss_fn_outputs[index]["logprobs"].to_torch()
+        torch.testing.assert_close(got, one.loss_fn_outputs[0]["logprobs"].to_torch())
+
+
+def test_what_was_trained_is_listed_and_deleted(service, server):
+    rest = tinker.RestClient(base_url=server.url, api_key=server.key)
+    client = service.create_lora_training_client(
+        server.model, rank=4, train_attn=False, user_metadata={"who": "me"}
+    ).result()
+    path = client.save_state("kept", ttl_seconds=3600).result().path
+    run = rest.get_training_run(client.model_id).result()
+    assert (run.base_model, run.lora_rank, run.is_lora) == (server.model, 4, True)
+    assert run.user_metadata == {"who": "me"}
+    info = rest.get_weights_info_by_tinker_path(path).result()
+    assert (info.train_mlp, info.train_attn, info.train_unembed) == (True, False, False)
+    (listed,) = rest.list_checkpoints(client.model_id).result().checkpoints
+    assert (listed.tinker_path, listed.checkpoint_type) == (path, "training")
+    assert listed.expires_at is not None
+    assert listed.size_bytes > 0
+    with pytest.raises(tinker.RequestFailedError, match="there is a checkpoint 'kept'"):
+        client.save_state("kept").result()
+    rest.publish_checkpoint_from_tinker_path(path).result()
+    assert rest.list_checkpoints(client.model_id).result().checkpoints[0].public
+    rest.delete_checkpoint_from_tinker_path(path).result()
+    assert rest.list_checkpoints(client.model_id).result().checkpoints == []
+    assert client.model_id in [
+        r.training_run_id for r in rest.list_training_runs().result().training_runs
+    ]
+
+
+def test_an_unknown_loss_is_told_and_training_goes_on(service, server):
+    client = service.create_lora_training_client(server.model, rank=4).result()
+    with pytest.raises(tinker.RequestFailedError, match="must be one of cross_entropy"):
+        client.forward_backward(DATA, "gspo").result()
+    assert _train(client, 1)
+
+
+def test_a_killed_server_comes_back_with_its_checkpoints(tmp_path, server, tiny_folder):
+    own = type(server)(tiny_folder, tmp_path / "state")
+    own.start()
+    one = tinker.ServiceClient(base_url=own.url, api_key=own.key)
+    client = one.create_lora_training_client(tiny_folder, rank=4, seed=1).result()
+    _train(client, 2)
+    path = client.save_state("two").result().path
+    loss = client.forward(DATA, "cross_entropy").result().metrics["loss:sum"]
+    own.kill()
+    own.start()
+    try:
+        two = tinker.ServiceClient(base_url=own.url, api_key=own.key)
+        again = two.create_training_client_from_state_with_optimizer(path).result()
+        got = again.forward(DATA, "cross_entropy").result().metrics["loss:sum"]
+        assert got == pytest.approx(loss, rel=1e-6)
+        two.close("success").result()
+    finally:
+        own.kill()
+
+
+def test_equal_losses_through_local_and_through_tinker(server):
+    """The same steps in this process and at the server, from the same seed."""
+    config = {"model": server.model, "lora_rank": 4, "seed": 5}
+    datums = [{"model_input": list(range(5, 15)), "loss_fn_inputs": {"labels": list(range(5, 15))}}]
+    losses = []
+    for client in (
+        local.TrainingClient(device="cpu"),
+        adapters.TrainingClient(base_url=server.url, api_key=server.key),
+    ):
+        session = client.start_session(config)
+        steps = []
+        for _ in range(4):
+            steps.append(client.forward_backward(session, datums).result().loss)
+            client.optim_step(session, 1e-2).result()
+        losses.append(steps)
+        client.close()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_what_the_service_does_not_take_is_named(server):
+    client = adapters.TrainingClient(base_url=server.url, api_key=server.key)
+    with pytest.raises(ConfigError, match=r"lora_alpha must be 32.0; lora_dropout must be 0.0"):
+        client.start_session({"model": "x", "lora_alpha": 8.0, "lora_dropout": 0.1})
+    with pytest.raises(PortError, match="base_model must be one of"):
+        client.start_session({"model": "not/served"})
+    with pytest.raises(PortError, match="must be a tinker:// path"):
+        client.start_session({"model": server.model, "checkpoint_path": "runs/x"})
+    client.close()
+
+
+def test_a_key_is_in_no_error(server):
+    warnings.simplefilter("ignore")
+    client = adapters.TrainingClient(base_url="http://127.0.0.1:9", api_key="bad-key-topsecret")
+    with pytest.raises(PortError) as caught:
+        client.start_session({"model": server.model})
+    assert "topsecret" not in str(caught.value)
