@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import warnings
 
 import pytest
 import torch
 
+import crucible_kitchen as ck
 from crucible_kitchen.testing import (
     CompleterContract,
     SamplingClientContract,
@@ -222,3 +224,36 @@ def test_a_key_is_in_no_error(server):
     with pytest.raises(PortError) as caught:
         client.start_session({"model": server.model})
     assert "topsecret" not in str(caught.value)
+
+
+def test_the_recipe_runs_at_the_server_as_it_does_here(server, tmp_path):
+    """One line of `adapters=`: equal losses step by step."""
+    rows = [{"prompt": f"Say {word}.", "completion": word} for word in ("one", "two", "three")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    config = {
+        "model": server.model,
+        "dataset": str(tmp_path / "rows.jsonl"),
+        "max_steps": 3,
+        "batch_size": 2,
+        "eval_rows": 1,
+        "samples": 0,
+        "seed": 2,
+        "learning_rate": 1e-2,
+    }
+    losses = []
+    for name in ("local", "tinker"):
+        adapter = (
+            (adapters.TrainingClient, {"base_url": server.url, "api_key": server.key})
+            if name == "tinker"
+            else local.TrainingClient
+        )
+        done = ck.run(
+            "sft",
+            config,
+            adapters={"training_client": adapter},
+            run_dir=tmp_path / name,
+            handlers=(),
+        )
+        losses.append([one.value for one in done.metrics.history("loss")])
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

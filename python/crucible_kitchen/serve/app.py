@@ -37,6 +37,7 @@ def make_app(
         max_body_bytes: most bytes of a request.
     """
     app = FastAPI(title="crucible serve", docs_url=None, redoc_url=None)
+    app.state.kitchen = kitchen
     hashes = [_hash(key) for key in api_keys]
 
     @app.middleware("http")
@@ -46,6 +47,8 @@ def make_app(
         if hashes and not known and request.url.path not in _OPEN:
             return _refusal(401, "the header X-API-Key must hold a key of this server")
         length = request.headers.get("content-length", "0")
+        if "transfer-encoding" in request.headers:
+            return _refusal(411, "a request must say its length")
         if not length.isdigit() or int(length) > max_body_bytes:
             return _refusal(413, f"a request must have at most {max_body_bytes} bytes")
         return await go_on(request)
