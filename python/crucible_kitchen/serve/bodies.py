@@ -28,7 +28,7 @@ class Body(BaseModel):
 class Lora(Body):
     """The update to train; its scale is 32 / rank."""
 
-    rank: int = Field(32, ge=1, le=512)
+    rank: int = Field(default=32, ge=1, le=512)
     seed: int | None = None
     train_unembed: bool = True
     train_mlp: bool = True

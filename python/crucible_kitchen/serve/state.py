@@ -104,8 +104,10 @@ class State:
         self._lock = threading.RLock()
         for name in ("runs", "sessions", "checkpoints"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self.sessions = {one.id: one for one in _read(folder / "sessions", _session)}
-        self.runs = {one.id: one for one in _read(folder / "runs", _run)}
+        self.sessions: dict[str, SessionRecord] = {
+            one.id: one for one in _read(folder / "sessions", _session)
+        }
+        self.runs: dict[str, Run] = {one.id: one for one in _read(folder / "runs", _run)}
 
     def save(self, record: Record) -> Record:
         """Keep a new or a changed record."""
