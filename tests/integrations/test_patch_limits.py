@@ -132,9 +132,11 @@ def test_layers_that_are_trained_hooked_or_wrapped_are_left_alone() -> None:
 
 
 def test_a_float16_model_on_the_cpu_is_left_alone() -> None:
-    report = ck.patch(tiny("llama").half())
+    model = tiny("llama").half()
+    report = ck.patch(model)
     assert report.patched == ()
     assert not report.active
+    assert ck.patch(model.float()).active, "nothing was patched, so nothing is patched twice"
     assert any("no kernel takes float16 on cpu" in part.reason for part in report.left)
 
 

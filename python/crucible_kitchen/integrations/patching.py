@@ -74,6 +74,8 @@ def patch(model: nn.Module, *, loss: bool = True) -> PatchReport:
     switch = Switch()
     rows = list(_rows(inner, loss))
     chosen = [row for row in rows if row.forward is not None]
+    if not chosen:
+        return PatchReport(type(inner).__name__, tuple(row.part for row in rows))
     before = _result(inner)
     for module, _, forward in chosen:
         assert forward is not None
