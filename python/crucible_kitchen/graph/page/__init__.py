@@ -74,6 +74,12 @@ def _asks(node: dict[str, Any]) -> str:
     if "over" in node:
         ahead = f", {node['prefetch']} read ahead" if "prefetch" in node else ""
         parts.append(f"each of {node['over']}{ahead}")
+    if "producer" in node:
+        parts.append(f"each that {node['producer']} makes meanwhile")
+    if "stop_when" in node:
+        parts.append(f"until {node['stop_when']}")
+    if "max_staleness" in node:
+        parts.append(f"from a state at most {node['max_staleness']} iterations old")
     if "while_" in node:
         parts.append(f"while {node['while_']}")
     if "max_iterations" in node:
