@@ -75,6 +75,9 @@ def rms_norm_forward(
 
 # dy, x, weight, rstd: Tensor; dx, dweight: Tensor | None; threads: int. The caller spreads a tuple.
 def rms_norm_backward(*args: Any) -> None: ...
+def rope_rotate(
+    x: Tensor, cos: Tensor, sin: Tensor, back: bool, y: Tensor, threads: int
+) -> None: ...
 def swiglu_forward(gate: Tensor, up: Tensor, y: Tensor, threads: int) -> None: ...
 
 # dy, gate, up, dgate, dup: Tensor; threads: int. The caller spreads a tuple.

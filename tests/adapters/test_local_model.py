@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
 
+from crucible_kitchen import ops
 from crucible_kitchen.adapters.local.attention import varlen_attention
 from crucible_kitchen.adapters.local.model import CausalModel, Packed, resolve_device, resolve_dtype
 from crucible_kitchen.errors import KernelError, PortError
@@ -116,3 +117,16 @@ def test_device_and_dtype_by_name():
     assert chosen is (torch.bfloat16 if native else torch.float32)
     with pytest.raises(PortError, match="float16"):
         resolve_dtype("float16", torch.device("cpu"))
+
+
+def test_rope_is_ours_where_there_is_no_cache(tiny_folder, monkeypatch):
+    model = CausalModel.load(tiny_folder, dtype="float32", device="cpu")
+    turned = []
+    rope = ops.rope
+    monkeypatch.setattr(ops, "rope", lambda x, *angles: turned.append(x.shape) or rope(x, *angles))
+    packed = Packed.of([[5, 6, 7], [8, 9]], torch.device("cpu"))
+    got = model.hidden(packed)
+    assert turned == [(5, 4, 16), (5, 2, 16)] * 2  # queries and keys of both layers
+    cached = model.model.base_model(torch.tensor([[5, 6, 7]]), use_cache=True).last_hidden_state
+    assert len(turned) == 4
+    torch.testing.assert_close(got[:3], cached[0], rtol=1e-5, atol=1e-5)

@@ -24,6 +24,7 @@ from crucible_kitchen.kernels.linear_logprobs import triton_kernels as logprobs 
 from crucible_kitchen.kernels.linear_logprobs import triton_launch  # noqa: E402
 from crucible_kitchen.kernels.lora_linear import triton_kernels as lora  # noqa: E402
 from crucible_kitchen.kernels.rms_norm import triton_kernels as norm  # noqa: E402
+from crucible_kitchen.kernels.rope import triton_kernels as rotary  # noqa: E402
 from crucible_kitchen.kernels.swiglu import triton_kernels as gated  # noqa: E402
 
 # Every kernel for one architecture, and one kernel for each other: a compilation takes seconds.
@@ -101,6 +102,11 @@ def _rms_norm_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
     yield "grad_weight", Build(norm._grad_weight_kernel, own, sums, 4, 3)
 
 
+def _rope_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {f"{name}_ptr": NAMES[dtype] for name in ("x", "y")}
+    yield "rotate", Build(rotary._rotate_kernel, own, {"BLOCK": 64}, 1, 3, ("sign",))
+
+
 def _swiglu_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
     own = {f"{name}_ptr": NAMES[dtype] for name in ("gate", "up", "y", "dy", "dgate", "dup")}
     yield "forward", Build(gated._forward_kernel, own, {"BLOCK": gated.BLOCK}, 4, 3)
@@ -111,6 +117,7 @@ OPS = {
     "linear_logprobs": _logprobs_builds,
     "lora_linear": _lora_builds,
     "rms_norm": _rms_norm_builds,
+    "rope": _rope_builds,
     "swiglu": _swiglu_builds,
 }
 

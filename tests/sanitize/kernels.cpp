@@ -17,6 +17,7 @@
 #include "kernels/linear_logprobs/launch.h"
 #include "kernels/lora_linear/launch.h"
 #include "kernels/rms_norm/launch.h"
+#include "kernels/rope/launch.h"
 #include "kernels/swiglu/launch.h"
 
 namespace {
@@ -174,6 +175,22 @@ Made rms_norm(std::int64_t M, std::int64_t N, int threads) {
 }
 
 template <typename T>
+Made rope(std::int64_t tokens, std::int64_t heads, std::int64_t D, int threads) {
+  namespace op = crucible::rope;
+  auto x = drawn<T>(tokens * heads * D, 1);
+  auto cos = drawn<float>(tokens * D / 2, 2), sin = drawn<float>(tokens * D / 2, 3);
+  auto y = unwritten<T>(tokens * heads * D), back = unwritten<T>(tokens * heads * D);
+  const op::Size size{tokens, heads, D};
+  constexpr bool narrow = sizeof(T) == 2;
+  op::cpu::rotate({size, narrow, false, x.data(), cos.data(), sin.data(), y.data()}, threads);
+  op::cpu::rotate({size, narrow, true, y.data(), cos.data(), sin.data(), back.data()}, threads);
+  Made made;
+  made.add(y);
+  made.add(back);
+  return made;
+}
+
+template <typename T>
 Made swiglu(std::int64_t numel, int threads) {
   namespace op = crucible::swiglu;
   auto gate = drawn<T>(numel, 1, 40.0F), up = drawn<T>(numel, 2), dy = drawn<T>(numel, 3);
@@ -242,6 +259,10 @@ void check_all(const std::string& dtype) {
        {std::pair{1, 37}, std::pair{15, 131}, std::pair{3, 4610}, std::pair{300, 72}}) {
     check("rms_norm " + std::to_string(M) + " rows " + dtype,
           [&, M = M, N = N](int threads) { return rms_norm<T>(M, N, threads); });
+  }
+  for (const auto [tokens, D] : {std::pair{1, 2}, std::pair{7, 22}, std::pair{301, 80}}) {
+    check("rope " + std::to_string(tokens) + " tokens " + dtype,
+          [&, tokens = tokens, D = D](int threads) { return rope<T>(tokens, 3, D, threads); });
   }
   for (const std::int64_t numel : {1, 131, 33410}) {
     check("swiglu " + std::to_string(numel) + " " + dtype,

@@ -17,6 +17,7 @@ from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
 from crucible_kitchen.ops.lora_linear import LORA_LINEAR, lora_linear
 from crucible_kitchen.ops.rms_norm import RMS_NORM, rms_norm
+from crucible_kitchen.ops.rope import ROPE, rope
 from crucible_kitchen.ops.swiglu import SWIGLU, swiglu
 
 # One line an op: tests, benchmarks and `explain` walk this table.
@@ -26,6 +27,7 @@ OPS: dict[str, Op] = {
     "linear_logprobs": LINEAR_LOGPROBS,
     "lora_linear": LORA_LINEAR,
     "rms_norm": RMS_NORM,
+    "rope": ROPE,
     "swiglu": SWIGLU,
 }
 
@@ -65,6 +67,7 @@ __all__ = [
     "linear_logprobs",
     "lora_linear",
     "rms_norm",
+    "rope",
     "swiglu",
     "using",
 ]

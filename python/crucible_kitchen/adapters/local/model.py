@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention
+from crucible_kitchen.adapters.local import attention, rotary
 from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import fuse, load_lora
@@ -175,6 +175,7 @@ class CausalModel:
         wanted = torch.cat([self.model(input_ids=t, use_cache=False).logits[0] for t in tokens])
         self.model.set_attn_implementation(attention.NAME)
         fuse(self.model)
+        rotary.fuse(self.model)
         packed = Packed.of(sequences, self.device, share_at_least=2)
         places = torch.from_numpy(np.concatenate(packed.places)).to(self.device)
         got = functional.linear(self.hidden(packed)[places], self.head.weight)

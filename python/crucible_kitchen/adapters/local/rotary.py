@@ -1,0 +1,58 @@
+"""The attention of Llama and Mistral with `ops.rope`: one pass over the heads instead of five."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaAttention
+from transformers.models.mistral.modeling_mistral import MistralAttention
+
+from crucible_kitchen import ops
+from crucible_kitchen.adapters.local.attention import varlen_attention
+from crucible_kitchen.nn.forwards import Switch, is_replaced, put_forward
+
+# Exactly these: others norm their heads, or turn only part of them.
+_KINDS = (LlamaAttention, MistralAttention)
+
+
+def fuse(model: nn.Module) -> int:
+    """Let `ops.rope` turn the heads of every attention that is one of the known kinds, in place.
+
+    Returns:
+        How many there are.
+    """
+    found = [m for m in model.modules() if type(m) in _KINDS and not is_replaced(m)]
+    switch = Switch()
+    for module in found:
+        put_forward(module, _attention, switch)
+    return len(found)
+
+
+def _attention(
+    part: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> Any:
+    """Of packed sequences, [1, T, H]; with a cache, as in sampling, the class's own runs."""
+    cached = any(options.get(name) is not None for name in ("cache", "past_key_values"))
+    if cached or len(hidden_states) != 1:
+        return NotImplemented
+    width = part.head_dim
+    # Both halves of a head turn by the same angles, which transformers writes out twice.
+    cos, sin = (angles[0, :, : width // 2].float() for angles in position_embeddings)
+    projected = (linear(hidden_states[0]) for linear in (part.q_proj, part.k_proj, part.v_proj))
+    query, key, value = (t.view(len(t), -1, width) for t in projected)
+    output, _ = varlen_attention(
+        part,
+        ops.rope(query, cos, sin).transpose(0, 1)[None],
+        ops.rope(key, cos, sin).transpose(0, 1)[None],
+        value.transpose(0, 1)[None],
+        attention_mask,
+        scaling=part.scaling,
+        sliding_window=getattr(part.config, "sliding_window", None),
+        **options,
+    )
+    return part.o_proj(output.reshape(*hidden_states.shape[:2], -1)), None
