@@ -32,7 +32,7 @@ def _of_body(body: tuple[Node, ...], path: str) -> Iterator[Problem]:
         for name in node.after:
             if name not in place:
                 message = f"after: nothing beside it is called {name!r}"
-                near = did_you_mean(name, set(place) - {node.name})
+                near = did_you_mean(name, set(place) - {node.name}) or "leave it out"
                 yield Problem("unknown-after", where, message, node.source, near)
             elif place[name] > number:
                 later = body[place[name]]
@@ -44,4 +44,5 @@ def _of_body(body: tuple[Node, ...], path: str) -> Iterator[Problem]:
     except CycleError as error:
         names = list(error.args[1])
         source = body[place[names[0]]].source
-        yield Problem("cycle", path, f"after= goes in a circle: {' -> '.join(names)}", source)
+        message = f"after= goes in a circle: {' -> '.join(names)}"
+        yield Problem("cycle", path, message, source, "leave out one of them")

@@ -38,7 +38,8 @@ def cases(checked: Checked) -> Iterator[Problem]:
                     continue
                 if before is not child:
                     message = f"value {value!r} has a case already, at {short(before.source)}"
-                    yield Problem("duplicate-case", where, message, child.source)
+                    advice = "take it out of one of them"
+                    yield Problem("duplicate-case", where, message, child.source, advice)
     for path, node in checked.nodes:
         if isinstance(node, Case) and id(node) not in inside:
             advice = "put it into the brackets of a switch"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from crucible_kitchen.errors import CrucibleError, did_you_mean
 
 from .signature import Defect
-from .stage import NAME_RULE, Stage, StageNode, class_node, is_name, snake_case
+from .stage import NAME_ADVICE, NAME_RULE, Stage, StageNode, class_node, is_name, snake_case
 from .values import Value
 
 B = TypeVar("B")
@@ -70,13 +70,14 @@ ERROR_KEYS = ("on_error.error", "on_error.stage")
 
 def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
     """Every node below and including this one, with its path."""
-    here = f"{path}/{node.name}" if path else node.name
-    yield here, node
-    if isinstance(node, Block):
-        for label, body in node.regions:
-            inside = f"{here}/{label}" if label else here
-            for child in body:
-                yield from walk(child, inside)
+    waiting = [(f"{path}/{node.name}" if path else node.name, node)]
+    while waiting:  # the last one is the next
+        here, node = waiting.pop()
+        yield here, node
+        if isinstance(node, Block):
+            for label, body in reversed(node.regions):
+                inside = f"{here}/{label}" if label else here
+                waiting += [(f"{inside}/{child.name}", child) for child in reversed(body)]
 
 
 class Brackets(Generic[B]):
@@ -99,7 +100,8 @@ def name_defects(what: str, name: object) -> tuple[Defect, ...]:
     """What is wrong with the name given to a block."""
     if isinstance(name, str) and is_name(name):
         return ()
-    return (Defect("bad-option", f"{what}: name must be {NAME_RULE}, got {name!r}"),)
+    message = f"{what}: name must be {NAME_RULE}, got {name!r}"
+    return (Defect("bad-option", message, NAME_ADVICE),)
 
 
 def unknown_options(what: str, unknown: Iterable[str], known: Iterable[str]) -> tuple[Defect, ...]:
@@ -115,7 +117,7 @@ def count_defects(option: str, value: object, least: int) -> tuple[Defect, ...]:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
         return ()
     message = f"{option} must be an int of at least {least}, got {value!r}"
-    return (Defect("bad-option", message),)
+    return (Defect("bad-option", message, "pass a whole number, or leave it out"),)
 
 
 def as_nodes(items: Any, source: str) -> tuple[Node, ...]:
@@ -147,7 +149,8 @@ def _flatten(items: Any, source: str) -> list[Node]:
             return [class_node(items())]
         except (CrucibleError, TypeError) as error:
             name = snake_case(items.__name__)
-            return [Alien(name, items.declared_at, (Defect("bad-option", str(error)),))]
+            advice = f"pass its options: {items.__name__}(...)"
+            return [Alien(name, items.declared_at, (Defect("bad-option", str(error), advice),))]
     return [_alien(items, source)]
 
 

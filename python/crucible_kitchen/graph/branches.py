@@ -114,7 +114,11 @@ def case(*matches: Any) -> Case:
         *matches: values it is for: texts, numbers, members of an enum.
     """
     defects = [
-        Defect("bad-option", f"case: a value must be hashable, got {type(value).__name__}")
+        Defect(
+            "bad-option",
+            f"case: a value must be hashable, got {type(value).__name__}",
+            "a text, a number, or a member of an enum",
+        )
         for value in matches
         if not isinstance(value, Hashable)
     ]

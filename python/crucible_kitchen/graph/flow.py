@@ -187,7 +187,7 @@ class _Walker:
         inside.certain.update(node.variables)
         written = set(keys_written(node.body))
         inside.possible |= written
-        inside.opaque |= any_opaque(node.body)
+        inside.opaque |= self._opaque(node.body)
         self.block(node.body, path, inside, replace(at, loops=(*at.loops, node.name)))
         known.opaque |= inside.opaque
         known.possible |= written
@@ -218,7 +218,7 @@ class _Walker:
             self.block((member,), path, shared.copy(), at)
         known.certain |= certainly_written(node.body)
         known.possible.update(keys_written(node.body))
-        known.opaque |= any_opaque(node.body)
+        known.opaque |= self._opaque(node.body)
 
     def _fan_out(self, node: FanOut, path: str, known: _Known, at: _At) -> None:
         inside = known.copy()
@@ -235,7 +235,10 @@ class _Walker:
         self.block(node.body, path, inside, replace(at, spaces=(space, *at.spaces)))
         known.certain |= {node.prefix + key for key in certainly_written(node.body)}
         known.possible |= {node.prefix + key for key in keys_written(node.body)}
-        known.opaque |= any_opaque(node.body)
+        known.opaque |= self._opaque(node.body)
+
+    def _opaque(self, body: Iterable[Node]) -> bool:
+        return self.flow.opaque and any_opaque(body)
 
     def _uses(self, node: Node, path: str, reads: Iterable[Read], known: _Known, at: _At) -> None:
         for read in reads:

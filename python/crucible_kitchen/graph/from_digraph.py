@@ -95,8 +95,8 @@ def _stage(
     elif not made.defects:
         message = f"stage is a {made.kind}, not a stage"
         wrong.append(Problem("not-a-stage", path, message, source, "put the graph into the block"))
-    for code, message, advice in made.defects:
-        wrong.append(Problem(code, path, message, made.source or source, advice))
+    for code, message, advice, place in made.defects:
+        wrong.append(Problem(code, path, message, place or made.source or source, advice))
     return made if isinstance(made, StageNode) and not wrong else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from crucible_kitchen.ports import PORTS, Ports
 
-from .blocks import Block, Node, walk
+from .blocks import Block, Node
 from .loops import Loop, StreamLoop
 from .stage import StageNode
 from .together import FanOut, Parallel, Scope
@@ -42,16 +42,26 @@ def any_opaque(body: Iterable[Node]) -> bool:
 
 def sees_anything(body: Iterable[Node]) -> bool:
     """Whether something in a body may read any key."""
-    for node in body:
-        for _, inner in walk(node):
-            if isinstance(inner, StageNode):
-                if inner.opaque or inner.signature.sees_context:
-                    return True
-            elif isinstance(inner, Block) and any(
-                value.signature.sees_context for _, value in inner.values
-            ):
+    for node in _each(body):
+        if isinstance(node, StageNode):
+            if node.opaque or node.signature.sees_context:
                 return True
+        elif isinstance(node, Block) and any(
+            value.signature.sees_context for _, value in node.values
+        ):
+            return True
     return False
+
+
+def _each(body: Iterable[Node]) -> Iterator[Node]:
+    """Every node of a body at any depth, in no order."""
+    waiting = list(body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, Block):
+            for _, inner in node.regions:
+                waiting += inner
 
 
 def runs_at_least_once(node: Loop) -> bool:
@@ -63,13 +73,12 @@ def runs_at_least_once(node: Loop) -> bool:
 def ports_used(body: Iterable[Node]) -> set[str]:
     """Names of the ports that a body uses."""
     names: set[str] = set()
-    for node in body:
-        for _, inner in walk(node):
-            if isinstance(inner, StageNode):
-                names.update(inner.ports)
-            elif isinstance(inner, Block):
-                for _, value in inner.values:
-                    names.update(i.role for i in value.signature.injected if i.is_port)
+    for node in _each(body):
+        if isinstance(node, StageNode):
+            names.update(node.ports)
+        elif isinstance(node, Block):
+            for _, value in node.values:
+                names.update(i.role for i in value.signature.injected if i.is_port)
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from crucible_kitchen.context import as_mapping
@@ -65,16 +66,17 @@ def validate(
 def declarations(checked: Checked) -> Iterator[Problem]:
     """Not a stage, unknown or bad options, signatures that cannot be read."""
     for path, node in checked.nodes:
-        for code, message, advice in node.defects:
-            yield Problem(code, path, message, node.source, advice)
+        for code, message, advice, place in node.defects:
+            yield Problem(code, path, message, place or node.source, advice)
         if isinstance(node, Block):
             for option, value in node.values:
-                for code, message, advice in value.signature.defects:
-                    where = value.source or node.source
+                for code, message, advice, place in value.signature.defects:
+                    where = place or value.source or node.source
                     yield Problem(code, path, f"{option}: {message}", where, advice)
                 if option == "over" and value.kind == "literal" and not _iterable(value.of):
                     message = f"over must be iterable, got {value}"
-                    yield Problem("bad-option", path, message, node.source)
+                    advice = "a list, a range, a key, or a callable that gives one of these"
+                    yield Problem("bad-option", path, message, node.source, advice)
 
 
 def _iterable(value: object) -> bool:
@@ -188,6 +190,7 @@ def _unsatisfied(use: Use, checked: Checked) -> Problem:
         near = advice.split("'")[1]
     for writer in checked.flow.writers.get(near, [])[:1]:
         advice = f"did you mean {near!r}, written by {writer.name} ({short(writer.source)})?"
+    advice = advice or f"write it in a stage before, or pass {key!r} in the config"
     message = f"reads {key!r}, which no stage writes and the config does not have"
     return Problem("unknown-key", use.path, message, use.source, advice)
 
@@ -212,7 +215,8 @@ def types(checked: Checked) -> Iterator[Problem]:
                     f"reads {use.read.key!r} as {show(use.read.type)}, but {writer.name} "
                     f"({short(writer.source)}) writes {show(writer.type)}"
                 )
-                yield Problem("type-mismatch", use.path, message, use.source)
+                advice = "let them agree, or read or write another key: .bind(...)"
+                yield Problem("type-mismatch", use.path, message, use.source, advice)
         if checked.config is not None and use.read.key in checked.config:
             classes = runtime_classes(use.read.type)
             given = checked.config[use.read.key]
@@ -222,7 +226,8 @@ def types(checked: Checked) -> Iterator[Problem]:
                     f"reads config {use.read.key!r} as {show(use.read.type)}, "
                     f"got {type(given).__name__}"
                 )
-                yield Problem("config-type", use.path, message, use.source)
+                advice = f"pass a {show(use.read.type)} in the config"
+                yield Problem("config-type", use.path, message, use.source, advice)
 
 
 def config_keys(checked: Checked) -> Iterator[Problem]:
@@ -247,7 +252,8 @@ def config_keys(checked: Checked) -> Iterator[Problem]:
         advice = did_you_mean(key, read - set(config)) if key not in read else ""
         if advice.startswith("did you mean"):
             message = f"config has {key!r}, which nothing reads"
-            yield Problem("unknown-config-key", checked.workflow.name, message, "", advice)
+            where, source = checked.workflow.name, checked.workflow.source
+            yield Problem("unknown-config-key", where, message, source, advice)
 
 
 def endless_loops(checked: Checked) -> Iterator[Problem]:
@@ -297,7 +303,20 @@ def ports(checked: Checked) -> Iterator[Problem]:
                 used = tuple(i.role for i in value.signature.injected if i.is_port)
                 yield from _ports_of(path, node, value.source or node.source, used, checked)
     if adapters is not None and not isinstance(adapters, Ports):
-        yield from adapter_problems(adapters)
+        yield from _of_adapters(adapters, checked)
+
+
+def _of_adapters(adapters: Mapping[str, Any], checked: Checked) -> Iterator[Problem]:
+    """What is wrong with adapters, at the first stage that uses them."""
+    users: dict[str, tuple[str, str]] = {}
+    found = adapter_problems(adapters)
+    for path, node in checked.nodes if found else ():
+        for port in node.ports if isinstance(node, StageNode) else ():
+            users.setdefault(port, (path, node.source))
+    for problem in found:
+        port = problem.path
+        path, source = users.get(port, (checked.workflow.name, checked.workflow.source))
+        yield replace(problem, path=path, message=f"{port}: {problem.message}", source=source)
 
 
 def _ports_of(

@@ -24,11 +24,17 @@ MISSING: Any = inspect.Parameter.empty
 
 
 class Defect(NamedTuple):
-    """Something wrong with a declaration, found where it was declared."""
+    """Something wrong with a declaration.
+
+    Args:
+        code, message, help: as of a `Problem`.
+        source: ``file:line``, where it is not that of the node.
+    """
 
     code: str
     message: str
     help: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import FrameType
 from typing import Any, ClassVar, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -118,7 +119,11 @@ class StageNode:
         known = {read.param for read in self.signature.reads}
         declared = [write.key for write in self.signature.writes]
         defects = [
-            Defect("unknown-option", f"bind: no parameter {name!r}", did_you_mean(name, known))
+            Defect(
+                "unknown-option",
+                f"bind: no parameter {name!r}",
+                did_you_mean(name, known) or f"{self.name} reads no key",
+            )
             for name in parameters
             if name not in known
         ]
@@ -133,7 +138,7 @@ class StageNode:
             Defect(
                 "unknown-option",
                 f"bind: {self.name} writes no key {key!r}",
-                did_you_mean(key, declared),
+                did_you_mean(key, declared) or "name what it writes: @stage(writes=...)",
             )
             for key in names
             if key not in declared
@@ -147,7 +152,7 @@ class StageNode:
             self,
             bound=tuple({**dict(self.bound), **new}.items()),
             renamed=tuple({**dict(self.renamed), **names}.items()),
-            defects=(*self.defects, *defects),
+            defects=(*self.defects, *_placed(defects)),
         )
 
     def with_(self, **options: Any) -> StageNode:
@@ -161,7 +166,18 @@ class StageNode:
                 key tells.
         """
         changes, defects = check_options(options)
-        return replace(self, **changes, defects=(*self.defects, *defects))
+        return replace(self, **changes, defects=(*self.defects, *_placed(defects)))
+
+
+def _placed(defects: Sequence[Defect]) -> list[Defect]:
+    """The defects with the place of the call that made them, which is outside of this package."""
+    if not defects:
+        return []
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(__package__):
+        frame = frame.f_back
+    source = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return [defect._replace(source=source) for defect in defects]
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Defect]]:
@@ -174,23 +190,24 @@ def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Defe
                 Defect("unknown-option", f"unknown option {name!r}", did_you_mean(name, OPTIONS))
             )
         elif name == "name" and not (isinstance(value, str) and is_name(value)):
-            defects.append(Defect("bad-option", f"name must be {NAME_RULE}, got {value!r}"))
+            message = f"name must be {NAME_RULE}, got {value!r}"
+            defects.append(Defect("bad-option", message, NAME_ADVICE))
         elif name == "timeout" and value is not None and not _positive(value):
-            defects.append(
-                Defect("bad-option", f"timeout must be a number of seconds above 0, got {value!r}")
-            )
+            message = f"timeout must be a number of seconds above 0, got {value!r}"
+            defects.append(Defect("bad-option", message, "leave it out for no limit"))
         elif name == "after":
             names = (value,) if isinstance(value, str) else value
-            if isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names):
+            if isinstance(names, (tuple, list)) and all(isinstance(one, str) for one in names):
                 good[name] = tuple(names)
             else:
                 message = f"after must be a name or a list of names, got {value!r}"
-                defects.append(Defect("bad-option", message))
+                defects.append(Defect("bad-option", message, "name nodes of the same body"))
         elif name == "retry" and value is not None and not isinstance(value, Retry):
             try:
                 good[name] = Retry(value)
             except ValueError as error:
-                defects.append(Defect("bad-option", f"retry: {error}"))
+                advice = "pass how often it is tried, or a Retry"
+                defects.append(Defect("bad-option", f"retry: {error}", advice))
         else:
             good[name] = value
     return good, defects
@@ -201,6 +218,7 @@ def _positive(value: object) -> bool:
 
 
 NAME_RULE = "letters, digits, '_' and '-'"
+NAME_ADVICE = "it is part of paths, such as sft/epochs/optim_step"
 
 
 def is_name(text: str) -> bool:
@@ -238,7 +256,10 @@ def stage(
             source=code_location(function),
             defects=signature.defects,
         )
-        return node.with_(**options) if options else node
+        if not options:
+            return node
+        changes, defects = check_options(options)
+        return replace(node, **changes, defects=(*node.defects, *defects))
 
     return declare if function is None else declare(function, 3)
 

@@ -137,7 +137,7 @@ def _collected(name: str, collect: Any) -> tuple[tuple[tuple[str, str], ...], tu
     if all(isinstance(text, str) for pair in pairs for text in pair):
         return pairs, ()
     message = f"collect must be a key, keys, or a mapping of keys to keys, got {collect!r}"
-    return (), (Defect("bad-option", message),)
+    return (), (Defect("bad-option", message, 'such as collect="loss"'),)
 
 
 def scope(name: str) -> Scope:

@@ -212,15 +212,16 @@ def _class_and_options(given: Any) -> tuple[Any, Mapping[str, Any]]:
 def _wrong_with(port: type[Port], given: Any) -> tuple[str, str]:
     """What is wrong with one adapter and what to do about it; empty where nothing is."""
     wanted = f"an instance of {port.__name__}, a class, or (class, {{options}})"
+    advice = f"pass a class derived from ports.{port.__name__}, or an object of one"
     if isinstance(given, port):
         return "", ""
     if isinstance(given, tuple):
         shaped = len(given) == 2 and inspect.isclass(given[0]) and isinstance(given[1], Mapping)
         if not shaped:
-            return f"must be {wanted}, got {given!r}", ""
+            return f"must be {wanted}, got {given!r}", advice
     factory, options = _class_and_options(given)
     if given is None or isinstance(given, str | int | float | list | dict):
-        return f"must be {wanted}, got {given!r}", ""
+        return f"must be {wanted}, got {given!r}", advice
     is_class = inspect.isclass(factory)
     kind = factory if is_class else type(factory)
     missing = _missing_methods(port, kind)

@@ -273,7 +273,7 @@ class _Reader:
                 self.note("unknown-field", path, message, self.at(item), near)
 
     def defects(self, defects: Iterable[Defect], path: str, at: str) -> None:
-        for code, message, advice in defects:
+        for code, message, advice, _ in defects:
             self.note(code, path, message, at, advice)
 
     def note(self, code: str, path: str, message: str, at: str, advice: str = "") -> None:

@@ -44,8 +44,8 @@ def text_of(workflow: Workflow) -> Text:
 def _broken(workflow: Workflow) -> Iterator[Problem]:
     """What is wrong already: it would be lost on the way, and the copy look right."""
     for path, node in walk(workflow):
-        for code, message, advice in node.defects:
-            yield Problem(code, path, message, node.source, advice)
+        for code, message, advice, place in node.defects:
+            yield Problem(code, path, message, place or node.source, advice)
 
 
 class _Writer:
