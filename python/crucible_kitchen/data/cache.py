@@ -10,17 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-
-def cache_dir() -> Path:
-    """Where this package keeps what it can make again; not created by asking.
-
-    ``CRUCIBLE_CACHE`` if set, else ``crucible-kitchen`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
-    """
-    chosen = os.environ.get("CRUCIBLE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "crucible-kitchen"
+from crucible_kitchen.engine.folders import cache_dir
 
 
 def cached_folder(*parts: str, build: Callable[[Path], None]) -> Path:
@@ -65,3 +55,6 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+__all__ = ["cache_dir", "cached_folder"]

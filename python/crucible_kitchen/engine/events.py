@@ -19,6 +19,7 @@ KINDS = (
     "stage.stop",
     "stage.error",
     "stage.retry",
+    "stage.cached",
     "metric",
 )
 

@@ -112,6 +112,11 @@ def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
     values = rt.values
     gather, keywords, function = arguments(node.call, node.signature, dict(node.bound), rt, path)
     keep = store(node, rt)
+    if node.cache:
+        from .cache import Cached  # here and not above: few workflows cache anything
+
+        cached = Cached(node, function, rt)
+        function = cached.awaited if is_async(node) else cached
     if is_async(node):
         call = rt.bridge.call
         timeout = node.timeout

@@ -67,6 +67,8 @@ def _stage(node: StageNode) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if node.retry is not None:
         options["retry"] = node.retry.attempts
+    if node.cache:
+        options["cache"] = True
     if node.timeout is not None:
         options["timeout"] = node.timeout
     if node.after:

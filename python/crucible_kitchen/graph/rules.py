@@ -20,6 +20,7 @@ from .flow import Use, Writer, analyse
 from .keys import any_opaque, keys_written
 from .loops import Loop
 from .stage import Stage, StageNode
+from .stage_rules import STAGE_RULES
 from .together import FanOut
 from .workflow import as_workflow
 
@@ -352,4 +353,5 @@ RULES: tuple[Rule, ...] = (
     after_rule,
     ports,
     *BLOCK_RULES,
+    *STAGE_RULES,
 )

@@ -20,7 +20,7 @@ from .retry import Retry
 from .signature import Defect, Read, Signature, Write, read_signature
 from .values import code_location
 
-OPTIONS = ("name", "after", "retry", "timeout")
+OPTIONS = ("name", "after", "retry", "timeout", "cache")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class StageNode:
         retry: how often it is tried.
         timeout: seconds one attempt may take.
         after: names of neighbours that come first, whatever keys they share.
+        cache: whether what it gave is given again where it is given the same.
         source: ``file:line`` of the declaration.
         defects: what is wrong with the declaration.
     """
@@ -60,6 +61,7 @@ class StageNode:
     retry: Retry | None = None
     timeout: float | None = None
     after: tuple[str, ...] = ()
+    cache: bool = False
     source: str = field(default="", compare=False)
     defects: tuple[Defect, ...] = field(default=(), compare=False)
 
@@ -164,6 +166,9 @@ class StageNode:
             timeout: seconds one attempt may take; only for ``async`` stages.
             after: name, or names, of stages and blocks beside it that come first: an order that no
                 key tells.
+            cache: keep what it gives, also for later runs, and give it again where inputs, what is
+                bound in place of them, and the code of the stage with all helpers and constants
+                that it uses are the same.
         """
         changes, defects = check_options(options)
         return replace(self, **changes, defects=(*self.defects, *_placed(defects)))
@@ -202,6 +207,9 @@ def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Defe
             else:
                 message = f"after must be a name or a list of names, got {value!r}"
                 defects.append(Defect("bad-option", message, "name nodes of the same body"))
+        elif name == "cache" and not isinstance(value, bool):
+            message = f"cache must be True or False, got {value!r}"
+            defects.append(Defect("bad-option", message, "pass cache=True, or leave it out"))
         elif name == "retry" and value is not None and not isinstance(value, Retry):
             try:
                 good[name] = Retry(value)
