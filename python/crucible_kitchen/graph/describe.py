@@ -71,6 +71,8 @@ def _stage(node: StageNode) -> dict[str, Any]:
         options["cache"] = True
     if node.timeout is not None:
         options["timeout"] = node.timeout
+    if node.after:
+        options["after"] = list(node.after)
     return {
         "reads": [read.key for read in node.reads],
         "optional": [read.key for read in node.reads if not read.required],
