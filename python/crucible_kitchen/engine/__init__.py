@@ -4,6 +4,8 @@ from .checkpoint import Every, Policy, Seconds
 from .events import Emitter, Event, Handler
 from .rng import Rng
 from .run import RunResult, arun, run
+from .spin import RecordInputs, spin
+from .stepping import Pause, steps
 from .telemetry import Attachment, attach_telemetry
 
 __all__ = [
@@ -12,11 +14,15 @@ __all__ = [
     "Event",
     "Every",
     "Handler",
+    "Pause",
     "Policy",
+    "RecordInputs",
     "Rng",
     "RunResult",
     "Seconds",
     "arun",
     "attach_telemetry",
     "run",
+    "spin",
+    "steps",
 ]

@@ -222,6 +222,9 @@ class _Job:
             runtime = self._prepare(base, seed, ports, emitter if emitter.handlers else None)
             self._runtime = runtime
             runtime.cancelled = self._cancelled
+            for handler in emitter.handlers:
+                if hasattr(handler, "watch"):
+                    handler.watch(runtime, self.workflow)
             if keeping is not None:
                 keeping.follow(runtime, emitter.handlers)
             _execute(self.workflow, runtime, began)

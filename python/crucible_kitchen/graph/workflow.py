@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from importlib import import_module
+from typing import Any, ClassVar, cast
 
 from .blocks import Block, Brackets, Node, as_nodes, caller, name_defects
 from .signature import Defect
@@ -89,6 +90,16 @@ class Workflow(Block):
         from .edit import change
 
         return change(self, name, put)
+
+    def steps(
+        self, config: Any = None, adapters: Any = None, **options: Any
+    ) -> Generator[Any, None, Any]:
+        """Run it step by step, ``for event in wf.steps(...)``; see `engine.steps`."""
+        return cast("Generator[Any, None, Any]", _engine().steps(self, config, adapters, **options))
+
+    def spin(self, path: str, config: Any = None, adapters: Any = None, **options: Any) -> Any:
+        """Run one stage alone on recorded inputs; see `engine.spin`."""
+        return _engine().spin(self, path, config, adapters, **options)
 
     def mermaid(self) -> str:
         """A Mermaid flow chart, as Markdown renderers draw it."""
@@ -190,6 +201,11 @@ class Workflow(Block):
         from .digraph import flat
 
         return flat(self)
+
+
+def _engine() -> Any:
+    # By its name: a graph is told what to run it with, and depends on none.
+    return import_module("crucible_kitchen.engine")
 
 
 def workflow(name: str) -> Workflow:
