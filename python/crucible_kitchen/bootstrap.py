@@ -307,7 +307,7 @@ def run(
         StageError: a stage failed; its `__cause__` says why.
     """
     if dry_run:
-        return _planned(_prepare(target, config, adapters, run_dir))
+        return _planned(_job(target, config, adapters, run_dir, checkpoint, resume, allow_changed))
     job = _job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
     with _recorded(job):
         return engine.run(
@@ -339,7 +339,7 @@ def _recorded(job: Job) -> Iterator[None]:
     """Write what the run's folder needs before and after it, and close what was made for it."""
     failed = True
     try:
-        graph.validate(job.target.workflow, job.config, job.adapters)
+        job.check()
         if job.run_dir is not None and not job.resumed:
             report.write_config(job.run_dir, job.about())
         yield
@@ -360,7 +360,7 @@ def validate(target: object, config: Any = None, adapters: Mapping[str, Any] | N
     """
     job = _prepare(target, config, adapters, None)
     try:
-        graph.validate(job.target.workflow, job.config, job.adapters)
+        job.check()
     finally:
         for adapter in reversed(job.owned):
             adapter.close()
@@ -396,6 +396,7 @@ def _planned(
     job: Job, timings: str | os.PathLike[str] | None = None, calibrate: bool = False
 ) -> Plan:
     try:
+        job.check()
         known = None if timings is None else report.read_timings(Path(timings))
         made = graph.plan(job.target.workflow, job.config, job.adapters, timings=known)
         if not calibrate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,26 @@ def test_a_dry_run_gives_the_plan_and_touches_nothing() -> None:
         ck.run(ck.workflow("w")[count], dry_run=True)
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         ck.run("sft", {"epoch": 1}, dry_run=True)
+
+
+@ck.stage(writes="thread")
+def starts() -> threading.Thread:
+    raise AssertionError("nothing runs")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_no_checkpoint_can_keep_stands_with_everything_else(dry_run) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        ck.run(
+            ck.workflow("w")[starts, count],
+            run_dir="out",
+            checkpoint="stage",
+            dry_run=dry_run,
+            handlers=(),
+        )
+    codes = [problem.code for problem in caught.value.problems]
+    assert codes == ["unknown-key", "cannot-checkpoint"]
+    assert os.listdir() == []
 
 
 def test_plan_fits_80_columns_and_is_json_on_request(capsys) -> None:

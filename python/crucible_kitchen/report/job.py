@@ -11,6 +11,7 @@ from crucible_kitchen import graph
 from crucible_kitchen.engine import Handler, Policy, Seconds
 from crucible_kitchen.engine.keepable import checkpoint_problems
 from crucible_kitchen.engine.resume import class_name
+from crucible_kitchen.errors import WorkflowError
 from crucible_kitchen.recipes import Target
 
 from .versions import versions
@@ -57,6 +58,18 @@ class Job:
         self.keeping = {"checkpoint": checkpoint}
         if resumed:
             self.keeping |= {"resume": True, "allow_changed": allow_changed}
+
+    def check(self) -> None:
+        """Check everything that can be checked without running.
+
+        Raises:
+            WorkflowError: with every problem of the workflow, its adapters and its checkpoints.
+        """
+        problems = graph.find_problems(self.target.workflow, self.config, self.adapters)
+        if self.keeping.get("checkpoint") is not None:
+            problems += checkpoint_problems(self.target.workflow, self.adapters)
+        if problems:
+            raise WorkflowError(problems)
 
     def about(self) -> dict[str, Any]:
         """What ``config.json`` says."""
