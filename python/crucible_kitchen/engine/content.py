@@ -133,8 +133,7 @@ class Content:
 
     def _array(self, value: Any) -> None:
         if type(value).__module__.startswith("torch"):
-            import torch
-
+            torch: Any = sys.modules["torch"]  # whoever made the tensor has imported it
             tensor = value.detach().cpu().contiguous()
             self.raw("tensor", str(value.dtype), str(tuple(value.shape)))
             # As bytes: numpy knows no bfloat16.
