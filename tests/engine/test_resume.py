@@ -72,6 +72,9 @@ def stopped_and_resumed(value: Workflow, folder: Path, **options: Any) -> RunRes
     with pytest.raises(StageError) as caught:
         run(value, run_dir=folder, checkpoint=options.pop("checkpoint", "stage"), **options)
     assert isinstance(caught.value.__cause__, Trip)
+    notes = getattr(caught.value, "__notes__", [])
+    kept = "commits" in (folder / "journal" / "journal.jsonl").read_text()
+    assert kept == any(f"crucible resume {folder}" in note for note in notes)
     return run(value, run_dir=folder, resume=True, **options)
 
 

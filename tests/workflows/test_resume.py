@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import crucible_kitchen as ck
-from crucible_kitchen.errors import ConfigError
+from crucible_kitchen import ports
+from crucible_kitchen.adapters import noop
+from crucible_kitchen.errors import ConfigError, WorkflowError
 from crucible_kitchen.testing import kill_at
 from crucible_kitchen.testing.tiny_model import tiny_llama
 
@@ -136,8 +138,6 @@ def test_the_gradients_of_a_step_are_never_split(rows_file: str, tmp_path: Path)
 
 
 def test_what_only_python_can_say_must_be_said_again(rows_file: str, tmp_path: Path) -> None:
-    from crucible_kitchen.adapters import noop
-
     folder = tmp_path / "run"
     config = {**SFT, "dataset": rows_file, "max_steps": 1}
     client = noop.TrainingClient()
@@ -250,3 +250,25 @@ def test_a_real_model_goes_on_bit_for_bit(recipe: str, model: str, tmp_path: Pat
         assert stopped.keys() == whole.keys()
         for name, content in whole.items():
             assert stopped[name] == content, f"{kills[number]}: {name} differs"
+
+
+def test_a_client_that_cannot_save_its_sessions_is_told_only_where_asked(
+    rows_file: str, tmp_path: Path
+) -> None:
+    class Forgetful(noop.TrainingClient):
+        owns = ports.Port.owns
+
+    config = {**SFT, "dataset": rows_file, "max_steps": 1}
+    with pytest.raises(WorkflowError) as refused:
+        ck.run(
+            "sft",
+            config,
+            {"training_client": Forgetful},
+            run_dir=tmp_path / "a",
+            handlers=(),
+            checkpoint="stage",
+        )
+    (problem,) = refused.value.problems
+    assert (problem.code, problem.path) == ("cannot-checkpoint", "sft/init_session")
+    ck.run("sft", config, {"training_client": Forgetful}, run_dir=tmp_path / "b", handlers=())
+    assert not (tmp_path / "b" / "journal").exists()

@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _plain_warnings(), _modules_from_here():
             code: int = _module(parsed.command).main(parsed)
         return code
-    except KeyboardInterrupt:
-        print("crucible: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n".join(["crucible: interrupted", *_notes(error)]), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not try to flush the rest.
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CrucibleError as error:
         if debug:
             traceback.print_exc()
-        print(f"crucible: {message(error)}", file=sys.stderr)
+        print("\n".join([f"crucible: {message(error)}", *_notes(error)]), file=sys.stderr)
         return USAGE if isinstance(error, ConfigError | WorkflowError) else FAILURE
 
 
@@ -133,6 +133,11 @@ def message(error: CrucibleError) -> str:
     if isinstance(error, StageError):
         return f"{error}\n--debug shows the traceback"
     return str(error)
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error, such as how to go on."""
+    return [str(note) for note in getattr(error, "__notes__", ())]
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:

@@ -299,10 +299,19 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     if first is not None:
         said = str(first) or type(first).__name__
         rt.tell("run.error", name, name=name, duration_s=spent, error=said)
+        if strand is not None and strand.recorder.story.main.at:
+            _say_how_to_go_on(first, rt.base.get_metadata("run_dir"))
         raise first
     rt.tell("run.stop", name, name=name, duration_s=spent)
     if strand is not None:
         strand.recorder.finish(strand)
+
+
+def _say_how_to_go_on(error: BaseException, run_dir: str) -> None:
+    """A note that tracebacks show, and the command line prints."""
+    note = f"it can be taken up again: crucible resume {run_dir}, or run(..., resume={run_dir!r})"
+    # As `add_note` does, which Python 3.10 lacks.
+    error.__dict__.setdefault("__notes__", []).append(note)
 
 
 def _flush(rt: Runtime, first: BaseException | None) -> BaseException | None:
