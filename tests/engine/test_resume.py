@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crucible_kitchen.adapters import noop
 from crucible_kitchen.context import Context, Metrics
 from crucible_kitchen.engine import Event, Every, Rng, RunResult, Seconds, run
 from crucible_kitchen.errors import ConfigError, CrucibleError, StageError, WorkflowError
@@ -34,6 +31,8 @@ from crucible_kitchen.graph import (
     when,
     workflow,
 )
+from crucible_kitchen.ports import Session, TrainingClient
+from crucible_kitchen.types import Datum
 
 SAID: list[Any] = []
 TRIPPED: list[int] = []
@@ -292,6 +291,27 @@ def test_what_came_after_the_last_checkpoint_is_done_again(
     assert result.context.state["count"] == 5
 
 
+def test_a_session_of_a_scope_waits_for_its_gradients(tmp_path: Path) -> None:
+    @stage(writes="session")
+    def start(*, training_client: TrainingClient) -> Session:
+        return training_client.start_session({"model": "noop"})
+
+    @stage
+    def forward_backward(session: Session, *, training_client: TrainingClient) -> None:
+        training_client.forward_backward(session, [Datum([1, 2], {"labels": [1, 2]})])
+
+    @stage(writes="steps")
+    def step(session: Session, *, training_client: TrainingClient) -> int:
+        return training_client.optim_step(session, 1e-3).result().step
+
+    value = workflow("w")[
+        scope("s")[start, loop("l", over=range(5))[forward_backward, step, count_up, trip]]
+    ]
+    adapters = {"training_client": noop.TrainingClient}
+    result = stopped_and_resumed(value, tmp_path, checkpoint=Every(2), adapters=adapters)
+    assert (result.context.state["s.count"], result.context.state["s.steps"]) == (5, 5)
+
+
 def test_the_policy_stays_that_of_the_journal(tmp_path: Path) -> None:
     value = workflow("w")[loop("l", over=range(5))[body("l.item")]]
     stopped_and_resumed(value, tmp_path)
@@ -438,39 +458,6 @@ def test_two_processes_never_run_one_run(tmp_path: Path) -> None:
     value = workflow("w")[count_up, resume_inside]
     with pytest.raises(StageError, match="another process is running"):
         run(value, run_dir=tmp_path, checkpoint="stage")
-
-
-PROGRAM = """
-import sys
-from crucible_kitchen.engine import run
-from crucible_kitchen.graph import loop, stage, workflow
-from crucible_kitchen.testing import kill_at
-
-@stage(writes="count")
-def count_up(count: int = 0) -> int:
-    print(count, flush=True)
-    return count + 1
-
-value = workflow("w")[loop("l", over=range(4))[count_up]]
-resume, when = sys.argv[2] == "resume", sys.argv[3]
-handlers = [] if resume else [kill_at("w/l[2]/count_*", when=when)]
-result = run(value, run_dir=sys.argv[1], checkpoint="stage", resume=resume, handlers=handlers)
-print("count", result.context.state["count"])
-"""
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_kill_at_kills_a_process_that_another_one_takes_up(when: str, tmp_path: Path) -> None:
-    def process(how: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path), how, when]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    killed = process("run")
-    assert killed.returncode == -signal.SIGKILL
-    resumed = process("resume")
-    assert resumed.returncode == 0, resumed.stderr
-    said = killed.stdout.split() + resumed.stdout.split()
-    assert said == ["0", "1", "2", "3", "count", "4"]
 
 
 def test_files_of_values_that_nothing_names_any_more_are_removed(tmp_path: Path) -> None:

@@ -57,9 +57,12 @@ class Recorder:
             handles = {} if strand.concurrent else self.vault.save_handles(self.used)
             if handles is None:
                 return False
+            numbers = [one.number for one in chain]
             commits = [self._commit(one) for one in chain]
             new = self.vault.save_handles(())
             if new is None:
+                for one, number in zip(chain, numbers, strict=True):
+                    one.number = number  # nobody will read of the new ones
                 return False
             line: dict[str, Any] = {"commits": commits}
             if handles or new:
