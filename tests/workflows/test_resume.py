@@ -112,6 +112,52 @@ def test_sft_on_noop(
     assert len(result.metrics.history("loss")) == 4
 
 
+OPTIONS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"pack_tokens": 128, "max_length": 64},
+        "sft/epochs[0]/batches[1]/optim_step",
+    ),
+    (
+        {"window_rows": 4, "max_steps": 5, "epochs": None, "gradient_accumulation": 1},
+        "sft/epochs[1]/reads_on/next_window",
+    ),
+    (
+        {"window_rows": 4, "max_steps": 5, "epochs": None, "gradient_accumulation": 1},
+        "sft/epochs[2]/batches[0]/optim_step",
+    ),
+    (
+        {"save_best": True, "early_stopping": 2, "early_stopping_gain": 9.0},
+        "sft/epochs[0]/batches[1]/should_evaluate/track_best",
+    ),
+    ({"save_best": True, "early_stopping_gain": 9.0}, "sft/was_better/restore_best"),
+    ({"order": "by_length"}, "sft/epochs[1]/order_batches"),
+]
+
+
+@pytest.mark.parametrize(("options", "place"), OPTIONS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_every_way_of_training_goes_on(
+    options: dict[str, Any], place: str, when: str, rows_file: str, tmp_path: Path
+) -> None:
+    config = {**SFT, "dataset": rows_file, "save_every": 1, "eval_every": 1, **options}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    adapters = {"training_client": "noop"}
+    ck.run("sft", config, adapters, run_dir=whole, handlers=())
+    status = in_a_process(
+        lambda: ck.run(
+            "sft",
+            config,
+            adapters,
+            run_dir=stopped,
+            handlers=[kill_at(place, when)],
+            checkpoint="stage",
+        )
+    )
+    assert os.WTERMSIG(status) == signal.SIGKILL, "the place was never reached"
+    ck.run(resume=stopped, handlers=())
+    assert left_by(stopped) == left_by(whole)
+
+
 def test_the_gradients_of_a_step_are_never_split(rows_file: str, tmp_path: Path) -> None:
     """Between micro-batches nothing is written down: they are done again, from the step before."""
     config = {**SFT, "dataset": rows_file}
