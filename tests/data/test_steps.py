@@ -21,12 +21,8 @@ def test_packs_hold_every_row_once_and_no_more_than_they_may(lengths, capacity) 
 
 
 @given(sizes, st.integers(40, 90))
-def test_packs_are_full_enough(lengths, capacity) -> None:
-    packs = best_fit(lengths, capacity)
-    # Johnson 1973: best-fit decreasing needs at most 11/9 of the best there is, and 4 packs more;
-    # and no two packs could have been one.
-    assert len(packs) <= 11 / 9 * -(-sum(lengths) // capacity) * 2 + 4
-    loads = sorted(sum(lengths[row] for row in pack) for pack in packs)
+def test_no_two_packs_could_have_been_one(lengths, capacity) -> None:
+    loads = sorted(sum(lengths[row] for row in pack) for pack in best_fit(lengths, capacity))
     assert len(loads) < 2 or loads[0] + loads[1] > capacity
 
 
