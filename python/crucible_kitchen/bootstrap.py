@@ -84,6 +84,11 @@ def load_adapter(port: str, system: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def load_exporter() -> Any:
+    """What writes trained weights for other programs."""
+    return importlib.import_module(f"{_HOME}.local.exporter").export
+
+
 def named_adapters(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Adapters as `run` takes them, with names of systems turned into classes.
 
@@ -213,6 +218,11 @@ def _with_defaults(
             owned.append(completer)
             chosen["completer"] = completer
     return chosen
+
+
+def find_hub(model: str) -> Any:
+    """A client of the hub that knows a model."""
+    return load_adapter("hub_client", _hub_of(model))()
 
 
 def _hub_of(model: str) -> str:

@@ -40,7 +40,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     answers = folder / "answers.jsonl"
     texts = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
     answers.write_text("".join(json.dumps(row) + "\n" for row in texts))
-    return {"model": tiny_llama(folder / "tiny"), "sft": answers, "dpo": rows}
+    return {"model": tiny_llama(folder / "tiny"), "sft": answers, "reward": rows, "dpo": rows}
 
 
 def train_by_two(recipe: str, config: dict[str, Any], out: Path) -> None:
@@ -58,7 +58,7 @@ def train_by_two(recipe: str, config: dict[str, Any], out: Path) -> None:
     assert done.stdout.splitlines() == [str(out)], "the first process speaks, and it alone"
 
 
-@pytest.mark.parametrize("recipe", ["sft", "dpo"])
+@pytest.mark.parametrize("recipe", ["sft", "reward", "dpo"])
 def test_two_processes_give_the_weights_and_metrics_of_one(
     recipe: str, inputs: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -137,3 +137,20 @@ def test_the_real_tokenizer_is_read_without_the_model(capsys, tmp_path, monkeypa
     assert (code, captured.err) == (0, "")
     assert "[[It is 1.<|im_end|>]]" in captured.out
     assert not list(tmp_path.glob("runs"))
+
+
+def test_reward_shows_answers_with_how_they_were_judged(capsys) -> None:
+    rows = [{**PAIRS[0], "margin": 0.5}, {**PAIRS[0], "tie": True}, PAIRS[0]]
+    out = preview(capsys, "reward", write(rows))
+    for how in ("better by 0.5 than", "equal to", "better than"):
+        assert f"chosen, {how} rejected" in out
+    assert "<|im_start|>assistant\n[[good<|im_end|>]]" in out
+
+
+def test_reward_names_all_bad_rows(capsys) -> None:
+    rows = [PAIRS[0], {**PAIRS[0], "margin": -1}, PAIRS[1]]
+    assert main(["preview", "reward", write(rows), *NOOP, "eval_rows=0"]) == 1
+    error = capsys.readouterr().err
+    assert "2 of 3 rows cannot be used" in error
+    assert "row 1: margin" in error
+    assert "row 2: chosen and rejected must differ" in error

@@ -7,6 +7,7 @@ from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.testing.contracts import (
     CompleterContract,
     SamplingClientContract,
+    ScalarHeadContract,
     TokenizerContract,
     TrainingClientContract,
 )
@@ -31,6 +32,13 @@ class TestTrainingClient(TrainingClientContract):
     @pytest.fixture
     def adapter(self, folder, monkeypatch):
         monkeypatch.setattr(type(self), "config", config(folder))
+        yield from closing(TrainingClient(device="cpu"))
+
+
+class TestScalarHead(ScalarHeadContract):
+    @pytest.fixture
+    def adapter(self, folder, monkeypatch):
+        monkeypatch.setattr(type(self), "config", {**config(folder), "head": "scalar"})
         yield from closing(TrainingClient(device="cpu"))
 
 

@@ -17,6 +17,7 @@ from crucible_kitchen.testing import (
     MetricsStoreContract,
     ModelRegistryContract,
     SamplingClientContract,
+    ScalarHeadContract,
     TokenizerContract,
     TrainingClientContract,
 )
@@ -30,6 +31,14 @@ def test_every_port_has_a_contract_and_a_noop_adapter() -> None:
 
 
 class TestTrainingClient(TrainingClientContract):
+    @pytest.fixture
+    def adapter(self) -> Iterator[noop.TrainingClient]:
+        client = noop.TrainingClient()
+        yield client
+        client.close()
+
+
+class TestScalarHead(ScalarHeadContract):
     @pytest.fixture
     def adapter(self) -> Iterator[noop.TrainingClient]:
         client = noop.TrainingClient()

@@ -68,6 +68,23 @@ def test_dpo_from_a_file(run, tmp_path, tiny_model, pairs_file) -> None:
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_reward_from_python(run, tmp_path, tiny_model, pairs_file) -> None:
+    said = run(
+        str(EXAMPLES / "reward.py"), f"model={tiny_model}", f"dataset={pairs_file}", "max_steps=2"
+    )
+    assert "eval_loss 0.69" in said
+    assert "eval_accuracy " in said
+    scores = [float(line.split()[1]) for line in said.splitlines() if line.startswith("score ")]
+    assert len(set(scores)) == 2
+    assert list(tmp_path.glob("runs/*/report.html"))
+
+
+def test_reward_from_a_file(run, tmp_path, tiny_model, pairs_file) -> None:
+    command = ["-m", "crucible_kitchen.cli", "run", str(EXAMPLES / "reward.yaml"), "--quiet"]
+    run(*command, f"model={tiny_model}", f"dataset={pairs_file}", "max_steps=1", "--run-dir", "out")
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_every_recipe_file_is_right() -> None:
     for path in EXAMPLES.glob("*.yaml"):
         find_target(path).configured(None)

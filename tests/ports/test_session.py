@@ -24,6 +24,7 @@ def test_defaults_are_the_interfaces() -> None:
         "seed": 0,
         "gradient_checkpointing": False,
         "checkpoint_path": None,
+        "head": "vocabulary",
     }
     assert SessionConfig.coerce(config) is config
     assert repr(Session("s1", config)) == "Session(id='s1', model='tiny')"

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "resume": "resume",
     "report": "report",
     "complete": "complete",
+    "export": "export",
     "doctor": "doctor",
     "bench": "bench",
     "serve": "serve",

@@ -63,10 +63,14 @@ def summary(result: RunResult) -> str:
     names = result.metrics.names()
     if "eval_loss" in names:
         losses = [record.value for record in result.metrics.history("eval_loss")]
+        unit = "per pair" if "accuracy" in names else "nats per token"
         lines.append(
-            f"held-out loss  {losses[0]:.3f} -> {losses[-1]:.3f} nats per token "
+            f"held-out loss  {losses[0]:.3f} -> {losses[-1]:.3f} {unit} "
             f"({losses[-1] - losses[0]:+.3f})"
         )
+    if "eval_accuracy" in names:
+        right = [record.value for record in result.metrics.history("eval_accuracy")]
+        lines.append(f"  accuracy     {right[0]:.3f} -> {right[-1]:.3f} of the pairs")
     if "tokens" in names:
         tokens = [record.value for record in result.metrics.history("tokens")]
         lines.append(
@@ -86,9 +90,11 @@ def summary(result: RunResult) -> str:
         lines.append(
             f"adapter        {os.path.relpath(adapter) if os.path.exists(adapter) else adapter}"
         )
+    if result.context.get_state("registered_model"):
+        lines.append(f"registered     {result.context.state.registered_model}")
     if result.run_dir is not None:
         lines.append(f"report         {result.run_dir / 'report.html'}")
-        if adapter and sys.stdout.isatty():
+        if adapter and "samples_before" in result.context.state and sys.stdout.isatty():
             lines.append(
                 f'try it         crucible complete {result.run_dir} "What does os.getcwd do?"'
             )

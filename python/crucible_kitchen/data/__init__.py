@@ -6,6 +6,13 @@ Neither torch nor transformers is imported here: a tokenizer is whatever has the
 
 from .batches import BatchOrder, normalise_weights
 from .cache import cache_dir, cached_folder
+from .comparisons import (
+    Comparisons,
+    Judgement,
+    prepare_comparison,
+    prepare_comparisons,
+    scored_tokens,
+)
 from .datums import Prepared, Statistics, build_datums, prepare, prepare_row
 from .formats import Conversation, Place, PlainText, parse_row, to_messages
 from .mixture import MixturePart, mix
@@ -32,7 +39,9 @@ __all__ = [
     "TRAIN_ON",
     "TRUNCATIONS",
     "BatchOrder",
+    "Comparisons",
     "Conversation",
+    "Judgement",
     "Left",
     "MixturePart",
     "Pair",
@@ -60,11 +69,14 @@ __all__ = [
     "parse_preference",
     "parse_row",
     "prepare",
+    "prepare_comparison",
+    "prepare_comparisons",
     "prepare_pair",
     "prepare_pairs",
     "prepare_row",
     "render",
     "row_hash",
+    "scored_tokens",
     "size_of",
     "to_messages",
 ]

@@ -200,7 +200,7 @@ def prepare_pairs(
         ConfigError: an unknown `truncation` or `equal_answers`, or a `max_length` below 2.
         DataError: a row cannot be used, which the message names; or no row is left.
     """
-    _check(max_length, truncation, equal_answers)
+    check_pair_options(max_length, truncation, equal_answers)
     pairs: list[Pair] = []
     preferences: list[Preference] = []
     count = cut = 0
@@ -256,7 +256,7 @@ def prepare_pair(
                     "equal_answers='drop' leaves such rows out"
                 )
             return EQUAL
-        fitted = whole if max_length is None else _fitted(whole, max_length, truncation)
+        fitted = whole if max_length is None else fitted_pair(whole, max_length, truncation)
     except DataError as error:
         raise DataError(f"row {place}: {error}") from error
     if fitted is None:
@@ -265,7 +265,12 @@ def prepare_pair(
     return MadePair(pair, preference, fitted is not whole)
 
 
-def _check(max_length: int | None, truncation: str, equal_answers: str) -> None:
+def check_pair_options(max_length: int | None, truncation: str, equal_answers: str) -> None:
+    """Refuse options of `prepare_pairs` that no pair can be prepared with.
+
+    Raises:
+        ConfigError: see there.
+    """
     check_truncation(truncation)
     if truncation == "right":
         raise ConfigError("truncation: must not be 'right' for pairs, which would cut an answer")
@@ -284,8 +289,12 @@ def _rendered(side: Conversation, tokenizer: Tokenizer) -> Rendered:
     return rendered
 
 
-def _fitted(whole: list[Rendered], max_length: int, truncation: str) -> list[Rendered] | None:
-    """Both answers behind the same, shortened prompt; None, if the row is to be left out."""
+def fitted_pair(whole: list[Rendered], max_length: int, truncation: str) -> list[Rendered] | None:
+    """Both answers behind the same, shortened prompt; None, if the row is to be left out.
+
+    Raises:
+        DataError: the longer is too long, and `truncation` is ``error`` or would cut an answer.
+    """
     lengths = [len(side.tokens) for side in whole]
     excess = max(lengths) - max_length
     if excess <= 0:

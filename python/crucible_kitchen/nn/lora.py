@@ -132,6 +132,16 @@ def unmerge_lora(model: Model) -> Model:
     return model
 
 
+def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights by the names they have without LoRA, after `merge_lora`."""
+    merge_lora(model)
+    state: dict[str, Tensor] = model.state_dict()
+    for path, _ in lora_modules(model):
+        for own in ("lora_a", "lora_b", "_frozen_weight"):
+            del state[f"{path}.{own}"]
+    return state
+
+
 def set_dropout_step(model: nn.Module, step: int | None) -> None:
     """Choose the dropout masks of the passes to come; None draws from torch's generator instead."""
     for _, module in lora_modules(model):

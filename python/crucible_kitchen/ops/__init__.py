@@ -16,6 +16,7 @@ from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
 from crucible_kitchen.ops.lora_linear import LORA_LINEAR, lora_linear
+from crucible_kitchen.ops.pairwise_loss import pairwise_loss
 from crucible_kitchen.ops.rms_norm import RMS_NORM, rms_norm
 from crucible_kitchen.ops.rope import ROPE, rope
 from crucible_kitchen.ops.swiglu import SWIGLU, swiglu
@@ -66,6 +67,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprobs",
     "lora_linear",
+    "pairwise_loss",
     "rms_norm",
     "rope",
     "swiglu",

@@ -12,7 +12,7 @@ from .losses import CUSTOM_INPUTS, LOSSES, Loss, check_datums, check_loss
 from .metrics_store import HasMetadata, MetricsStore, Run, metric_point, run_id_of
 from .model_registry import ModelRegistry, already_registered, model_id, page
 from .sampling_client import Params, Prompt, SamplingClient
-from .session import Session, SessionConfig
+from .session import Session, SessionConfig, check_head
 from .tokenizer import Tokenizer
 from .training_client import CustomLoss, Data, TrainingClient
 
@@ -47,6 +47,7 @@ __all__ = [
     "TrainingClient",
     "already_registered",
     "check_datums",
+    "check_head",
     "check_loss",
     "completion_params",
     "find_problems",

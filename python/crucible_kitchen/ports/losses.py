@@ -94,17 +94,22 @@ def _unknown_key(key: Any, loss: Loss) -> str:
     return said + (f"{known}; {advice}" if advice.startswith("did") else known)
 
 
-def check_datums(datums: Iterable[Any], loss_fn: str | None) -> list[Datum]:
+def check_datums(
+    datums: Iterable[Any], loss_fn: str | None, *, head: str = "vocabulary"
+) -> list[Datum]:
     """A batch as datums that have what a loss needs.
 
     Args:
         datums: `Datum` values, or mappings that hold their fields.
         loss_fn: a known loss; None for `forward_backward_custom`.
+        head: of the session; a ``scalar`` one needs tokens alone.
     Raises:
         DataError: no datums, or one (named by its index) that is malformed, has no tokens, lacks an
             input, has a negative target, or a value that is not finite.
     """
     inputs = CUSTOM_INPUTS if loss_fn is None else LOSSES[loss_fn].inputs
+    if head == "scalar":
+        inputs = ()
     checked = []
     for index, value in enumerate(datums):
         try:

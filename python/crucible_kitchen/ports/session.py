@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from crucible_kitchen.errors import ConfigError, did_you_mean
+from crucible_kitchen.errors import ConfigError, PortError, did_you_mean
 
 
 class SessionConfig(BaseModel):
@@ -24,6 +24,9 @@ class SessionConfig(BaseModel):
         seed: of the update's initial values and of dropout.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
         checkpoint_path: a checkpoint to start from.
+        head: what reads the last hidden states: the model's own head over the ``vocabulary``, or a
+            new ``scalar`` one without bias, trained with the update, that gives a sequence one
+            score at its last token.
     """
 
     # Building the validator at first use keeps it out of the time an import takes.
@@ -41,6 +44,7 @@ class SessionConfig(BaseModel):
     seed: int = 0
     gradient_checkpointing: bool = False
     checkpoint_path: str | None = None
+    head: Literal["vocabulary", "scalar"] = "vocabulary"
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +94,21 @@ class Session:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id!r}, model={self.config.model!r})"
+
+
+def check_head(session: Session, wanted: str, method: str) -> None:
+    """Refuse a session whose head does not give what a method asks it for.
+
+    Raises:
+        PortError: `session` has another head than `wanted`.
+    """
+    got = session.config.head
+    if got != wanted:
+        other = "score and forward_backward_custom" if got == "scalar" else "forward"
+        raise PortError(
+            f"training_client: {method} must have a session with head={wanted!r}, got {got!r}; "
+            f"such a session takes {other}"
+        )
 
 
 def _reasons(error: Exception) -> str:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 CustomLoss = Callable[
     [Sequence[Datum], Sequence["torch.Tensor"]], tuple["torch.Tensor", Mapping[str, float]]
 ]
-"""Given the datums and each one's log probabilities [T] (differentiable), a loss and metrics."""
+"""Given the datums and each one's log probabilities [T] (differentiable), a loss and metrics.
+
+In a session with a scalar head, each one's score [1] stands in place of its log probabilities.
+"""
 
 Data = Sequence[Datum | Mapping[str, Any]]
 
@@ -85,15 +88,31 @@ class TrainingClient(Port):
         """Add the gradients of a loss of the caller's own.
 
         Args:
-            datums: the batch; only ``target_tokens`` are needed.
+            datums: the batch; only ``target_tokens`` are needed, and with a scalar head nothing but
+                the input.
             fn: called once as ``fn(datums, logprobs)``, one differentiable tensor [T] per datum;
                 gives a scalar loss, which is the sum to differentiate, and a mapping of metrics.
         Returns:
             `loss` and ``metrics["loss:sum"]`` are the value of `fn`; its metrics stand beside them.
+            With a scalar head the output of a datum is its ``score`` [1].
         Raises:
             DataError: a datum without ``target_tokens``, or an empty batch.
             PortError: the session is closed, or the work failed. What `fn` raises comes unchanged.
         """
+
+    def score(self, session: Session, datums: Data) -> Future[list[float]]:
+        """One score a datum, at its last token, without gradients and without dropout.
+
+        Optional: an adapter without scalar heads leaves it out, and refuses sessions with one.
+
+        Args:
+            session: one with ``head="scalar"``.
+            datums: the batch; only their input is read.
+        Raises:
+            DataError: an empty batch, or a datum without tokens.
+            PortError: the session is closed or has no scalar head, or the work failed.
+        """
+        raise PortError(f"training_client: {type(self).__name__} has no scalar heads")
 
     @abstractmethod
     def optim_step(

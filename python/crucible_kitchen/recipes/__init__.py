@@ -12,6 +12,7 @@ from ._table import RECIPES, find_recipe
 from ._target import Target, find_target
 from ._yaml import parse
 from .dpo import DPO
+from .reward_modeling import RewardModeling
 from .supervised_fine_tuning import SupervisedFineTuning
 
 
@@ -31,6 +32,7 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "RecipeConfig",
+    "RewardModeling",
     "SupervisedFineTuning",
     "Target",
     "describe",

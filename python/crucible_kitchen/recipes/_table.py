@@ -10,10 +10,11 @@ from crucible_kitchen.errors import ConfigError, did_you_mean
 
 from ._config import Recipe
 from .dpo import DPO
+from .reward_modeling import RewardModeling
 from .supervised_fine_tuning import SupervisedFineTuning
 
 RECIPES: Final[Mapping[str, type[Recipe]]] = MappingProxyType(
-    {recipe.name: recipe for recipe in (SupervisedFineTuning, DPO)}
+    {recipe.name: recipe for recipe in (SupervisedFineTuning, RewardModeling, DPO)}
 )
 """Every recipe by name."""
 

@@ -26,7 +26,7 @@ _DURATION = re.compile(
 _SECONDS = (86400, 3600, 60, 1)
 
 
-class TrainingConfig(RecipeConfig):
+class LoopConfig(RecipeConfig):
     """The model, the data, the steps and the optimizer; a recipe names its data set.
 
     A step is one optimizer step on `batch_size` rows times `gradient_accumulation`.
@@ -141,8 +141,6 @@ class TrainingConfig(RecipeConfig):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights"
     )
-    samples: Whole = Field(2, description="held-out prompts to answer before and after")
-    sample_tokens: Positive = Field(48, description="most tokens of such an answer")
 
     @field_validator("dataset")
     @classmethod
@@ -276,3 +274,10 @@ def _seconds(text: str) -> float:
     if found is None or not any(map(float, parts)):
         raise ValueError("seconds, or text such as 90s, 15m, 1h30m")
     return sum(float(part) * size for part, size in zip(parts, _SECONDS, strict=True))
+
+
+class TrainingConfig(LoopConfig):
+    """The same, for recipes whose model answers prompts before and after."""
+
+    samples: Whole = Field(2, description="held-out prompts to answer before and after")
+    sample_tokens: Positive = Field(48, description="most tokens of such an answer")

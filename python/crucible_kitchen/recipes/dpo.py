@@ -44,7 +44,7 @@ class DPO(Recipe):
     name = "dpo"
     description = "Direct preference optimization with LoRA on pairs of answers."
     required_ports = ("training_client", "dataset_store")
-    optional_ports = ("hub_client", "completer", "metrics_store")
+    optional_ports = ("hub_client", "completer", "metrics_store", "blob_store", "model_registry")
     workflow = dpo
     preview = preview_dpo
 

@@ -19,7 +19,7 @@ class SupervisedFineTuning(Recipe):
     name = "sft"
     description = "Supervised fine-tuning with LoRA on prompts and answers."
     required_ports = ("training_client", "dataset_store")
-    optional_ports = ("hub_client", "completer", "metrics_store")
+    optional_ports = ("hub_client", "completer", "metrics_store", "blob_store", "model_registry")
     workflow = sft
     calibration = sft_calibration
     preview = preview_sft

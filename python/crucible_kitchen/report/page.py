@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from crucible_kitchen.graph.page import duration, without_indices
 from crucible_kitchen.stages._folder import write_text
 
 from .charts import Chart, chart, short
-from .folder import REPORT, Run, read_run
+from .folder import REPORT, Point, Run, read_run
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,19 @@ def render(run: Run) -> str:
 def figures(run: Run) -> list[Figure]:
     """The numbers that tell a run in one look."""
     found = []
-    held_out, loss = run.metric("eval_loss"), run.metric("loss")
+    held_out, loss, accuracy = map(run.metric, ("eval_loss", "loss", "eval_accuracy"))
     if held_out:
         first, last = held_out[0].value, held_out[-1].value
         note = (
-            f"{last - first:+.3f} nats per token".replace("-", "\N{MINUS SIGN}")
+            f"{last - first:+.3f} {loss_unit(run)}".replace("-", "\N{MINUS SIGN}")
             if len(held_out) > 1
-            else "nats per token"
+            else loss_unit(run)
         )
-        value = f"{first:.3f} → {last:.3f}" if len(held_out) > 1 else f"{last:.3f}"
-        found.append(Figure("held-out loss", value, note))
+        found.append(Figure("held-out loss", _from_to(held_out), note))
     elif loss:
-        value = f"{loss[0].value:.3f} → {loss[-1].value:.3f}"
-        found.append(Figure("training loss", value, "nats per token"))
+        found.append(Figure("training loss", _from_to(loss), loss_unit(run)))
+    if accuracy:
+        found.append(Figure("held-out accuracy", _from_to(accuracy), "chosen above rejected"))
     if loss:
         rows = run.about.get("config", {}).get("batch_size")
         times = run.about.get("config", {}).get("gradient_accumulation", 1)
@@ -138,11 +138,21 @@ def figures(run: Run) -> list[Figure]:
     return found
 
 
+def loss_unit(run: Run) -> str:
+    """What the loss is counted in; only training on pairs knows an accuracy."""
+    return "per pair" if run.metric("accuracy") else "nats per token"
+
+
+def _from_to(points: Sequence[Point]) -> str:
+    first, last = points[0].value, points[-1].value
+    return f"{first:.3f} → {last:.3f}" if len(points) > 1 else f"{last:.3f}"
+
+
 def charts(run: Run) -> Iterator[Chart]:
     """Loss, then what explains it."""
     first = chart(
         "Loss",
-        "nats per token",
+        loss_unit(run),
         [
             ("training", "train", run.metric("loss")),
             ("held-out", "held", run.metric("eval_loss")),
@@ -155,6 +165,19 @@ def charts(run: Run) -> Iterator[Chart]:
         ("Gradient norm", "", "grad_norm", "norm"),
         ("Throughput", "tokens/s", "tokens_per_second", "speed"),
     )
+    pairs = [
+        chart(
+            title,
+            "",
+            [
+                ("training", "train", run.metric(name)),
+                ("held-out", "held", run.metric(f"eval_{name}")),
+            ],
+            width=480,
+            height=230,
+        )
+        for title, name in (("Accuracy", "accuracy"), ("Reward margin", "margin"))
+    ]
     rest = [
         chart(
             title,
@@ -166,7 +189,7 @@ def charts(run: Run) -> Iterator[Chart]:
         )
         for title, unit, name, style in others
     ]
-    yield from (one for one in (first, *rest) if one is not None)
+    yield from (one for one in (first, *pairs, *rest) if one is not None)
 
 
 def time_by_stage(run: Run) -> list[Spent]:

@@ -9,6 +9,7 @@ from .close_session import close_session
 from .dpo_forward_backward import dpo_forward_backward
 from .evaluate import evaluate
 from .evaluate_pairs import evaluate_pairs
+from .evaluate_scores import evaluate_scores
 from .forward_backward import forward_backward
 from .init_session import init_session
 from .load_data import load_data
@@ -18,18 +19,25 @@ from .next_window import next_window
 from .optim_step import optim_step
 from .order_batches import order_batches
 from .prepare import prepare
+from .prepare_comparisons import prepare_comparisons
 from .prepare_pairs import prepare_pairs
+from .preview_comparisons import preview_comparisons
 from .preview_pairs import preview_pairs
 from .preview_rows import preview_rows
 from .record_preferences import record_preferences
+from .record_scores import record_scores
 from .reference_logprobs import reference_logprobs
+from .register_model import register_model
 from .resolve_model import resolve_model
 from .resolve_reference import resolve_reference
 from .restore_best import restore_best
+from .reward_forward_backward import reward_forward_backward
 from .sample import sample
 from .save_adapter import save_adapter
 from .save_checkpoint import save_checkpoint
 from .save_samples import save_samples
+from .save_scored_samples import save_scored_samples
+from .score_samples import score_samples
 from .track_best import track_best
 
 __all__ = [
@@ -41,6 +49,7 @@ __all__ = [
     "dpo_forward_backward",
     "evaluate",
     "evaluate_pairs",
+    "evaluate_scores",
     "forward_backward",
     "init_session",
     "load_data",
@@ -50,18 +59,25 @@ __all__ = [
     "optim_step",
     "order_batches",
     "prepare",
+    "prepare_comparisons",
     "prepare_pairs",
+    "preview_comparisons",
     "preview_pairs",
     "preview_rows",
     "record_preferences",
+    "record_scores",
     "reference_logprobs",
+    "register_model",
     "resolve_model",
     "resolve_reference",
     "restore_best",
+    "reward_forward_backward",
     "sample",
     "save_adapter",
     "save_checkpoint",
     "save_samples",
+    "save_scored_samples",
     "schedules",
+    "score_samples",
     "track_best",
 ]

@@ -38,11 +38,14 @@ def init_session(
     dtype: str,
     seed: int,
     gradient_checkpointing: bool,
+    scalar_head: bool = False,
     *,
     training_client: TrainingClient,
 ) -> Started:
     """Start a session of the training client.
 
+    Args:
+        scalar_head: train a head that gives scores, in place of the one over the vocabulary.
     Raises:
         PortError: the model cannot be loaded.
     """
@@ -57,6 +60,7 @@ def init_session(
             "dtype": dtype,
             "seed": seed,
             "gradient_checkpointing": gradient_checkpointing,
+            "head": "scalar" if scalar_head else "vocabulary",
         }
     )
     session = training_client.start_session(config)

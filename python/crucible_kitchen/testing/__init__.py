@@ -28,6 +28,7 @@ from .contracts import (  # noqa: E402 - after the line above, or it has no effe
     ModelRegistryContract,
     PortContract,
     SamplingClientContract,
+    ScalarHeadContract,
     TokenizerContract,
     TrainingClientContract,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ModelRegistryContract",
     "PortContract",
     "SamplingClientContract",
+    "ScalarHeadContract",
     "TokenizerContract",
     "TrainingClientContract",
     "kill_at",

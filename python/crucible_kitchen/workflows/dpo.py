@@ -16,6 +16,7 @@ from crucible_kitchen.stages import (
     prepare_pairs,
     record_preferences,
     reference_logprobs,
+    register_model,
     resolve_model,
     resolve_reference,
     restore_best,
@@ -60,6 +61,7 @@ dpo = workflow("dpo")[
     ],
     when(was_better)[restore_best],
     save_adapter,
+    register_model,
     _sample.bind(writes="samples_after").with_(name="sample_after"),
     save_samples,
 ].finally_[close_session]

@@ -18,6 +18,7 @@ from crucible_kitchen.stages import (
     optim_step,
     order_batches,
     prepare,
+    register_model,
     resolve_model,
     restore_best,
     sample,
@@ -93,6 +94,7 @@ sft = workflow("sft")[
     ],
     when(was_better)[restore_best],
     save_adapter,
+    register_model,
     sample.bind(writes="samples_after").with_(name="sample_after"),
     save_samples,
 ].finally_[close_session]

@@ -2,7 +2,17 @@
 
 from crucible_kitchen.adapters.local.completer import Completer
 from crucible_kitchen.adapters.local.evaluator import Evaluator
+from crucible_kitchen.adapters.local.exporter import Exported, export
+from crucible_kitchen.adapters.local.reward_model import RewardModel
 from crucible_kitchen.adapters.local.sampling_client import SamplingClient
 from crucible_kitchen.adapters.local.training_client import TrainingClient
 
-__all__ = ["Completer", "Evaluator", "SamplingClient", "TrainingClient"]
+__all__ = [
+    "Completer",
+    "Evaluator",
+    "Exported",
+    "RewardModel",
+    "SamplingClient",
+    "TrainingClient",
+    "export",
+]

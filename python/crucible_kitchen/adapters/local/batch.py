@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from crucible_kitchen.adapters.local.model import Packed
+from crucible_kitchen.adapters.local.model import Packed, groups
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import TOKEN_INPUTS, Datum
 
@@ -87,15 +87,29 @@ def passes(
     examples: Sequence[Example], *, tokens_per_pass: int, device: torch.device
 ) -> Iterator[Pass]:
     """Cut a batch, in order, into passes of at most so many tokens, or of one longer example."""
-    group: list[Example] = []
-    size = 0
-    for example in examples:
-        if group and size + len(example.tokens) > tokens_per_pass:
-            yield together(group, device)
-            group, size = [], 0
-        group.append(example)
-        size += len(example.tokens)
-    yield together(group, device)
+    for group in groups(examples, [len(e.tokens) for e in examples], tokens_per_pass):
+        yield together(group, device)
+
+
+def sequences(datums: Sequence[Datum], *, vocabulary: int) -> list[list[int]]:
+    """The tokens of datums that are read and not predicted.
+
+    Raises:
+        DataError: a token id that the model does not have, or an image; named by datum.
+    """
+    read = []
+    for index, datum in enumerate(datums):
+        try:
+            tokens = datum.model_input.to_ints()
+        except ValueError as error:
+            raise DataError(f"score: datums[{index}]: {error}") from error
+        if max(tokens) >= vocabulary:
+            raise DataError(
+                f"score: datums[{index}]: every token must be below the model's vocabulary of "
+                f"{vocabulary}, got {max(tokens)}"
+            )
+        read.append(tokens)
+    return read
 
 
 def together(examples: Sequence[Example], device: torch.device) -> Pass:

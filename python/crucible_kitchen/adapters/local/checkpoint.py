@@ -79,7 +79,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _moments(trainer: Trainer) -> dict[str, Tensor]:
     """The optimizer's tensors, under the names of the parameters they belong to."""
     tensors = {}
-    names = nn.lora_state_dict(trainer.model.model)
+    names = nn.trained_state_dict(trainer.model.model)
     for name, parameter in zip(names, trainer.parameters, strict=True):
         for key, value in trainer.optimizer.state[parameter].items():
             tensors[f"{name}.{key}"] = torch.as_tensor(value).detach().contiguous()
@@ -89,7 +89,7 @@ def _moments(trainer: Trainer) -> dict[str, Tensor]:
 def _optimizer_state(trainer: Trainer, moments: dict[str, Tensor]) -> dict[str, Any]:
     """Those tensors as a `state_dict` of the optimizer; a parameter never stepped has none."""
     saved: dict[int, dict[str, Tensor]] = {}
-    for index, name in enumerate(nn.lora_state_dict(trainer.model.model)):
+    for index, name in enumerate(nn.trained_state_dict(trainer.model.model)):
         own = {key: moments.pop(f"{name}.{key}") for key in _KEYS if f"{name}.{key}" in moments}
         if own:
             saved[index] = own

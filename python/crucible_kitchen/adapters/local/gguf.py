@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import mmap
 import os
 import struct
@@ -14,6 +13,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crucible_kitchen.adapters.local.model import quiet
+from crucible_kitchen.adapters.local.plain import plain_model
 from crucible_kitchen.errors import PortError
 
 FORMAT: Final = 1
@@ -48,12 +48,15 @@ def convert(file: Path, folder: Path) -> None:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 os.fspath(file.parent), dtype=torch.float32, **where
             )
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise PortError(f"local model: could not read {file}: {error}") from error
     _correct_split(tokenizer, rule, file)
     _check_tokens(tokenizer, model, file)
     with quiet():
-        _plain(model).save_pretrained(folder)
+        # As if it had never been quantised: transformers refuses to save any other.
+        plain = plain_model(model.config, model.state_dict())
+        plain.generation_config = model.generation_config
+        plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -131,17 +134,3 @@ def _check_tokens(tokenizer: Any, model: Any, file: Path) -> None:
             f"local model: {file} must have an embedding for each of its {len(tokenizer)} tokens, "
             f"got {rows}"
         )
-
-
-def _plain(model: Any) -> Any:
-    """The model as if it had never been quantised; transformers refuses to save any other."""
-    config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    # On "meta" nothing is allocated or initialised: the weights are those of `model`.
-    with torch.device("meta"):
-        plain: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    plain.load_state_dict(model.state_dict(), assign=True)
-    plain.tie_weights()
-    plain.generation_config = model.generation_config
-    return plain

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from crucible_kitchen import ops
 from crucible_kitchen.adapters.local import attention, rotary
 from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
-from crucible_kitchen.nn import fuse, load_lora
+from crucible_kitchen.nn import fuse, load_lora, scalar_head
+
+T = TypeVar("T")
 
 # How far the packed computation may be from the model's own, relative to the logits' norm.
 # float32 leaves the rounding of some hundred operations; bfloat16 has 8 bits for each.
@@ -147,6 +149,27 @@ class CausalModel:
         chosen = hidden if everything else hidden.index_select(0, rows)
         return ops.linear_logprobs(chosen, self.head.weight, targets)
 
+    def scores(self, packed: Packed) -> Tensor:
+        """The scalar head's score of each sequence, at its last token; the model must have one.
+
+        Returns:
+            float32 [n], differentiable.
+        """
+        head = scalar_head(self.model)
+        assert head is not None
+        ends = torch.tensor([int(place[-1]) for place in packed.places], device=self.device)
+        scores: Tensor = head(self.hidden(packed).index_select(0, ends))
+        return scores
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]], *, tokens_per_pass: int) -> list[float]:
+        """`scores` without gradients and without dropout, some sequences at a time."""
+        self.model.eval()
+        scores: list[float] = []
+        for group in groups(sequences, [len(s) for s in sequences], tokens_per_pass):
+            scores += self.scores(Packed.of(group, self.device)).tolist()
+        return scores
+
     def load_adapter(self, path: str | os.PathLike[str]) -> None:
         """Put an adapter on the model, or copy it over the one that is there.
 
@@ -188,6 +211,20 @@ class CausalModel:
                 "of their norm. Models that scale or cap their logits, or mix tokens outside of "
                 "attention, are of this kind"
             )
+
+
+def groups(items: Sequence[T], lengths: Sequence[int], most: int) -> Iterator[list[T]]:
+    """Items in order, in groups whose lengths sum to at most `most`, or of one longer item."""
+    group: list[T] = []
+    size = 0
+    for item, length in zip(items, lengths, strict=True):
+        if group and size + length > most:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += length
+    if group:
+        yield group
 
 
 def resolve_device(device: str) -> torch.device:

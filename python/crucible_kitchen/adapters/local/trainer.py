@@ -11,7 +11,7 @@ from crucible_kitchen import nn
 from crucible_kitchen.adapters.local.batch import Example, Pass, passes, together
 from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.adapters.local.losses import PER_TOKEN
-from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.model import CausalModel, Packed
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.optim import AdamW
 from crucible_kitchen.ports import CustomLoss, SessionConfig
@@ -56,9 +56,11 @@ class Trainer:
                 seed=config.seed,
             ),
         )
+        if config.head == "scalar":
+            nn.add_scalar_head(model.model, model.head.in_features, seed=config.seed)
         if config.gradient_checkpointing:
             model.checkpoint_gradients()
-        self.parameters = nn.lora_parameters(model.model)
+        self.parameters = nn.trained_parameters(model.model)
         self.optimizer = AdamW(self.parameters)
         self.steps = 0
         self.trained_passes = 0
@@ -84,19 +86,37 @@ class Trainer:
         """As `forward_backward`, for a loss that sees the whole batch at once."""
         self.model.model.train()
         logprobs = self._logprobs_of_all(examples)
-        loss, metrics = fn(datums, logprobs)
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise TypeError(
-                "forward_backward_custom: fn must give a scalar tensor that depends on the log "
-                f"probabilities, got {loss!r}"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
+        loss, metrics = _differentiated(fn, datums, logprobs)
         return ForwardBackwardResult(
-            loss=value,
+            loss=loss,
             loss_fn_outputs=tuple({"logprobs": TensorData(lp)} for lp in logprobs),
-            metrics={**metrics, "loss:sum": value, **_counts(examples)},
+            metrics={**metrics, "loss:sum": loss, **_counts(examples)},
         )
+
+    def forward_backward_scores(
+        self, sequences: Sequence[list[int]], datums: Sequence[Datum], fn: CustomLoss
+    ) -> ForwardBackwardResult:
+        """As `forward_backward_custom`, of the sequences' scores."""
+        self.model.model.train()
+        mine = self.group.share(sequences)
+        own: list[Tensor] = []
+        if mine:
+            self._next_dropout()
+            own += torch.split(self.model.scores(Packed.of(mine, self.model.device)), 1)
+        scores = self._with_the_others(own)
+        loss, metrics = _differentiated(fn, datums, scores)
+        tokens = sum(len(sequence) for sequence in sequences)
+        return ForwardBackwardResult(
+            loss=loss,
+            loss_fn_outputs=tuple({"score": TensorData(score)} for score in scores),
+            metrics={**metrics, "loss:sum": loss, "tokens:sum": tokens},
+        )
+
+    def score(self, sequences: Sequence[list[int]]) -> list[float]:
+        """The score of each sequence, without gradients and without dropout."""
+        mine = self.group.share(sequences)
+        own = self.model.score(mine, tokens_per_pass=self.tokens_per_pass)
+        return self.group.interleave(own)
 
     def optim_step(self, params: AdamParams) -> OptimStepResult:
         """Apply the gradients and clear them.
@@ -153,26 +173,49 @@ class Trainer:
         )
 
     def _logprobs_of_all(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Log-probabilities [T] of every example of a batch, in one pass of each process.
+        """Log-probabilities [T] of every example of a batch, in one pass of each process."""
+        mine = self.group.share(examples)
+        batch = together(mine, self.model.device) if mine else None
+        return self._with_the_others(
+            [] if batch is None else batch.per_example(self._logprobs(batch))
+        )
+
+    def _with_the_others(self, own: list[Tensor]) -> list[Tensor]:
+        """What every process made of its share of a batch, in the batch's order.
 
         A loss of all of them has its gradient in parts: each process follows its own share, and
         `optim_step` adds the parts up.
         """
-        mine = self.group.share(examples)
-        batch = together(mine, self.model.device) if mine else None
-        own = [] if batch is None else batch.per_example(self._logprobs(batch))
         if self.group.size == 1:
             return own
-        shared = self.group.interleave([logprobs.detach().cpu() for logprobs in own])
-        everyone = [logprobs.to(self.model.device).requires_grad_() for logprobs in shared]
+        shared = self.group.interleave([values.detach().cpu() for values in own])
+        everyone = [values.to(self.model.device).requires_grad_() for values in shared]
         everyone[self.group.rank :: self.group.size] = own
         return everyone
 
     def _logprobs(self, batch: Pass) -> Tensor:
         if torch.is_grad_enabled():
-            nn.set_dropout_step(self.model.model, self.trained_passes)
-            self.trained_passes += 1
+            self._next_dropout()
         return self.model.logprobs(batch.packed, batch.rows, batch.inputs["target_tokens"])
+
+    def _next_dropout(self) -> None:
+        """Masks of their own for each pass that is trained."""
+        nn.set_dropout_step(self.model.model, self.trained_passes)
+        self.trained_passes += 1
+
+
+def _differentiated(
+    fn: CustomLoss, datums: Sequence[Datum], values: Sequence[Tensor]
+) -> tuple[float, Mapping[str, float]]:
+    """The loss and the metrics of the caller's own, with its gradients added."""
+    loss, metrics = fn(datums, values)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise TypeError(
+            "forward_backward_custom: fn must give a scalar tensor that depends on the log "
+            f"probabilities or scores, got {loss!r}"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach()), metrics
 
 
 def _counts(examples: Sequence[Example]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from crucible_kitchen.ports import (
     SessionConfig,
     Tokenizer,
     check_datums,
+    check_head,
     check_loss,
 )
 from crucible_kitchen.types import AdamParams, ForwardBackwardResult, OptimStepResult
@@ -130,8 +131,9 @@ class TrainingClient(ports.TrainingClient):
     ) -> Future[ForwardBackwardResult]:
         """See `ports.TrainingClient.forward_backward`."""
         settings = check_loss(loss_fn, loss_fn_config)
-        checked = check_datums(datums, loss_fn)
         trainer = self.trainer(session)
+        check_head(session, "vocabulary", "forward_backward")
+        checked = check_datums(datums, loss_fn)
         examples = batch.read(checked, vocabulary=trainer.model.vocabulary)
         return self._submit(session, lambda t: t.forward_backward(examples, loss_fn, settings))
 
@@ -144,8 +146,9 @@ class TrainingClient(ports.TrainingClient):
     ) -> Future[ForwardBackwardResult]:
         """See `ports.TrainingClient.forward`."""
         settings = check_loss(loss_fn, loss_fn_config)
-        checked = check_datums(datums, loss_fn)
         trainer = self.trainer(session)
+        check_head(session, "vocabulary", "forward")
+        checked = check_datums(datums, loss_fn)
         examples = batch.read(checked, vocabulary=trainer.model.vocabulary, everywhere=True)
         return self._submit(session, lambda t: t.forward(examples, loss_fn, settings))
 
@@ -153,10 +156,22 @@ class TrainingClient(ports.TrainingClient):
         self, session: Session, datums: Data, fn: CustomLoss
     ) -> Future[ForwardBackwardResult]:
         """See `ports.TrainingClient.forward_backward_custom`."""
-        checked = check_datums(datums, None)
         trainer = self.trainer(session)
-        examples = batch.read(checked, vocabulary=trainer.model.vocabulary)
+        checked = check_datums(datums, None, head=session.config.head)
+        vocabulary = trainer.model.vocabulary
+        if session.config.head == "scalar":
+            read = batch.sequences(checked, vocabulary=vocabulary)
+            return self._submit(session, lambda t: t.forward_backward_scores(read, checked, fn))
+        examples = batch.read(checked, vocabulary=vocabulary)
         return self._submit(session, lambda t: t.forward_backward_custom(examples, checked, fn))
+
+    def score(self, session: Session, datums: Data) -> Future[list[float]]:
+        """See `ports.TrainingClient.score`."""
+        trainer = self.trainer(session)
+        check_head(session, "scalar", "score")
+        checked = check_datums(datums, None, head="scalar")
+        read = batch.sequences(checked, vocabulary=trainer.model.vocabulary)
+        return self._submit(session, lambda t: t.score(read))
 
     def optim_step(
         self, session: Session, params: AdamParams | Mapping[str, Any] | float

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.disk import speaking_our_errors, write_atomically
 from crucible_kitchen.errors import PortError
-from crucible_kitchen.ports import Future, SessionConfig, check_datums, check_loss
+from crucible_kitchen.ports import (
+    Future,
+    SessionConfig,
+    check_datums,
+    check_head,
+    check_loss,
+)
 from crucible_kitchen.types import (
     AdamParams,
     Datum,
@@ -26,6 +33,7 @@ from crucible_kitchen.types import (
 )
 
 from .model import logprobs, token_losses
+from .scores import ScoreHead
 from .tokenizer import ByteTokenizer
 
 T = TypeVar("T")
@@ -50,10 +58,21 @@ class NoopSession(ports.Session):
         self.learned = 0
         self.gradients = 0.0
         self.closed = False
+        self.scores = ScoreHead()
 
-    def restore(self, state: Mapping[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state, without gradients."""
         self.steps, self.learned, self.gradients = state["steps"], state["learned"], 0.0
+        self.scores.clear()
+        if "scores" in state:
+            self.scores.weights = np.asarray(state["scores"])
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes."""
+        state: dict[str, Any] = {"steps": self.steps, "learned": self.learned}
+        if self.config.head == "scalar":
+            state["scores"] = self.scores.weights.tolist()
+        return state
 
 
 class TrainingClient(ports.TrainingClient):
@@ -112,8 +131,9 @@ class TrainingClient(ports.TrainingClient):
         loss_fn_config: Mapping[str, float] | None,
     ) -> Future[ForwardBackwardResult]:
         settings = check_loss(loss_fn, loss_fn_config)
-        batch = check_datums(datums, loss_fn)
         mine = self._open(session)
+        check_head(session, "vocabulary", method)
+        batch = check_datums(datums, loss_fn)
         self._note(method, mine, datums=len(batch), loss_fn=loss_fn, loss_fn_config=settings)
 
         def work() -> ForwardBackwardResult:
@@ -128,24 +148,37 @@ class TrainingClient(ports.TrainingClient):
         self, session: ports.Session, datums: ports.Data, fn: ports.CustomLoss
     ) -> Future[ForwardBackwardResult]:
         """Call `fn` on torch tensors that take gradients, and differentiate what it gives."""
-        batch = check_datums(datums, None)
         mine = self._open(session)
+        scored = mine.config.head == "scalar"
+        batch = check_datums(datums, None, head=mine.config.head)
         self._note("forward_backward_custom", mine, datums=len(batch))
 
         def work() -> ForwardBackwardResult:
             import torch
 
-            values = [logprobs(_targets(datum), mine.learned).astype(np.float32) for datum in batch]
+            values = [_scores(datum, mine) if scored else _learnt(datum, mine) for datum in batch]
             leaves = [torch.from_numpy(value).requires_grad_() for value in values]
             loss, metrics = fn(batch, leaves)
             loss.backward()  # type: ignore[no-untyped-call]
-            grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
-            mine.gradients += float(sum(grad.abs().sum() for grad in grads))
+            for datum, leaf in zip(batch, leaves, strict=True):
+                if leaf.grad is not None:
+                    mine.gradients += float(leaf.grad.abs().sum())
+                    if scored:
+                        mine.scores.add_gradient(datum.model_input.to_ints(), float(leaf.grad))
             total = float(loss.detach())
-            outputs = tuple({"logprobs": TensorData(value)} for value in values)
+            name = "score" if scored else "logprobs"
+            outputs = tuple({name: TensorData(value)} for value in values)
             return ForwardBackwardResult(total, outputs, {**metrics, "loss:sum": total})
 
         return self._submit(work)
+
+    def score(self, session: ports.Session, datums: ports.Data) -> Future[list[float]]:
+        """The scores at the session's step."""
+        mine = self._open(session)
+        check_head(session, "scalar", "score")
+        batch = check_datums(datums, None, head="scalar")
+        self._note("score", mine, datums=len(batch))
+        return self._submit(lambda: [float(_scores(datum, mine)[0]) for datum in batch])
 
     def optim_step(
         self, session: ports.Session, params: AdamParams | Mapping[str, Any] | float
@@ -158,6 +191,7 @@ class TrainingClient(ports.TrainingClient):
         def work() -> OptimStepResult:
             grad_norm = math.sqrt(mine.gradients)
             mine.learned += grad_norm > 0.0 and adam.learning_rate > 0.0
+            mine.scores.step(grad_norm > 0.0 and adam.learning_rate > 0.0)
             mine.gradients = 0.0
             mine.steps += 1
             return OptimStepResult(mine.steps, grad_norm, adam.learning_rate)
@@ -179,7 +213,7 @@ class TrainingClient(ports.TrainingClient):
         self._note(method, mine, path=path)
 
         def work() -> str:
-            state = {"steps": mine.steps, "learned": mine.learned}
+            state = mine.state()
             if Path(path).name == path:
                 self._checkpoints[path] = state
             else:
@@ -253,7 +287,7 @@ class TrainingClient(ports.TrainingClient):
         self.calls.append(Call(method, session.id, arguments))
 
 
-def read_checkpoint(path: str, port: str) -> dict[str, int]:
+def read_checkpoint(path: str, port: str) -> dict[str, Any]:
     """The state in a folder that `save_checkpoint` wrote.
 
     Raises:
@@ -263,9 +297,19 @@ def read_checkpoint(path: str, port: str) -> dict[str, int]:
         text = (Path(path) / _FILE).read_bytes()
     try:
         state = json.loads(text)
-        return {"steps": int(state["steps"]), "learned": int(state["learned"])}
+        counts = {name: int(state[name]) for name in ("steps", "learned")}
+        scores = {"scores": [float(x) for x in state["scores"]]} if "scores" in state else {}
+        return {**counts, **scores}
     except (ValueError, TypeError, KeyError) as error:
         raise PortError(f"{port}: checkpoint {path} is damaged: {error}") from error
+
+
+def _learnt(datum: Datum, session: NoopSession) -> npt.NDArray[np.float32]:
+    return logprobs(_targets(datum), session.learned).astype(np.float32)
+
+
+def _scores(datum: Datum, session: NoopSession) -> npt.NDArray[np.float32]:
+    return np.asarray([session.scores.score(datum.model_input.to_ints())], np.float32)
 
 
 def _targets(datum: Datum) -> Any:

@@ -9,6 +9,7 @@ from .hub_client import HubClientContract
 from .metrics_store import MetricsStoreContract
 from .model_registry import ModelRegistryContract
 from .sampling_client import SamplingClientContract
+from .scalar_head import ScalarHeadContract
 from .tokenizer import TokenizerContract
 from .training_client import TrainingClientContract
 
@@ -36,6 +37,7 @@ __all__ = [
     "ModelRegistryContract",
     "PortContract",
     "SamplingClientContract",
+    "ScalarHeadContract",
     "TokenizerContract",
     "TrainingClientContract",
 ]
