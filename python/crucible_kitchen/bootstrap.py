@@ -21,7 +21,6 @@ from crucible_kitchen.engine import Handler, Policy, RunResult
 from crucible_kitchen.engine.journal import has_journal
 from crucible_kitchen.errors import ConfigError, did_you_mean
 from crucible_kitchen.graph import Plan
-from crucible_kitchen.ports import Completer
 from crucible_kitchen.recipes import Recipe, describe, find_target, measure
 from crucible_kitchen.report import Job
 from crucible_kitchen.serve import Kitchen, State
@@ -34,8 +33,9 @@ __all__ = [
     "ADAPTERS",
     "arun",
     "describe",
-    "find_completer",
+    "find_hub",
     "load_adapter",
+    "load_exporter",
     "named_adapters",
     "plan",
     "preview",
@@ -445,42 +445,6 @@ def preview(
             adapter.close()
     found: Preview = result.context.state.preview
     return found
-
-
-def find_completer(model: str, *, base: bool = False) -> Completer:
-    """A completer on this machine, to be closed by the caller.
-
-    Args:
-        model: a run's folder, whose adapter it puts on the run's model; a model's folder; or a
-            hub's name.
-        base: of a run, leave its adapter away.
-    Raises:
-        ConfigError: there is no such model, or the run has saved no adapter.
-        PortError: the hub cannot give it.
-    """
-    folder = Path(model).expanduser()
-    options: dict[str, Any] = {}
-    if (folder / report.EVENTS).is_file():
-        model, options = _trained(folder, base)
-    hub = load_adapter("hub_client", _hub_of(model))()
-    completer: Completer = load_adapter("completer", "local")(model, hub_client=hub, **options)
-    return completer
-
-
-def _trained(folder: Path, base: bool) -> tuple[str, dict[str, Any]]:
-    """The model of a run, and the completer's options that put what it learnt on it."""
-    config = report.read_run(folder).about["config"]
-    if "model" not in config:
-        raise ConfigError(f"complete: {folder} is the folder of a run that trains no model")
-    options = {"dtype": config["dtype"]} if "dtype" in config else {}
-    if base:
-        return config["model"], options
-    adapter = folder / "adapter"
-    if not adapter.is_dir():
-        raise ConfigError(
-            f"complete: {folder} must hold an adapter, got none; --base asks {config['model']}"
-        )
-    return config["model"], {**options, "checkpoint_path": str(adapter)}
 
 
 def open_kitchen(models: Sequence[str], state_dir: Path, **limits: int) -> Kitchen:
