@@ -136,8 +136,10 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """A model's weights by the names they have without LoRA, after `merge_lora`."""
     merge_lora(model)
     state: dict[str, Tensor] = model.state_dict()
-    for path, _ in lora_modules(model):
-        for own in ("lora_a", "lora_b", "_frozen_weight"):
+    for path, module in lora_modules(model):
+        # A state dict holds the frozen weight, also of a layer that is merged.
+        state[f"{path}.weight"] = module.weight.detach()
+        for own in ("lora_a", "lora_b"):
             del state[f"{path}.{own}"]
     return state
 
