@@ -271,3 +271,27 @@ def test_every_field_of_the_configuration_is_read_by_the_workflow() -> None:
 
     unread = set(RewardModeling.Config.model_fields) - analyse(RewardModeling.workflow).keys_read()
     assert unread == set()
+
+
+def test_pairs_are_packed_to_a_budget_and_all_of_them_are_trained(reward) -> None:
+    client = Recorder()
+    result = reward(client, epochs=2, eval_rows=2, max_length=60, pack_tokens=240)
+    batches = [datums for call, datums in client.log if call == "custom"]
+    assert all(sum(datum.model_input.length for datum in batch) <= 240 for batch in batches)
+    assert sum(map(len, batches)) == 2 * 2 * 8
+    assert result.context.state.step == len(batches) == client.count("optim_step")
+    assert len(batches) < 2 * 8, "some packs have more than one pair"
+
+
+def test_answers_with_a_label_are_scored_in_pairs(reward, rows, tmp_path) -> None:
+    rows[:] = [
+        {"prompt": f"{n}?", "completion": "It is." if good else "No!", "label": good}
+        for n in range(6)
+        for good in (True, False)
+    ]
+    result = reward(epochs=1, eval_rows=2)
+    assert result.metrics.latest("train_rows") == 4
+    rows.append({"prompt": "alone?", "completion": "It is.", "label": True})
+    with pytest.raises(StageError, match="row 12: its prompt has only good answers"):
+        reward(epochs=1)
+    assert reward(epochs=1, unmatched="drop").metrics.latest("unmatched_rows") == 1

@@ -42,6 +42,11 @@ class RewardModeling(Recipe):
             description="what becomes of a longer pair; left and middle cut its prompt, never an "
             "answer",
         )
+        unmatched: Literal["error", "drop"] = Field(
+            "error",
+            description="of rows with a label instead of pairs: what becomes of a prompt whose "
+            "answers are all good, or all bad",
+        )
         equal_answers: Literal["error", "drop"] = Field(
             "error", description="what becomes of a pair whose two answers are the same"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +49,9 @@ def prepare_comparisons(
     equal_answers: str,
     batch_size: int,
     gradient_accumulation: int,
+    seed: int,
+    order: str,
+    pack_tokens: int | None,
     epochs: int | None,
     max_steps: int | None,
     *,
@@ -78,7 +80,10 @@ def prepare_comparisons(
         except DataError as error:
             raise DataError(f"held-out rows: {error}") from error
         metrics.record("held_out_rows", len(held_out.pairs))
-    steps_per_epoch = math.ceil(len(train.pairs) / (batch_size * gradient_accumulation))
+    sizes = [data.size_of(pair) for pair in train.pairs]
+    steps_per_epoch = len(
+        data.StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
+    )
     return PreparedComparisons(
         train.pairs,
         train.judgements,

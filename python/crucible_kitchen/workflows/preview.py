@@ -15,4 +15,4 @@ from crucible_kitchen.stages import (
 
 preview_sft = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_rows]
 preview_dpo = workflow("preview")[load_pairs, resolve_model, load_tokenizer, preview_pairs]
-preview_reward = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_comparisons]
+preview_reward = workflow("preview")[load_pairs, resolve_model, load_tokenizer, preview_comparisons]

@@ -9,7 +9,7 @@ from crucible_kitchen.stages import (
     close_session,
     evaluate_scores,
     init_session,
-    load_data,
+    load_pairs,
     optim_step,
     order_batches,
     prepare_comparisons,
@@ -30,7 +30,7 @@ from .sft import epochs, goes_on, not_evaluated, should_evaluate, should_save, w
 _assemble = assemble_pairs.bind(batch="batches.item", writes={"batch_policy": "batch_scores"})
 
 reward = workflow("reward")[
-    load_data,
+    load_pairs,
     resolve_model,
     init_session.bind(scalar_head=True),
     prepare_comparisons,
