@@ -265,6 +265,7 @@ def run(
     checkpoint: str | Policy | None = "auto",
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
+    max_concurrency: int | None = None,
 ) -> RunResult: ...
 @overload
 def run(
@@ -278,6 +279,7 @@ def run(
     checkpoint: str | Policy | None = "auto",
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
+    max_concurrency: int | None = None,
 ) -> Plan: ...
 def run(
     target: object = None,
@@ -290,6 +292,7 @@ def run(
     checkpoint: str | Policy | None = "auto",
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
+    max_concurrency: int | None = None,
 ) -> RunResult | Plan:
     """Run a recipe or a workflow to its end.
 
@@ -309,6 +312,8 @@ def run(
         resume: folder of a run that was stopped, which goes on from its last checkpoint. What is
             None then is what it was: the target, the configuration, adapters by name.
         allow_changed: resume even where workflow, configuration or adapters differ.
+        max_concurrency: most stages that run at once; 1 runs one after the other. The result is
+            the same, so by default it is as many as it pays.
     Raises:
         ConfigError: the target or the configuration is wrong, or `resume` does not fit what it
             was begun with; nothing has run.
@@ -321,7 +326,7 @@ def run(
     job = _job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
     with _recorded(job):
         return engine.run(
-            job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
+            job.target.workflow, job.config, job.adapters, **job.options(handlers, max_concurrency)
         )
 
 
@@ -335,12 +340,13 @@ async def arun(
     checkpoint: str | Policy | None = "auto",
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
+    max_concurrency: int | None = None,
 ) -> RunResult:
     """`run` for async code; see there."""
     job = _job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
     with _recorded(job):
         return await engine.arun(
-            job.target.workflow, job.config, job.adapters, **job.engine_arguments(handlers)
+            job.target.workflow, job.config, job.adapters, **job.options(handlers, max_concurrency)
         )
 
 

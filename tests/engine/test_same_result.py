@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crucible_kitchen.adapters.files import MetricsStore
 from crucible_kitchen.context import Context, Metrics
-from crucible_kitchen.engine import Event, Every, Rng, run
+from crucible_kitchen.engine import Event, Every, Rng, overlap, run
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import (
     Block,
@@ -156,7 +157,7 @@ def outcome(value: Workflow, **options: Any) -> Any:
 def test_any_concurrency_gives_the_same_result(body: list[Any]) -> None:
     value = workflow("w")[START, body]
     assert find_problems(value) == []
-    wanted = outcome(limited(value, 1))  # type: ignore[arg-type]
+    wanted = outcome(limited(value, 1), max_concurrency=1)  # type: ignore[arg-type]
     for width in (2, 3, None):
         got = outcome(limited(value, width))  # type: ignore[arg-type]
         assert got == wanted
@@ -205,6 +206,8 @@ def outcome_in(folder: Path, value: Workflow, **options: Any) -> Any:
     """`outcome` of a run with a folder, of which it keeps events and metrics."""
     store = {"metrics_store": (MetricsStore, {"path": str(folder)})}
     handlers = ["jsonl", *options.pop("handlers", ())]
+    if not is_concurrent(value):  # then its events have an order
+        options["max_concurrency"] = 1
     return outcome(value, adapters=store, run_dir=folder, handlers=handlers, **options)
 
 
@@ -250,3 +253,16 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(
         repeated = [path for path, count in begun.items() if count > 1]
         if killed and checkpoint == "stage" and not is_concurrent(value):
             assert len(repeated) == (0 if after else 1)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(bodies(depth=2), st.sampled_from([2, 3, None]))
+def test_overlap_gives_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, body: list[Any], width: int | None
+) -> None:
+    """Also where everything that may overlap does, however short it is."""
+    monkeypatch.setattr(overlap, "LONG_S", 0.0)
+    value = workflow("w")[START, loop("again", over=range(2))[body]]
+    assert outcome(value, max_concurrency=width) == outcome(value, max_concurrency=1)

@@ -110,7 +110,7 @@ def test_an_error_of_the_body_ends_the_thread_and_closes_the_generator() -> None
     with pytest.raises(StageError) as caught:
         run(workflow("w")[stream_loop("s", over=endless)[using(fail)]])
     assert caught.value.stage == "w/s[3]/use"
-    assert closed == ["crucible-read-ahead"]
+    assert closed == ["crucible-read-ahead-0"]
 
 
 def test_totals_lists_and_nothing_at_all() -> None:

@@ -360,8 +360,8 @@ def test_cancelling_arun_ends_the_members() -> None:
     started = threading.Barrier(3, timeout=10)
 
     async def wait() -> None:
-        await asyncio.get_running_loop().run_in_executor(None, started.wait)
-        try:
+        try:  # it may be told so before it is told that all have begun
+            await asyncio.get_running_loop().run_in_executor(None, started.wait)
             await asyncio.sleep(20)
         finally:
             said.append("cancelled")

@@ -112,3 +112,9 @@ def test_a_networkx_graph_runs_in_the_order_of_its_edges(run) -> None:
     order, said = run(str(EXAMPLES / "from_networkx.py")).splitlines()
     assert order == "read -> split -> count -> longest -> show"
     assert said == "{'be': 2, 'not': 1, 'or': 1, 'to': 2} longest: not"
+
+
+def test_sampling_and_training_at_the_same_time(run) -> None:
+    steps, staleness = re.findall(r"\d+", run(str(EXAMPLES / "off_policy.py"), "6"))
+    assert steps == "6"
+    assert int(staleness) <= 2

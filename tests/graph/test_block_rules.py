@@ -310,3 +310,9 @@ def test_an_adapter_may_take_more_than_its_port_promises() -> None:
     codes = [p.code for p in find_problems(value, {}, {"training_client": Concurrent()})]
     assert "not-independent" not in codes
     assert "not-independent" in [p.code for p in find_problems(value)]
+
+
+def test_a_member_of_a_parallel_block_does_not_write_what_it_reads_before() -> None:
+    grow = stage(writes="a")(lambda a: a).with_(name="grow")
+    (problem,) = find_problems(workflow("w")[parallel("p")[grow, write_b]], {})
+    assert (problem.code, problem.path) == ("read-before-write", "w/p/grow")

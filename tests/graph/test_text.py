@@ -20,6 +20,7 @@ from crucible_kitchen.graph import (
     Retry,
     Stage,
     Workflow,
+    async_loop,
     case,
     fan_out,
     loop,
@@ -120,6 +121,8 @@ WHOLE = (
         stream_loop("batches", over="first_batches", prefetch=4)[
             label.bind(what=Colour.RED, writes={"z": "colour"}),
         ],
+        async_loop("rl", producer=rounds, stop_when=is_big, buffer=2, max_staleness=0)[double],
+        async_loop("rest", producer=rounds, stop_when=None)[double],
         when(is_big)[load].otherwise[double.with_(retry=2)],
         when(is_big)[load],
         when(True)[load.bind(size={"tuple": (1, [2.5, None], {3})})],

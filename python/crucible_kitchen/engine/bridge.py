@@ -14,6 +14,63 @@ if TYPE_CHECKING:
 _GRACE_S = 5.0
 
 
+class Call:
+    """A coroutine that runs in an event loop on another thread.
+
+    Args:
+        loop: where it runs.
+        coroutine: to run.
+        timeout: seconds after which it is cancelled.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any],
+        timeout: float | None,
+    ) -> None:
+        # Here and not above: asyncio takes long to import, and many runs have no async stage.
+        from .loop import contained, hand_over
+
+        self._loop = loop
+        self._done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._task: asyncio.Task[Any] | None = None  # set and read in the thread of the loop
+        context = contextvars.copy_context()
+
+        def start() -> None:
+            self._task = context.run(loop.create_task, contained(coroutine, timeout))
+            self._task.add_done_callback(finish)
+
+        def finish(task: asyncio.Task[Any]) -> None:
+            coroutine.close()  # where it was cancelled before it began, Python would complain
+            hand_over(task, self._done)
+
+        loop.call_soon_threadsafe(start)
+
+    def result(self) -> Any:
+        """Wait for its end.
+
+        An interrupt of the waiting thread cancels it, and lets it finish its clean-up.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
+        try:
+            concurrent.futures.wait([self._done])
+        except BaseException:  # Ctrl-C while waiting
+            self.cancel()
+            concurrent.futures.wait([self._done], timeout=_GRACE_S)
+            raise
+        error, value = self._done.result()
+        if error is not None:
+            raise error
+        return value
+
+    def cancel(self) -> None:
+        """Cancel it, from any thread; whoever waits for it is told when it has ended."""
+        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+
 class Bridge:
     """Runs coroutines for a run whose own code is not async.
 
@@ -24,53 +81,16 @@ class Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop
         self._owned: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._lock = threading.Lock()
 
-    def call(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
-        """Run a coroutine to its end and give its result.
-
-        An interrupt of the waiting thread cancels the coroutine, and lets it finish its clean-up.
+    def begin(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None = None) -> Call:
+        """Start a coroutine.
 
         Args:
             coroutine: to run.
-            timeout: seconds after which it is cancelled.
-        Raises:
-            TimeoutError: it took longer.
+            timeout: seconds after which it is cancelled, and its result is a `TimeoutError`.
         """
-        # Here and not above: asyncio takes long to import, and many runs have no async stage.
-        from .loop import contained, hand_over
-
-        loop = self._start()
-        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        context = contextvars.copy_context()
-
-        mine: list[asyncio.Task[Any]] = []
-
-        def start() -> None:
-            task = context.run(loop.create_task, contained(coroutine, timeout))
-            mine.append(task)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(lambda task: hand_over(task, done))
-
-        loop.call_soon_threadsafe(start)
-        try:
-            concurrent.futures.wait([done])
-        except BaseException:  # Ctrl-C while waiting
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in mine])
-            concurrent.futures.wait([done], timeout=_GRACE_S)
-            raise
-        error, value = done.result()
-        if error is not None:
-            raise error
-        return value
-
-    def cancel(self) -> None:
-        """Cancel the coroutines that are running, if any; from any thread."""
-        loop = self._loop
-        if loop is not None:
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in list(self._tasks)])
+        return Call(self._start(), coroutine, timeout)
 
     def close(self) -> None:
         """End the thread, if one was started."""

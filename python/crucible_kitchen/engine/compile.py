@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from crucible_kitchen.graph import (
+    AsyncLoop,
     FanOut,
     Loop,
     Node,
@@ -17,8 +18,10 @@ from crucible_kitchen.graph import (
     When,
 )
 
+from .async_loop import compile_async_loop
 from .blocks import compile_loop, compile_switch, compile_when
 from .follow import followed
+from .overlap import overlapped
 from .runtime import Runtime
 from .stages import Step, compile_stage
 from .stream import compile_stream_loop
@@ -30,6 +33,7 @@ _COMPILERS: dict[type, Callable[[Any, Runtime, str], Step]] = {
     Switch: lambda node, rt, path: compile_switch(node, rt, path, compile_body),
     Loop: lambda node, rt, path: compile_loop(node, rt, path, compile_body),
     StreamLoop: lambda node, rt, path: compile_stream_loop(node, rt, path, compile_body),
+    AsyncLoop: lambda node, rt, path: compile_async_loop(node, rt, path, compile_body),
     Scope: lambda node, rt, path: compile_scope(node, rt, path, compile_body),
     Parallel: lambda node, rt, path: compile_parallel(node, rt, path, compile_body),
     FanOut: lambda node, rt, path: compile_fan_out(node, rt, path, compile_body),
@@ -37,15 +41,24 @@ _COMPILERS: dict[type, Callable[[Any, Runtime, str], Step]] = {
 
 
 def compile_body(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, ...]:
-    """One closure a node.
+    """The closures of one body, in which what does not depend on each other may overlap.
 
     Args:
-        nodes: of one body.
+        nodes: of the body.
         rt: shared by all closures of the run, or by those of one thread.
         path: of the body, without indices.
     """
-    nodes = tuple(nodes)
-    steps = tuple(_COMPILERS[type(node)](node, rt, f"{path}/{node.name}") for node in nodes)
+    body = tuple(nodes)
+    steps = compile_each(body, rt, path)
+    if rt.strand is not None:  # a journal tells of one place, so one is after the other
+        return steps
+    return overlapped(body, steps, rt, lambda node, fork: compile_each((node,), fork, path)[0])
+
+
+def compile_each(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, ...]:
+    """One closure a node, for one after the other; see `compile_body`."""
+    body = tuple(nodes)
+    steps = tuple(_COMPILERS[type(node)](node, rt, f"{path}/{node.name}") for node in body)
     if rt.strand is None:
         return steps
-    return tuple(followed(node, step, rt) for node, step in zip(nodes, steps, strict=True))
+    return tuple(followed(node, step, rt) for node, step in zip(body, steps, strict=True))

@@ -15,19 +15,21 @@ from typing import Any
 from crucible_kitchen.context import Context, MetricLog
 from crucible_kitchen.errors import CrucibleError, StageError, WorkflowError
 from crucible_kitchen.graph import Workflow, as_workflow, find_problems
-from crucible_kitchen.graph.blocks import ERROR_KEYS
+from crucible_kitchen.graph.blocks import ERROR_KEYS, count_defects
 from crucible_kitchen.graph.keys import is_concurrent
+from crucible_kitchen.graph.overlap import may_overlap
 from crucible_kitchen.ports import Ports, resolve
 
 from .bridge import Bridge
 from .checkpoint import Policy
-from .compile import compile_body
+from .compile import compile_body, compile_each
 from .events import Emitter, Event, Handler
 from .handlers import make_handlers
 from .keepable import checkpoint_problems
 from .keeping import Keeping
 from .redact import Redactor, hide
 from .runtime import Runtime
+from .signals import ended_by_sigterm
 from .stages import Step
 from .telemetry import attached
 
@@ -71,11 +73,14 @@ def run(
     checkpoint: str | Policy | None = None,
     resume: bool = False,
     allow_changed: bool = False,
+    max_concurrency: int | None = None,
+    check_inputs: bool = False,
 ) -> RunResult:
     """Check a workflow completely, then run it in this thread.
 
     Adapters given as classes are made for this run and closed after it; an instance stays open, it
     belongs to the caller. Works inside a running event loop as well, which it blocks; see `arun`.
+    In the main thread, SIGTERM ends it as Ctrl-C does: with its clean-up, then `SystemExit(143)`.
 
     Args:
         workflow: value, or `Workflow` class.
@@ -90,6 +95,10 @@ def run(
             ``"stage"`` after each, ``Every(stages)`` or ``Seconds(seconds)``; needs a `run_dir`.
         resume: go on with the run that `run_dir` is of, from its last checkpoint.
         allow_changed: resume also where workflow, configuration or adapters have changed.
+        max_concurrency: most stages that run at once; 1 runs one after the other. The result is
+            the same, so by default it is as many as it pays.
+        check_inputs: whether a stage that changes a container, array or tensor it reads fails; it
+            costs a look at all of them before and after each stage.
     Raises:
         ConfigError: `checkpoint` or `resume` without a folder, nothing to resume, or another
             workflow, configuration or adapters than it was begun with; nothing has run.
@@ -99,7 +108,9 @@ def run(
     """
     job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, Bridge())
     job.keep(checkpoint, resume, allow_changed)
-    return job.run()
+    job.limit(max_concurrency, check_inputs)
+    with ended_by_sigterm():
+        return job.run()
 
 
 async def arun(
@@ -115,6 +126,8 @@ async def arun(
     checkpoint: str | Policy | None = None,
     resume: bool = False,
     allow_changed: bool = False,
+    max_concurrency: int | None = None,
+    check_inputs: bool = False,
 ) -> RunResult:
     """`run` for async code: async stages run in this event loop, the others on one thread.
 
@@ -127,6 +140,7 @@ async def arun(
     bridge = Bridge(loop)
     job = _Job(workflow, config, adapters, handlers, run_dir, metadata, seed, on_context, bridge)
     job.keep(checkpoint, resume, allow_changed)
+    job.limit(max_concurrency, check_inputs)
     outcome: asyncio.Future[RunResult] = loop.create_future()
 
     def settle(result: RunResult | None, error: BaseException | None) -> None:
@@ -147,15 +161,20 @@ async def arun(
             loop.call_soon_threadsafe(settle, result, None)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="crucible-run", daemon=True).start()
+    thread = threading.Thread(target=context.run, args=(work,), name="crucible-run", daemon=True)
+    thread.start()
     try:
-        return await asyncio.shield(outcome)
+        with ended_by_sigterm():
+            return await asyncio.shield(outcome)
     except asyncio.CancelledError:
         job.cancel()
         await asyncio.wait([outcome])
         if not outcome.cancelled():
             outcome.exception()  # seen: the cancellation is what the caller asked for
         raise
+    finally:
+        if outcome.done():  # telling so was the last thing it had to do
+            thread.join()
 
 
 class _Job:
@@ -182,6 +201,8 @@ class _Job:
         self.seed = seed
         self.on_context = on_context
         self.bridge = bridge
+        self._width: int | None = None
+        self._check_inputs = False
         self._runtime: Runtime | None = None
         self._cancelled = False
         self._keeping: Keeping | None = None
@@ -190,12 +211,18 @@ class _Job:
         """Have the run keep a journal, or go on from one."""
         self._keeping = Keeping.wanted(self.run_dir, checkpoint, resume, allow_changed)
 
+    def limit(self, max_concurrency: int | None, check_inputs: bool) -> None:
+        """Bound what runs at once, and say whether stages are watched."""
+        wrong = count_defects("max_concurrency", max_concurrency, 1)
+        if wrong:
+            raise ValueError(f"run: {wrong[0].message}")
+        self._width, self._check_inputs = max_concurrency, check_inputs
+
     def cancel(self) -> None:
         """End the run at the next stage, and the async stage that is running now."""
         self._cancelled = True
         if self._runtime is not None:
             self._runtime.cancel(True)
-        self.bridge.cancel()
 
     def run(self) -> RunResult:
         keeping = self._keeping
@@ -221,7 +248,7 @@ class _Job:
             emitter = Emitter([*make_handlers(self.handlers, self.run_dir), *attached()])
             runtime = self._prepare(base, seed, ports, emitter if emitter.handlers else None)
             self._runtime = runtime
-            runtime.cancelled = self._cancelled
+            runtime.cancelled, runtime.checked = self._cancelled, self._check_inputs
             for handler in emitter.handlers:
                 if hasattr(handler, "watch"):
                     handler.watch(runtime, self.workflow)
@@ -233,6 +260,8 @@ class _Job:
             if self._runtime is not None and self.on_context is not None:
                 self.on_context(_last_context(self._runtime))
             self.bridge.close()
+            if self._runtime is not None and self._runtime.locks.workers is not None:
+                self._runtime.locks.workers.close()
             if emitter is not None:
                 emitter.close()
             _close_owned(ports, self.adapters, failed)
@@ -254,9 +283,11 @@ class _Job:
     def _prepare(self, base: Context, seed: int, ports: Ports, emitter: Emitter | None) -> Runtime:
         redact = Redactor(dict(base.config), dict(base.adapters))
         emit: Callable[[Event], None] | None = emitter
-        if emitter is not None and is_concurrent(self.workflow):
+        if emitter is not None and (
+            is_concurrent(self.workflow) or (self._width != 1 and may_overlap(self.workflow, ports))
+        ):
             emit = emitter.one_at_a_time
-        return Runtime(base, ports, emit, seed, self.bridge, redact)
+        return Runtime(base, ports, emit, seed, self.bridge, redact, self._width)
 
 
 def _last_context(runtime: Runtime) -> Context:
@@ -270,8 +301,8 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     name = workflow.name
     body = compile_body(workflow.body, rt, name)
     strand, rt.strand = rt.strand, None  # what cleans up is never skipped
-    failed = compile_body(workflow.on_error_body or (), rt, f"{name}/on_error")
-    final = compile_body(workflow.finally_body or (), rt, f"{name}/finally")
+    failed = compile_each(workflow.on_error_body or (), rt, f"{name}/on_error")
+    final = compile_each(workflow.finally_body or (), rt, f"{name}/finally")
     first: BaseException | None = None
     try:
         rt.strand = strand

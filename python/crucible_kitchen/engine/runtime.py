@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crucible_kitchen.context import Context, MetricLog, MetricRecord, Metrics
 from crucible_kitchen.errors import StageError, did_you_mean
@@ -17,6 +18,9 @@ from .events import Event
 from .redact import Redactor, hide
 from .strand import Strand
 
+if TYPE_CHECKING:
+    from .process import Workers
+
 RESUMED = {"resumed": True}
 """Metadata of what is told again on resume, so that listeners know what they are in."""
 
@@ -26,17 +30,19 @@ class BorderError(TypeError):
 
 
 class Locks:
-    """Locks that a run and its forks share.
+    """Locks that a run and its forks share, and what they guard.
 
     Args:
-        family: held while forks come, and while they are told to end.
+        family: held while forks come, while they are told to end, and while workers are made.
         store: held while the metrics store records.
+        workers: processes of the run, None before the first one.
     """
 
-    __slots__ = ("family", "store")
+    __slots__ = ("family", "store", "workers")
 
     def __init__(self) -> None:
         self.family, self.store = threading.Lock(), threading.Lock()
+        self.workers: Workers | None = None
 
 
 class Left(NamedTuple):
@@ -53,6 +59,22 @@ class Left(NamedTuple):
     metadata: dict[str, Any]
 
 
+class Picture(NamedTuple):
+    """The state of one moment, which stays as it is while the run goes on.
+
+    Args:
+        state: the whole of it.
+        values: what closures look keys up in.
+        base: context without state.
+        log: metrics until then, None where nobody looks at them.
+    """
+
+    state: dict[str, Any]
+    values: dict[Any, Any]
+    base: Context
+    log: MetricLog | None
+
+
 class Runtime:
     """State and services of one run, or of one of its forks.
 
@@ -65,6 +87,7 @@ class Runtime:
         seed: of the random numbers.
         bridge: runs async stages.
         redact: takes secrets out of texts.
+        width: most stages that run at once; None for as many as it pays.
     """
 
     __slots__ = (
@@ -72,10 +95,13 @@ class Runtime:
         "base",
         "bridge",
         "cancelled",
+        "checked",
         "config",
         "constants",
+        "earlier",
         "emit",
         "forks",
+        "interrupt",
         "locks",
         "metrics",
         "parent",
@@ -86,6 +112,7 @@ class Runtime:
         "state",
         "strand",
         "values",
+        "width",
     )
 
     def __init__(
@@ -96,6 +123,7 @@ class Runtime:
         seed: int,
         bridge: Bridge,
         redact: Redactor,
+        width: int | None = None,
     ) -> None:
         self.config: Mapping[str, Any] = base.config
         self.state: dict[str, Any] = {}
@@ -104,21 +132,26 @@ class Runtime:
         # What closures look up under tuples: no key of a user is one.
         self.constants: dict[Any, Any] = {}
         self.ports, self.emit, self.seed = ports, emit, seed
-        self.bridge, self.redact = bridge, redact
+        self.bridge, self.redact, self.width = bridge, redact, width
         self.metrics = Metrics(self._recorded)
         self.base = base.replace(_recorder=self.metrics)
         self.prefix = ""
         self.cancelled = False
+        self.checked = False  # whether stages are watched for changes of what they read
         self.attempts = 1
         self.parent: Runtime | None = None
+        self.earlier: MetricLog | None = None
+        self.interrupt: Callable[[], None] | None = None
         self.forks: list[Runtime] = []
         self.locks = Locks()
         self.strand: Strand | None = None  # where the run keeps a journal
 
     def fork(self) -> Runtime:
         """A runtime with a state of its own, for closures that run in another thread or scope."""
-        child = Runtime(self.base, self.ports, self.emit, self.seed, self.bridge, self.redact)
-        child.parent, child.locks = self, self.locks
+        child = Runtime(
+            self.base, self.ports, self.emit, self.seed, self.bridge, self.redact, self.width
+        )
+        child.parent, child.locks, child.checked = self, self.locks, self.checked
         if self.strand is not None:
             child.strand = self.strand.fork(child)
         with self.locks.family:
@@ -127,12 +160,56 @@ class Runtime:
         return child
 
     def cancel(self, wanted: bool) -> None:
-        """Have this runtime and its forks end at their next stage, or not."""
+        """Have this runtime and its forks end at their next stage, or not.
+
+        What can be interrupted ends at once.
+        """
         with self.locks.family:
             self.cancelled = wanted
             forks = list(self.forks)
+            if wanted and self.interrupt is not None:
+                self.interrupt()
         for fork in forks:
             fork.cancel(wanted)
+
+    def wait(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
+        """Run a coroutine to its end; `cancel` ends it early.
+
+        Raises:
+            TimeoutError: it took more than `timeout` seconds.
+        """
+        call = self.bridge.begin(coroutine, timeout)
+        with self.interruptible(call.cancel):
+            return call.result()
+
+    @contextmanager
+    def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Have `cancel` call `interrupt` while the block runs."""
+        with self.locks.family:
+            self.interrupt = interrupt
+            if self.cancelled:
+                interrupt()
+        try:
+            yield
+        finally:
+            self.interrupt = None
+
+    def picture(self, with_log: bool = False) -> Picture:
+        """The state of this moment."""
+        log = self._log() if with_log else None
+        return Picture(self.everything(), dict(self.values), self.base, log)
+
+    def look_at(self, picture: Picture, prefix: str) -> None:
+        """Begin a fork from a state that has passed; its parent may go on meanwhile."""
+        self.parent = None
+        self.prefix, self.attempts = prefix, 1
+        self.state.clear()
+        self.state.update(picture.state)
+        self.values.clear()
+        self.values.update(picture.values)
+        self.values.update(self.constants)
+        self.earlier = picture.log
+        self.base = picture.base.replace(_recorder=self.metrics)
 
     def enter(self, prefix: str) -> None:
         """Begin a fork from its parent's state of this moment."""
@@ -167,9 +244,8 @@ class Runtime:
         return {**self.parent.everything(), **self.state}
 
     def _log(self) -> MetricLog:
-        if self.parent is None:
-            return self.metrics.log
-        return MetricLog([*self.parent._log(), *self.metrics.log])
+        before = self.earlier if self.parent is None else self.parent._log()
+        return self.metrics.log if before is None else MetricLog([*before, *self.metrics.log])
 
     def context(self, path: str, options: Mapping[str, Any] | None = None) -> Context:
         """The context of this moment for one execution."""

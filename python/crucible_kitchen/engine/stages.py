@@ -10,10 +10,12 @@ from typing import Any
 
 from crucible_kitchen.context import Context
 from crucible_kitchen.graph import Stage, StageNode
-from crucible_kitchen.graph.rules import is_async
+from crucible_kitchen.graph.executors import is_async
 
 from .call import arguments, no_keywords, store
+from .checked import watched
 from .events import Event
+from .executors import executor
 from .runtime import BorderError, Runtime
 
 Step = Callable[[], None]
@@ -112,15 +114,18 @@ def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
     values = rt.values
     gather, keywords, function = arguments(node.call, node.signature, dict(node.bound), rt, path)
     keep = store(node, rt)
+    function = executor(node, function, rt)
+    if rt.checked and node.executor != "process":  # another process has copies
+        function = watched(function, node)
     if node.cache:
         from .cache import Cached  # here and not above: few workflows cache anything
 
         cached = Cached(node, function, rt)
         function = cached.awaited if is_async(node) else cached
     if is_async(node):
-        call = rt.bridge.call
+        wait = rt.wait
         timeout = node.timeout
-        return lambda: keep(call(function(*gather(values), **keywords()), timeout))
+        return lambda: keep(wait(function(*gather(values), **keywords()), timeout))
     if keywords is no_keywords:
         return lambda: keep(function(*gather(values)))
     return lambda: keep(function(*gather(values), **keywords()))
@@ -141,7 +146,7 @@ def _class_attempt(node: StageNode, rt: Runtime) -> Step:
         try:
             result: Any = stage.execute(ctx)
             if awaited:
-                result = rt.bridge.call(result, node.timeout)
+                result = rt.wait(result, node.timeout)
             _adopt(node, ctx, result, rt, strict=True)
         except BaseException as error:
             _adopt(node, ctx, stage.rollback(ctx, error), rt, strict=False)

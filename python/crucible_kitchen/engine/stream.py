@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Iterable, Iterator
 from inspect import isgenerator
@@ -12,6 +11,7 @@ from typing import Any
 from crucible_kitchen.graph import StreamLoop
 
 from .blocks import CompileBody, compile_source, count_of, iteration, told
+from .crew import Crew
 from .runtime import Runtime
 from .stages import Step
 
@@ -34,14 +34,11 @@ class ReadAhead:
         self._ready: SimpleQueue[Any] = SimpleQueue()  # unlike a Condition, safe to interrupt
         self._closed = False
         self._error: BaseException | None = None
-        run = contextvars.copy_context().run
-        self._thread = threading.Thread(
-            target=run, args=(self._read,), name="crucible-read-ahead", daemon=True
-        )
+        self._crew = Crew(lambda slot: self._read(), "crucible-read-ahead")
 
     def __enter__(self) -> ReadAhead:
         try:
-            self._thread.start()
+            self._crew.start(0)
         except BaseException:  # Ctrl-C: the thread may run already
             self.close()
             raise
@@ -54,8 +51,7 @@ class ReadAhead:
         """End the thread, after the item that it is making."""
         self._closed = True
         self._room.release()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._crew.close()
 
     def __iter__(self) -> Iterator[Any]:
         while (item := self._ready.get()) is not _END:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any
 
 from crucible_kitchen.graph import FanOut, Parallel, Scope
 
 from .blocks import CompileBody, compile_source, told
+from .crew import Crew
 from .runtime import BorderError, Left, Runtime
 from .stages import Step
 
@@ -19,19 +18,20 @@ _MOST_THREADS = 32
 
 
 def at_once(
-    count: int, width: int, work: Callable[[int, int], None], cancel: Callable[[], None]
+    count: int, width: int, work: Callable[[int, int], None], cancel: Callable[[int], None]
 ) -> dict[int, BaseException]:
     """Run pieces of work on threads, begun in their order; errors by the number of the piece.
 
-    After a failure nothing more begins, and what runs is waited for. Pieces before a failed one
-    have all begun, so which failed first in their order does not depend on how many run at once.
-    The number of an error that interrupted the waiting is -1.
+    After a failure nothing more begins, what stands behind it is cancelled, and all that runs is
+    waited for. Pieces before a failed one have all begun and are not cancelled, so which failed
+    first in their order does not depend on how many run at once. The number of an error that
+    interrupted the waiting is -1.
 
     Args:
         count: of pieces.
         width: how many run at once.
         work: called with the number of the thread and of the piece.
-        cancel: called when the waiting is interrupted, so that running pieces end soon.
+        cancel: has the running pieces behind a number end soon.
     """
     errors: dict[int, BaseException] = {}
     numbers = iter(range(count))
@@ -48,11 +48,12 @@ def at_once(
             except BaseException as error:  # noqa: BLE001 - the caller's to raise
                 with lock:
                     errors[number] = error
+                cancel(number)
 
     if min(count, width) <= 1:
         serve(0)
     else:
-        crew = _Crew(serve)
+        crew = Crew(serve)
         try:
             for slot in range(min(count, width)):
                 crew.start(slot)
@@ -61,70 +62,9 @@ def at_once(
             # `Thread.start` may cover up what interrupted it while it took back a lock.
             hidden = isinstance(error, RuntimeError) and error.__context__
             errors[-1] = hidden or error  # before all others, and it keeps the rest from beginning
-            cancel()
+            cancel(-1)
             crew.close()
     return errors
-
-
-class _Crew:
-    """Threads that are waited for, however the waiting is interrupted.
-
-    Interrupted, `Thread.start` does not tell whether the thread runs, and `Thread.join` takes one
-    that runs for one that has ended; so the threads themselves count who is at work.
-
-    Args:
-        serve: what each does, given its number.
-    """
-
-    def __init__(self, serve: Callable[[int], None]) -> None:
-        self._serve = serve
-        self._lock = threading.Lock()
-        self._left: SimpleQueue[int] = SimpleQueue()  # unlike a Condition, safe to interrupt
-        self._begun = self._ended = 0
-        self._closed = False
-        self._threads: list[threading.Thread] = []
-
-    def start(self, slot: int) -> None:
-        """Have one more thread at work."""
-        run = contextvars.copy_context().run
-        self._threads.append(
-            threading.Thread(
-                target=run, args=(self._work, slot), name=f"crucible-member-{slot}", daemon=True
-            )
-        )
-        self._threads[-1].start()
-
-    def wait(self) -> None:
-        """Wait until every thread has come and gone."""
-        for _ in self._threads:
-            self._left.get()
-        for thread in self._threads:
-            thread.join()
-
-    def close(self) -> None:
-        """Wait for the threads at work; those that come later leave at once."""
-        self._closed = True
-        while self._at_work():
-            self._left.get()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
-
-    def _work(self, slot: int) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._begun += 1
-        try:
-            self._serve(slot)
-        finally:
-            with self._lock:
-                self._ended += 1
-            self._left.put(slot)
-
-    def _at_work(self) -> bool:
-        with self._lock:
-            return self._ended < self._begun
 
 
 def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
@@ -133,7 +73,7 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
     bodies = [
         compile_body((member,), fork, path) for member, fork in zip(node.body, forks, strict=True)
     ]
-    width = node.max_concurrency or len(forks)
+    width = min(node.max_concurrency or len(forks), rt.width or len(forks))
 
     def work(where: str) -> None:
         rt.tell("block.start", where, block="parallel", total=len(forks))
@@ -152,7 +92,7 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
             finally:
                 left[number] = fork.leave()
 
-        errors = at_once(len(forks), width, member, lambda: _cancel(forks, rt))
+        errors = at_once(len(forks), width, member, lambda last: _cancel(forks[last + 1 :]))
         for number in sorted(left):
             rt.adopt(left[number])
             for key, value in left[number].state.items():
@@ -169,6 +109,7 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
     """A closure that runs a copy of the body for each item, each from the same state."""
     items = compile_source(node.name, node.over, rt, rt, path, watch=False)
     most = node.max_concurrency or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
+    most = min(most, rt.width or most)
     copies: list[tuple[Runtime, tuple[Step, ...]]] = []  # one a thread, made when first needed
     item_key, index_key = node.variables
 
@@ -182,9 +123,11 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
             fork = rt.fork()
             copies.append((fork, compile_body(node.body, fork, path)))
         left: dict[int, Left] = {}
+        running: dict[int, int] = {}  # who is at which copy
 
         def copy(slot: int, number: int) -> None:
             fork, body = copies[slot]
+            running[slot] = number
             here = f"{where}[{number}]"
             fork.enter(f"{here}/")
             fork.put(item_key, every[number])
@@ -198,7 +141,10 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
             finally:
                 left[number] = fork.leave()
 
-        errors = at_once(total, most, copy, lambda: _cancel([fork for fork, _ in copies], rt))
+        def cancel_behind(last: int) -> None:
+            _cancel([copies[slot][0] for slot, number in list(running.items()) if number > last])
+
+        errors = at_once(total, most, copy, cancel_behind)
         for number in sorted(left):
             rt.adopt(left[number])
             if number in errors:
@@ -245,7 +191,6 @@ def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody
     return told("scope", node, rt, work)
 
 
-def _cancel(forks: list[Runtime], rt: Runtime) -> None:
+def _cancel(forks: list[Runtime]) -> None:
     for fork in forks:
         fork.cancel(True)
-    rt.bridge.cancel()

@@ -27,5 +27,5 @@ def compile_value(value: Value, rt: Runtime, path: str) -> Callable[[], Any]:
         return look_up
     gather, keywords, function = arguments(value.of, value.signature, {}, rt, path)
     if value.signature.is_async:
-        return lambda: rt.bridge.call(function(*gather(values), **keywords()))
+        return lambda: rt.wait(function(*gather(values), **keywords()))
     return lambda: function(*gather(values), **keywords())

@@ -3,7 +3,7 @@
 from .blocks import Alien, Block, Node, walk
 from .branches import Case, Switch, When, case, switch, when
 from .describe import describe
-from .loops import Loop, StreamLoop, loop, stream_loop
+from .loops import AsyncLoop, Loop, StreamLoop, async_loop, loop, stream_loop
 from .plan import Estimate, Plan, PlanNode, Timing
 from .planning import plan
 from .retry import Retry
@@ -14,6 +14,7 @@ from .workflow import Workflow, as_workflow, workflow
 
 __all__ = [
     "Alien",
+    "AsyncLoop",
     "Block",
     "Case",
     "Estimate",
@@ -33,6 +34,7 @@ __all__ = [
     "When",
     "Workflow",
     "as_workflow",
+    "async_loop",
     "case",
     "describe",
     "fan_out",

@@ -1,8 +1,9 @@
-"""Rules of single kinds of blocks: `switch`, `parallel`, `fan_out`, `stream_loop`."""
+"""Rules of single kinds of blocks: `switch`, `parallel`, `fan_out`, and what loops are fed by."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import isasyncgenfunction, isgeneratorfunction
 from itertools import combinations
 
 from crucible_kitchen.errors import Problem, did_you_mean
@@ -12,7 +13,7 @@ from .branches import Case, Switch
 from .checked import Checked, Rule, short
 from .flow import certainly_written, keys_read
 from .keys import any_opaque, is_exclusive, keys_written, ports_used, sees_anything
-from .loops import StreamLoop
+from .loops import AsyncLoop, StreamLoop
 from .together import FanOut, Parallel
 
 
@@ -103,14 +104,35 @@ def copies(checked: Checked) -> Iterator[Problem]:
 
 
 def sources(checked: Checked) -> Iterator[Problem]:
-    """The source of a `stream_loop` that uses a port while the body uses it."""
+    """What makes the items of a loop uses a port while the body uses it."""
     for path, node in checked.nodes:
-        if isinstance(node, StreamLoop) and node.over is not None:
-            used = {i.role for i in node.over.signature.injected if i.is_port}
-            for port in sorted(used & ports_used(node.body)):
-                if is_exclusive(port, checked.adapters):
-                    message = f"source and body use {port}, which takes one stage at a time"
-                    yield Problem("not-independent", path, message, node.source, "use a loop")
+        if isinstance(node, AsyncLoop):
+            what, value = "producer", node.producer
+        elif isinstance(node, StreamLoop) and node.over is not None:
+            what, value = "source", node.over
+        else:
+            continue
+        used = {i.role for i in value.signature.injected if i.is_port}
+        for port in sorted(used & ports_used(node.body)):
+            if is_exclusive(port, checked.adapters):
+                message = f"{what} and body use {port}, which takes one stage at a time"
+                yield Problem("not-independent", path, message, node.source, "use a loop")
 
 
-BLOCK_RULES: tuple[Rule, ...] = (cases, parallel_members, copies, sources)
+def producers(checked: Checked) -> Iterator[Problem]:
+    """A producer that is not called once for each item: a key, or a generator."""
+    for path, node in checked.nodes:
+        if not isinstance(node, AsyncLoop):
+            continue
+        made_by = node.producer
+        if made_by.kind == "key":
+            message = f"producer {made_by.of!r} is no method of a Workflow class"
+            advice = "pass the function that makes one item"
+            yield Problem("bad-option", path, message, node.source, advice)
+        elif isgeneratorfunction(made_by.of) or isasyncgenfunction(made_by.of):
+            message = f"producer {made_by} is a generator, which sees the state of its start only"
+            where = made_by.source or node.source
+            yield Problem("bad-option", path, message, where, "return one item a call")
+
+
+BLOCK_RULES: tuple[Rule, ...] = (cases, parallel_members, copies, sources, producers)

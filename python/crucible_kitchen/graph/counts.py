@@ -8,7 +8,7 @@ from typing import Any
 
 from .blocks import Block
 from .branches import Case, Switch, When
-from .loops import Loop
+from .loops import AsyncLoop, Loop
 from .signature import MISSING
 from .together import FanOut, Parallel, Scope
 from .values import Value
@@ -119,6 +119,9 @@ class Known:
 
     def inside(self, block: Block) -> dict[str, Count]:
         """How often each body of a block runs each time that the block runs, by its label."""
+        if isinstance(block, AsyncLoop):
+            ends = self._chosen(block.stop_when, bool) == ONCE
+            return {"": NEVER if ends else UNKNOWN}
         if isinstance(block, (Loop, FanOut)):
             return {"": self._items(block)}
         if isinstance(block, When):

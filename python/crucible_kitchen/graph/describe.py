@@ -73,6 +73,8 @@ def _stage(node: StageNode) -> dict[str, Any]:
         options["timeout"] = node.timeout
     if node.after:
         options["after"] = list(node.after)
+    if node.executor is not None:
+        options["executor"] = node.executor
     return {
         "reads": [read.key for read in node.reads],
         "optional": [read.key for read in node.reads if not read.required],

@@ -99,6 +99,8 @@ def _label(node: Described) -> str:
         return f"{name}: {' '.join(f'{words[key]} {node[key]}' for key in words if key in node)}"
     if kind == "stream_loop":
         return f"{name}: each of {asks}, read ahead"
+    if kind == "async_loop":
+        return f"{name}: each that {node['producer']} makes, at the same time"
     if kind == "fan_out":
         return f"{name}: a copy for each of {asks}"
     if kind == "parallel":

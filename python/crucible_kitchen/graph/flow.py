@@ -211,11 +211,11 @@ class _Walker:
             known.opaque |= end.opaque
 
     def _parallel(self, node: Parallel, path: str, known: _Known, at: _At) -> None:
-        # Members that read each other's keys have a rule of their own.
-        shared = known.copy()
-        shared.certain.update(keys_written(node.body))
-        for member in node.body:
-            self.block((member,), path, shared.copy(), at)
+        for place, member in enumerate(node.body):
+            before = known.copy()
+            # Members that read each other's keys have a rule of their own.
+            before.certain.update(keys_written((*node.body[:place], *node.body[place + 1 :])))
+            self.block((member,), path, before, at)
         known.certain |= certainly_written(node.body)
         known.possible.update(keys_written(node.body))
         known.opaque |= self._opaque(node.body)
@@ -296,8 +296,9 @@ def carried(node: Loop) -> tuple[str, ...]:
     for key in keys_written(node.body):
         flow.writers.setdefault(key, [])
     walker = _Walker(flow)
-    if node.while_ is not None:
-        walker._uses(node, "", node.while_.reads, known, _At())
+    for option, value in node.values:
+        if option != "over":  # asked again and again, unlike what is gone through
+            walker._uses(node, "", value.reads, known, _At())
     walker.block(node.body, "", known, _At())
     written = set(flow.writers)
     return tuple(

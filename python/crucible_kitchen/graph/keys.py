@@ -8,7 +8,7 @@ from typing import Any
 from crucible_kitchen.ports import PORTS, Ports
 
 from .blocks import Block, Node
-from .loops import Loop, StreamLoop
+from .loops import AsyncLoop, Loop, StreamLoop
 from .stage import StageNode
 from .together import FanOut, Parallel, Scope
 
@@ -94,6 +94,6 @@ def is_exclusive(port: str, adapters: Mapping[str, Any] | Ports | None = None) -
 
 def is_concurrent(block: Block) -> bool:
     """Whether anything in a block runs on more than one thread."""
-    return isinstance(block, (Parallel, FanOut, StreamLoop)) or any(
+    return isinstance(block, (Parallel, FanOut, StreamLoop, AsyncLoop)) or any(
         is_concurrent(node) for _, body in block.regions for node in body if isinstance(node, Block)
     )

@@ -13,6 +13,7 @@ from crucible_kitchen.ports import Ports
 from .blocks import Block, Node
 from .branches import Case, Switch
 from .counts import NEVER, ONCE, Count, Known
+from .executors import abandoned
 from .flow import Flow, analyse, keys_read
 from .keys import keys_written, ports_used
 from .order import edges
@@ -97,6 +98,8 @@ class _Planner:
         if isinstance(node, Block):
             return self._block(node, path, runs)
         assert isinstance(node, StageNode)  # anything else has not passed validation
+        if message := abandoned(node):
+            self.warnings.append(Problem("timeout", path, message, node.source))
         return self._made(
             (node,), node.kind, path, node.name, node.source, runs, self._seconds(path, runs)
         )

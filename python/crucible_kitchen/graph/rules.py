@@ -16,10 +16,11 @@ from .annotations import accepts, runtime_classes, show
 from .block_rules import BLOCK_RULES
 from .blocks import ERROR_KEYS, Block, Node, walk
 from .checked import Checked, Rule, short
+from .executors import EXECUTOR_RULES
 from .flow import Use, Writer, analyse
 from .keys import any_opaque, keys_written
 from .loops import Loop
-from .stage import Stage, StageNode
+from .stage import StageNode
 from .stage_rules import STAGE_RULES
 from .together import FanOut
 from .workflow import as_workflow
@@ -258,39 +259,29 @@ def config_keys(checked: Checked) -> Iterator[Problem]:
 
 
 def endless_loops(checked: Checked) -> Iterator[Problem]:
-    """A ``while_`` that nothing in the body can change."""
+    """A ``while_`` or ``stop_when`` that nothing in the body can change."""
     for path, node in checked.nodes:
-        if not isinstance(node, Loop) or node.while_ is None:
+        if not isinstance(node, Loop):
             continue
         if node.over is not None or node.max_iterations is not None:
             continue
-        predicate = node.while_
-        if predicate.signature.injected or any_opaque(node.body) or predicate.of is False:
-            continue
-        keys = [read.key for read in predicate.reads]
-        if not set(keys) & set(keys_written(node.body)):
-            asks = f"reads {', '.join(map(repr, keys))}, which" if keys else "reads no key that"
-            message = f"while_={predicate} {asks} no stage of the body writes: it can never change"
-            yield Problem(
-                "endless-loop", path, message, node.source, "or bound it: max_iterations="
-            )
-
-
-def timeouts(checked: Checked) -> Iterator[Problem]:
-    """A timeout on a stage that cannot be interrupted."""
-    for path, node in checked.nodes:
-        if isinstance(node, StageNode) and node.timeout is not None and not is_async(node):
-            message = "has a timeout, but only an async stage can be interrupted"
-            yield Problem("timeout", path, message, node.source, "make it `async def`")
-
-
-def is_async(node: StageNode) -> bool:
-    """Whether a stage is awaited."""
-    if isinstance(node.call, Stage):
-        import inspect
-
-        return inspect.iscoroutinefunction(node.call.execute)
-    return node.signature.is_async
+        for option, predicate in node.values:
+            if option not in ("while_", "stop_when"):
+                continue
+            if predicate.signature.injected or any_opaque(node.body):
+                continue
+            if predicate.of is (option == "stop_when"):  # no iteration at all
+                continue
+            keys = [read.key for read in predicate.reads]
+            if not set(keys) & set(keys_written(node.body)):
+                asks = f"reads {', '.join(map(repr, keys))}, which" if keys else "reads no key that"
+                message = (
+                    f"{option}={predicate} {asks} no stage of the body writes: it can never change"
+                )
+                advice = "or bound it: max_iterations="
+                if option == "stop_when":
+                    advice = "or stop_when=None, where the producer raises StopIteration"
+                yield Problem("endless-loop", path, message, node.source, advice)
 
 
 def ports(checked: Checked) -> Iterator[Problem]:
@@ -349,8 +340,8 @@ RULES: tuple[Rule, ...] = (
     types,
     config_keys,
     endless_loops,
-    timeouts,
     after_rule,
+    *EXECUTOR_RULES,
     ports,
     *BLOCK_RULES,
     *STAGE_RULES,

@@ -20,7 +20,8 @@ from .retry import Retry
 from .signature import Defect, Read, Signature, Write, read_signature
 from .values import code_location
 
-OPTIONS = ("name", "after", "retry", "timeout", "cache")
+OPTIONS = ("name", "after", "retry", "timeout", "executor", "cache")
+EXECUTORS = ("inline", "thread", "process")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class StageNode:
         timeout: seconds one attempt may take.
         after: names of neighbours that come first, whatever keys they share.
         cache: whether what it gave is given again where it is given the same.
+        executor: where it runs, one of `EXECUTORS`; None where that pays best.
         source: ``file:line`` of the declaration.
         defects: what is wrong with the declaration.
     """
@@ -62,6 +64,7 @@ class StageNode:
     timeout: float | None = None
     after: tuple[str, ...] = ()
     cache: bool = False
+    executor: str | None = None
     source: str = field(default="", compare=False)
     defects: tuple[Defect, ...] = field(default=(), compare=False)
 
@@ -163,7 +166,10 @@ class StageNode:
         Args:
             name: last part of its path.
             retry: a `Retry`, or how often it is tried, the first time included.
-            timeout: seconds one attempt may take; only for ``async`` stages.
+            timeout: seconds one attempt may take. An ``async`` stage is cancelled then, a process
+                is killed, a thread is left to itself; for any other stage it is refused.
+            executor: ``"inline"`` in the thread of the run, ``"thread"`` on one of its own,
+                ``"process"`` in another process, to which values are handed by pickle.
             after: name, or names, of stages and blocks beside it that come first: an order that no
                 key tells.
             cache: keep what it gives, also for later runs, and give it again where inputs, what is
@@ -210,6 +216,9 @@ def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Defe
         elif name == "cache" and not isinstance(value, bool):
             message = f"cache must be True or False, got {value!r}"
             defects.append(Defect("bad-option", message, "pass cache=True, or leave it out"))
+        elif name == "executor" and value is not None and value not in EXECUTORS:
+            message = f"executor must be one of {', '.join(map(repr, EXECUTORS))}, got {value!r}"
+            defects.append(Defect("bad-option", message, did_you_mean(str(value), EXECUTORS)))
         elif name == "retry" and value is not None and not isinstance(value, Retry):
             try:
                 good[name] = Retry(value)

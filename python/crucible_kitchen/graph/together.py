@@ -68,8 +68,9 @@ def parallel(name: str, *, max_concurrency: int | None = None, **unknown: Any) -
     same port where it takes one stage at a time. Each starts from the state before the block, and
     what they write is joined in the order of the text, so any concurrency gives the same result.
 
-    When a member fails, those that have not started do not start, the others are waited for, and
-    the error is that of the first failed member in the order of the text.
+    When a member fails, those that have not started do not start, those behind it are cancelled
+    where they are ``async`` or processes, all are waited for, and the error is that of the first
+    failed member in the order of the text.
 
     Args:
         name: part of the paths inside.

@@ -86,10 +86,15 @@ class Job:
             "versions": versions(),
         }
 
-    def engine_arguments(self, handlers: Iterable[str | Handler]) -> dict[str, Any]:
-        """What the engine is called with."""
+    def options(self, handlers: Iterable[str | Handler], most: int | None) -> dict[str, Any]:
+        """What the engine is called with.
+
+        Args:
+            handlers: of the run.
+            most: stages that run at once; None for as many as it pays.
+        """
         chosen = [handlers] if isinstance(handlers, str) else list(handlers)
         if self.run_dir is not None and "jsonl" not in chosen:
             chosen.append("jsonl")
         where = {"run_dir": self.run_dir, "metadata": self.metadata}
-        return {"handlers": chosen, **where, **self.keeping}
+        return {"handlers": chosen, "max_concurrency": most, **where, **self.keeping}

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from crucible_kitchen.graph.blocks import Block
 from crucible_kitchen.graph.branches import case, switch, when
-from crucible_kitchen.graph.loops import loop, stream_loop
+from crucible_kitchen.graph.loops import async_loop, loop, stream_loop
 from crucible_kitchen.graph.together import fan_out, parallel, scope
 
 
@@ -55,6 +55,9 @@ FORMS: Final[Mapping[str, Form]] = MappingProxyType(
     {
         "loop": Form(loop, values=("over", "while_"), plain=("max_iterations",)),
         "stream_loop": Form(stream_loop, values=("over",), plain=("prefetch",)),
+        "async_loop": Form(
+            async_loop, values=("producer", "stop_when"), plain=("buffer", "max_staleness")
+        ),
         "when": Form(when, head="predicate", bodies=("otherwise",)),
         "switch": Form(switch, head="on", bodies=("otherwise",)),
         "case": Form(_case, head="matches"),

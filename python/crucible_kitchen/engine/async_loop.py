@@ -1,0 +1,183 @@
+"""`async_loop`: a producer on a thread of its own, and the loop over what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from crucible_kitchen.context import MetricRecord
+from crucible_kitchen.graph import AsyncLoop
+from crucible_kitchen.graph.loops import NOTHING
+
+from .blocks import CompileBody, iteration, told
+from .crew import Crew
+from .runtime import Picture, Runtime
+from .stages import Step
+from .values import compile_value
+
+
+class Made(NamedTuple):
+    """What one call of the producer gave.
+
+    Args:
+        item: what it returned.
+        records: metrics it recorded.
+        error: what it raised, instead of an item.
+    """
+
+    item: Any
+    records: list[MetricRecord]
+    error: BaseException | None = None
+
+
+class Producer:
+    """Makes items on a thread of its own, each from the state that was published last.
+
+    Use it in ``with``: the thread ends with the block. It begins an item only when the other side
+    has granted one, so it never runs too far ahead, and both sides wait without polling.
+
+    Args:
+        make: makes the item of a number, from a state.
+        ahead: most items that are begun and not yet taken.
+        staleness: most publications between the state of an item and its taking; None for any.
+        first: state that the first item is made from.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, Picture], Made],
+        ahead: int,
+        staleness: int | None,
+        first: Picture,
+    ) -> None:
+        self._make, self._ahead, self._staleness = make, ahead, staleness
+        self._newest = first
+        self._taken = self._published = self._granted = 0
+        # Unlike a Condition, a SimpleQueue is safe to interrupt.
+        self._grants: SimpleQueue[bool] = SimpleQueue()
+        self._ready: SimpleQueue[Made] = SimpleQueue()
+        self._closed = False
+        self._crew = Crew(lambda slot: self._work(), "crucible-producer")
+
+    def __enter__(self) -> Producer:
+        try:
+            self._grant()
+            self._crew.start(0)
+        except BaseException:  # Ctrl-C: the thread may run already
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread, after the item that it is making."""
+        self._closed = True
+        self._grants.put(False)
+        self._crew.close()
+
+    def take(self) -> Made:
+        """Wait for the next item."""
+        made = self._ready.get()
+        self._taken += 1
+        self._grant()
+        return made
+
+    def publish(self, picture: Picture) -> None:
+        """Have the items that are not yet begun made from this state."""
+        self._newest = picture
+        self._published += 1
+        self._grant()
+
+    def _grant(self) -> None:
+        most = self._taken + self._ahead
+        if self._staleness is not None:
+            # Item n is taken after n publications, so it is made from one of the last few of them.
+            most = min(most, self._published + self._staleness + 1)
+        while self._granted < most:
+            self._granted += 1
+            self._grants.put(True)
+
+    def _work(self) -> None:
+        number = 0
+        while self._grants.get() and not self._closed:
+            made = self._make(number, self._newest)
+            self._ready.put(made)
+            if made.error is not None:
+                return
+            number += 1
+
+
+def compile_async_loop(node: AsyncLoop, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
+    """A closure that runs the body once for each item, while the next ones are made."""
+    fork = rt.fork()
+    make = _maker(node, fork, path)
+    stop = None if node.stop_when == NOTHING else compile_value(node.stop_when, rt, path)
+    iterate = iteration(node, rt, compile_body(node.body, rt, path))
+    looks_back = node.producer.signature.sees_context
+
+    def items(where: str) -> Generator[Any, None, None]:
+        if stop is not None and stop():
+            return
+        fork.cancel(rt.cancelled)
+        now = rt.picture(looks_back)
+        with Producer(partial(make, where), node.buffer, node.max_staleness, now) as producer:
+            try:
+                while True:
+                    made = producer.take()
+                    rt.metrics.extend(made.records)
+                    if isinstance(made.error, (StopIteration, StopAsyncIteration)):
+                        return
+                    if made.error is not None:
+                        raise made.error
+                    yield made.item
+                    if stop is not None and stop():
+                        return
+                    producer.publish(rt.picture(looks_back))
+            finally:
+                fork.cancel(True)  # an async producer need not finish what nobody will take
+
+    def work(where: str) -> None:
+        with closing(items(where)) as every:
+            iterate(every, None)
+
+    return told("loop", node, rt, work)
+
+
+def _maker(node: AsyncLoop, fork: Runtime, path: str) -> Callable[[str, int, Picture], Made]:
+    """A function that calls the producer for one item, and tells what it did as a stage does."""
+    produce = compile_value(node.producer, fork, f"{path}/producer")
+    source = node.producer.source or node.source
+
+    def make(where: str, number: int, picture: Picture) -> Made:
+        here = f"{where}[{number}]/"
+        own = f"{here}producer"
+        fork.look_at(picture, here)
+        fork.tell("stage.start", own)
+        began = perf_counter()
+        item: Any = None
+        failed: BaseException | None = None
+        try:
+            fork.check_cancelled()
+            item = produce()
+        except (StopIteration, StopAsyncIteration) as end:
+            failed = end
+        except Exception as error:  # noqa: BLE001 - raised by the thread that wants the item
+            failed = fork.failure(own, source, error)
+            failed.__cause__ = error
+        except BaseException as error:  # noqa: BLE001 - as above
+            failed = error
+        spent = perf_counter() - began
+        if failed is None or isinstance(failed, (StopIteration, StopAsyncIteration)):
+            fork.tell("stage.stop", own, duration_s=spent)
+        else:
+            said = str(failed) or type(failed).__name__
+            fork.tell("stage.error", own, duration_s=spent, error=said)
+        return Made(item, fork.metrics.take(), failed)
+
+    return make

@@ -1,0 +1,236 @@
+"""Independent neighbours run at once where it pays, and nobody can tell from the result."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crucible_kitchen.context import Context, Metrics
+from crucible_kitchen.engine import Event, arun, run
+from crucible_kitchen.errors import StageError
+from crucible_kitchen.graph import Stage, StageNode, loop, scope, stage, when, workflow
+
+NAP = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Any:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def doing(key: str, function: Callable[[], object], *reads: str) -> StageNode:
+    """A stage called as the key it writes."""
+    scope: dict[str, Any] = {"function": function}
+    exec(f"def f({', '.join(reads)}):\n    return function()", scope)
+    return stage(writes=key)(scope["f"]).with_(name=key)
+
+
+def napping(key: str, *reads: str) -> StageNode:
+    return doing(key, lambda: time.sleep(NAP), *reads)
+
+
+def seconds(value: Any, **options: Any) -> float:
+    began = time.perf_counter()
+    run(value, **options)
+    return time.perf_counter() - began
+
+
+DIAMOND = workflow("w")[
+    napping("a"),
+    napping("b", "a"),
+    napping("c", "a"),
+    napping("d", "a"),
+    napping("e", "b", "c", "d"),
+]
+
+
+def test_makespan_is_the_critical_path() -> None:
+    """The best of some: others may keep the machine busy. On a quiet one it is within 1.05."""
+    assert min(seconds(DIAMOND) for _ in range(5)) < 3 * NAP * 1.25
+    assert seconds(DIAMOND, max_concurrency=1) >= 5 * NAP
+    assert seconds(DIAMOND, max_concurrency=2) >= 4 * NAP
+
+
+def test_a_chain_beside_a_chain_does_not_wait_for_it() -> None:
+    """No barrier: what stands behind a short one begins while the long one runs."""
+    order: list[str] = []
+    done = threading.Event()
+
+    def long() -> None:
+        assert done.wait(10)
+        order.append("long")
+
+    def last() -> None:
+        order.append("last")
+        done.set()
+
+    value = workflow("w")[doing("a", long), napping("b"), napping("c", "b"), doing("d", last, "c")]
+    run(value)
+    assert order == ["last", "long"]
+
+
+def test_async_stages_and_blocks_overlap_too() -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    @stage(writes="x")
+    async def wait() -> int:
+        await asyncio.get_running_loop().run_in_executor(None, both.wait)
+        return 1
+
+    inner = loop("l", over=range(2))[
+        when(lambda: True)[scope("s")[doing("y", lambda: both.wait())]]
+    ]
+    with_loop = workflow("w")[loop("k", over=range(2))[wait], inner]
+    result = run(with_loop)
+    assert result.context.state.x == 1
+    assert "s.y" in result.context.state
+    both.reset()
+    assert asyncio.run(arun(with_loop)).context.state.x == 1
+
+
+def test_short_stages_stay_in_the_thread_of_the_run() -> None:
+    names: list[str] = []
+
+    def note() -> None:
+        names.append(threading.current_thread().name)
+
+    body = [doing(key, note) for key in "abc"]
+    run(workflow("w")[loop("l", over=range(50))[body]])
+    assert names == [threading.current_thread().name] * 150
+
+
+def test_it_notices_that_a_stage_takes_longer_now() -> None:
+    meet = threading.Barrier(2, timeout=10)
+    met: list[int] = []
+
+    def work(number: int = 0) -> int:
+        if number >= 5:
+            time.sleep(0.01)
+        if number >= 8:
+            met.append(meet.wait())
+        return number
+
+    body = [stage(writes=key)(work).bind(number="l.index").with_(name=key) for key in "ab"]
+    run(workflow("w")[loop("l", over=range(10))[body]])
+    assert len(met) == 4
+
+
+def test_the_first_error_in_the_text_is_the_one() -> None:
+    ran: list[str] = []
+
+    def fail(name: str, nap: float) -> Callable[[], None]:
+        def run_it() -> None:
+            time.sleep(nap)
+            ran.append(name)
+            raise ValueError(name)
+
+        return run_it
+
+    body = [doing("a", fail("late", 0.05)), doing("b", fail("early", 0.01)), napping("c", "b")]
+    with pytest.raises(StageError, match="late") as caught:
+        run(workflow("w")[body])
+    assert caught.value.stage == "w/a"
+    assert ran == ["early", "late"]
+
+
+def test_a_failure_interrupts_what_stands_behind_it_and_nothing_before_it() -> None:
+    said: list[str] = []
+
+    @stage(writes="first")
+    async def first() -> int:
+        await asyncio.sleep(0.1)
+        said.append("first")
+        return 1
+
+    @stage(writes="third")
+    async def third() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            said.append("cancelled")
+
+    def fail() -> None:
+        time.sleep(0.02)
+        raise ValueError("no")
+
+    last: list[Context] = []
+    value = workflow("w")[first, doing("second", fail), third].finally_[
+        stage(lambda: said.append("closed")).with_(name="close")
+    ]
+    with pytest.raises(StageError, match="no"):
+        run(value, on_context=last.append)
+    assert sorted(said[:2]) == ["cancelled", "first"]
+    assert said[2:] == ["closed"]
+    assert dict(last[0].state) == {"first": 1}
+
+
+def test_metrics_events_and_keys_are_those_of_one_after_the_other() -> None:
+    def record(name: str, nap: float) -> Callable[..., int]:
+        def work(*, metrics: Metrics) -> int:
+            time.sleep(nap)
+            metrics.record(name, nap)
+            return 1
+
+        return work
+
+    body = [
+        stage(writes=key)(record(key, nap)).with_(name=key)
+        for key, nap in (("z", 0.03), ("y", 0.01), ("x", 0.02))
+    ]
+    events: list[Event] = []
+    result = run(workflow("w")[body], handlers=[events.append])
+    assert [m.name for m in result.metrics] == ["z", "y", "x"]
+    assert list(result.context.state) == ["z", "y", "x"]
+    stops = [e.path for e in events if e.kind == "stage.stop"]
+    assert sorted(stops) == ["w/x", "w/y", "w/z"]
+
+
+def test_a_class_is_handed_everything_before_it_and_nothing_behind_it() -> None:
+    seen: list[list[str]] = []
+
+    class Look(Stage):
+        writes = ("seen",)
+
+        def execute(self, ctx: Context) -> Context:
+            seen.append(sorted(ctx.state))
+            return ctx.put_state("seen", 1)
+
+    run(workflow("w")[napping("a"), napping("b"), Look, napping("c"), napping("d")])
+    assert seen == [["a", "b"]]
+
+
+def test_stages_that_write_nothing_keep_their_order() -> None:
+    said: list[str] = []
+
+    def effect(name: str, nap: float) -> StageNode:
+        def act(key: int) -> None:
+            time.sleep(nap)
+            said.append(name)
+
+        return stage(act).with_(name=name)
+
+    run(workflow("w")[effect("first", 0.02), effect("second", 0.0), napping("a")], {"key": 1})
+    assert said == ["first", "second"]
+
+
+def test_clean_up_is_one_after_the_other() -> None:
+    said: list[str] = []
+    body = [
+        doing("a", lambda: (time.sleep(0.02), said.append("a"))),
+        doing("b", lambda: said.append("b")),
+    ]
+    run(workflow("w")[napping("x")].finally_[body])
+    assert said == ["a", "b"]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "2", 1.5])
+def test_a_wrong_limit_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="max_concurrency must be an int of at least 1, got"):
+        run(DIAMOND, max_concurrency=wrong)
