@@ -115,10 +115,12 @@ class Producer:
 
 def compile_async_loop(node: AsyncLoop, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
     """A closure that runs the body once for each item, while the next ones are made."""
+    strand, rt.strand = rt.strand, None  # a journal tells of it as a whole, see `follow`
     fork = rt.fork()
     make = _maker(node, fork, path)
     stop = None if node.stop_when == NOTHING else compile_value(node.stop_when, rt, path)
     iterate = iteration(node, rt, compile_body(node.body, rt, path))
+    rt.strand = strand
     looks_back = node.producer.signature.sees_context
 
     def items(where: str) -> Generator[Any, None, None]:

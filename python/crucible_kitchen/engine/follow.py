@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from crucible_kitchen.errors import CrucibleError
 from crucible_kitchen.graph import (
+    AsyncLoop,
     Block,
     FanOut,
     Loop,
@@ -17,6 +18,7 @@ from crucible_kitchen.graph import (
     Switch,
     When,
 )
+from crucible_kitchen.graph.keys import ports_used, sees_anything
 
 from .stages import Step
 
@@ -31,7 +33,8 @@ def followed(node: Node, step: Step, rt: Runtime) -> Step:
     """The closure of a node, for a run that keeps a journal."""
     if isinstance(node, StageNode):
         return _stage(node, step, rt)
-    return _block(node, step, rt) if isinstance(node, _FOLLOWED) else _whole(step, rt)
+    followable = isinstance(node, _FOLLOWED) and not isinstance(node, AsyncLoop)
+    return _block(node, step, rt) if followable else _whole(node, step, rt)
 
 
 def _stage(node: StageNode, step: Step, rt: Runtime) -> Step:
@@ -74,19 +77,29 @@ def _block(node: Node, step: Step, rt: Runtime) -> Step:
     return run
 
 
-def _whole(step: Step, rt: Runtime) -> Step:
-    """A block that is done or not: nothing is written down while it runs."""
+def _whole(node: Node, step: Step, rt: Runtime) -> Step:
+    """A block that is done or not, such as `async_loop`: nothing is written down while it runs."""
     strand = rt.strand
     assert strand is not None
+    name = node.name
+    anything, ports = sees_anything([node]), ports_used([node])
+    used = frozenset(one for one in strand.recorder.vault.keepers if anything or one in ports)
 
     def run() -> None:
-        if strand.target is not None:
+        if strand.target is not None and strand.skips(rt.prefix + name):
             return
-        frozen, strand.frozen = strand.frozen, True
+        before, new = dict(rt.state), object()
+        rt.strand = None  # nothing inside is followed
         try:
             step()
         finally:
-            strand.frozen = frozen
+            rt.strand = strand
+        changed = {key: None for key, v in rt.state.items() if before.get(key, new) is not v}
+        path = rt.prefix + name
+        try:
+            strand.finished(path, changed, used)
+        except CrucibleError as error:
+            raise rt.failure(path, node.source, error) from error
 
     return run
 
