@@ -18,7 +18,15 @@ from typing import Any
 import pytest
 
 from crucible_kitchen.engine import Event, Every, run
-from crucible_kitchen.graph import Workflow, find_problems, loop, stage, stream_loop, workflow
+from crucible_kitchen.graph import (
+    Workflow,
+    async_loop,
+    find_problems,
+    loop,
+    stage,
+    stream_loop,
+    workflow,
+)
 
 ITERATIONS = 1000
 STAGES = 5
@@ -130,6 +138,31 @@ def test_stream_loop_against_loop(benchmark: Any) -> None:
     ahead = workflow("ahead")[stream_loop("items", over=waiting_source, prefetch=4)[body]]
     benchmark.pedantic(run, args=(ahead,), rounds=5, warmup_rounds=1)
     _print_gain(benchmark, "stream_loop", fastest(lambda: run(one), 5))
+
+
+@stage(writes="used")
+def waiting_use(item: int, used: int = 0) -> int:
+    time.sleep(WAIT_S)
+    return used + 1
+
+
+def waiting_make(used: int = 0) -> int:
+    time.sleep(WAIT_S)
+    return used
+
+
+def all_used(used: int = 0) -> bool:
+    return used >= ITEMS
+
+
+def test_async_loop_against_loop(benchmark: Any) -> None:
+    """Producer and body take the same, so 2.0 is all that can be gained."""
+    make = stage(writes="item")(waiting_make)
+    one = workflow("one")[loop("rl", over=range(ITEMS))[make, waiting_use]]
+    use = waiting_use.bind(item="rl.item")
+    both = workflow("both")[async_loop("rl", producer=waiting_make, stop_when=all_used)[use]]
+    benchmark.pedantic(run, args=(both,), rounds=5, warmup_rounds=1)
+    _print_gain(benchmark, "async_loop", fastest(lambda: run(one), 5))
 
 
 def test_makespan_of_sequential_text(benchmark: Any) -> None:

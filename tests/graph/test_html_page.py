@@ -14,6 +14,7 @@ from crucible_kitchen.engine import Event, run
 from crucible_kitchen.engine.handlers.jsonl import JsonLines
 from crucible_kitchen.errors import CrucibleError, StageError
 from crucible_kitchen.graph import (
+    async_loop,
     case,
     fan_out,
     loop,
@@ -129,6 +130,18 @@ def test_an_order_that_no_key_tells_is_said() -> None:
     value = workflow("w")[make, skip.with_(after="make"), use]
     assert '<span class="port">after make</span>' in value.html()
     assert "after use" not in value.html()
+
+
+def test_an_async_loop_says_what_it_goes_through() -> None:
+    def rollout(x: int = 0) -> int:
+        return x
+
+    rl = async_loop("rl", producer=rollout, stop_when=is_odd, max_staleness=2)
+    value = workflow("w")[rl[use.bind(item="rl.item")]]
+    text = value.html(events_of(value))
+    assert "each that rollout makes meanwhile; until is_odd" in text
+    assert "from a state at most 2 iterations old" in text
+    assert Page(text).drawn["w/rl"].split() == ["box", "async_loop", "again"]
 
 
 def test_a_finished_run_is_told_stage_by_stage() -> None:
