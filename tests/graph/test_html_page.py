@@ -137,7 +137,7 @@ def test_an_async_loop_says_what_it_goes_through() -> None:
         return x
 
     rl = async_loop("rl", producer=rollout, stop_when=is_odd, max_staleness=2)
-    value = workflow("w")[rl[use.bind(item="rl.item")]]
+    value = workflow("w")[rl[use.bind(item="rl.item", writes="x")]]
     text = value.html(events_of(value))
     assert "each that rollout makes meanwhile; until is_odd" in text
     assert "from a state at most 2 iterations old" in text
