@@ -71,7 +71,11 @@ def test_two_processes_give_the_weights_and_metrics_of_one(
     want, got = load_file(one / file), load_file(two / file)
     assert any(weight.norm() > 0 for name, weight in want.items() if "lora_B" in name)
     for name, weight in want.items():
-        assert (got[name] - weight).norm() <= 1e-6 * max(1.0, float(weight.norm())), name
+        error = (got[name] - weight).abs().flatten()
+        # Sums of halves are rounded in another order, and where a gradient is all but zero, Adam
+        # divides that rounding by its own size.
+        assert (error > 1e-6).sum() <= len(error) / 1000, name
+        assert error.max() <= 1e-5, name
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
 

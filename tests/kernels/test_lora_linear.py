@@ -74,6 +74,7 @@ def test_a_weight_is_packed_once_a_direction_and_forgotten_with_it(
     monkeypatch.setattr(_C, "lora_linear_pack", counted)
     x, weight, *rest = inputs()
     x.requires_grad_()
+    gc.collect()  # of what other tests have left
     before = len(cpu._FOR_FORWARD), len(cpu._FOR_BACKWARD)
     for _ in range(3):
         ops.lora_linear(x, weight, *rest).sum().backward()
