@@ -54,7 +54,10 @@ def trained(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def spawn(work: Callable[..., None], folder: Path) -> dict[str, torch.Tensor]:
     """What rank 0 of two saved."""
-    mp.spawn(_in_group, args=(work, str(folder)), nprocs=2, join=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # The processes find this module as pytest calls it, from the root of the repository.
+        patch.syspath_prepend(str(Path(__file__).parents[2]))
+        mp.spawn(_in_group, args=(work, str(folder)), nprocs=2, join=True)
     return torch.load(folder / "trained.pt")  # type: ignore[no-any-return]
 
 
