@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -80,7 +81,8 @@ class TrainingClient(ports.TrainingClient):
                     asked = self._from_state(service, config.checkpoint_path)
                 client = asked.result()
         except BaseException:
-            self._service.disconnect(service)
+            with suppress(PortError):  # what failed first is what is told
+                self._service.disconnect(service)
             raise
         session = TinkerSession(config, service, client, Line(self._service))
         self._open[session.id] = session
