@@ -121,7 +121,7 @@ def test_every_adapter_is_in_bootstrap() -> None:
         if path.stem in PORTS:
             module = f"crucible_kitchen.adapters.{path.parent.name}.{path.stem}"
             assert any(target.startswith(module + ":") for target in named), (
-                f"write {module} in ADAPTERS of bootstrap.py"
+                f"write {module} in ADAPTERS of bootstrap/table.py"
             )
 
 

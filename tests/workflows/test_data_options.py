@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import crucible_kitchen as ck
-from crucible_kitchen import bootstrap
 from crucible_kitchen.adapters import files, noop
+from crucible_kitchen.bootstrap import defaults
 from crucible_kitchen.errors import ConfigError, DataError, StageError
 from crucible_kitchen.recipes import RECIPES, SupervisedFineTuning
 
@@ -78,13 +78,13 @@ def test_a_mixture_may_be_of_several_stores(tmp_path) -> None:
     parts = [{"name": "builtin:python-docs"}, {"name": own}]
     config = SupervisedFineTuning.Config.parse({"dataset": parts}, recipe="sft")
     owned: list[Any] = []
-    store = bootstrap._dataset_store(config.dataset, owned)
+    store = defaults.default_dataset_store(config.dataset, owned)
     assert len(store.to_list(store.load_dataset(own))) == 4
     with pytest.raises(DataError, match="no built-in data set 'builtin:python-dcs'; did"):
         owned[0].load_dataset("builtin:python-dcs")
     assert len(owned) == 2
     alone = SupervisedFineTuning.Config.parse({"dataset": parts[1:]}, recipe="sft")
-    assert bootstrap._dataset_store(alone.dataset, owned) is files.DatasetStore
+    assert defaults.default_dataset_store(alone.dataset, owned) is files.DatasetStore
     assert len(owned) == 2
 
 

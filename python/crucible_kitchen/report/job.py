@@ -71,6 +71,11 @@ class Job:
         if problems:
             raise WorkflowError(problems)
 
+    def close(self) -> None:
+        """Close the adapters that were made for the run, the last made first."""
+        for adapter in reversed(self.owned):
+            adapter.close()
+
     def about(self) -> dict[str, Any]:
         """What ``config.json`` says."""
         config = self.config
