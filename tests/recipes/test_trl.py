@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from crucible_kitchen import nn, ops
 from crucible_kitchen.adapters.local import TrainingClient
-from crucible_kitchen.data import prepare_comparisons, prepare_pairs
+from crucible_kitchen.data import prepare_pairs
 from crucible_kitchen.stages._pairs import interleaved
 from crucible_kitchen.stages._scores import score_losses
 from crucible_kitchen.testing.tiny_model import tiny_llama
@@ -121,7 +121,7 @@ def test_reward_is_trls(base, client, tmp_path, margin) -> None:
     want.backward()
 
     rows = ROWS if margin else [{**row, "margin": 0.0} for row in ROWS]
-    made = prepare_comparisons(rows, client.get_tokenizer(session))
+    made = prepare_pairs(rows, client.get_tokenizer(session), form="scored")
     datums = interleaved(made.pairs)
     length = [int(one.sum()) for one in batch["attention_mask"]]
     assert [d.model_input.length for d in (*datums[0::2], *datums[1::2])] == length

@@ -13,7 +13,7 @@ import pytest
 from crucible_kitchen.adapters import noop
 from crucible_kitchen.errors import DataError, PortError, StageError
 from crucible_kitchen.ports import Future
-from crucible_kitchen.workflows.sft import epochs, should_evaluate, should_save
+from crucible_kitchen.workflows._training import epochs, should_evaluate, should_save
 
 
 def steps_of(result, name):

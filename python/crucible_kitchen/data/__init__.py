@@ -6,26 +6,21 @@ Neither torch nor transformers is imported here: a tokenizer is whatever has the
 
 from .batches import BatchOrder, normalise_weights
 from .cache import cache_dir, cached_folder
-from .comparisons import (
-    Comparisons,
-    Judgement,
-    prepare_comparison,
-    prepare_comparisons,
-    scored_tokens,
-)
+from .comparator import Comparison, comparison, transcript
 from .datums import Prepared, Statistics, build_datums, prepare, prepare_row
 from .formats import Conversation, Place, PlainText, parse_row, to_messages
 from .mixture import MixturePart, mix
 from .packing import best_fit
-from .preferences import (
+from .pairs import (
     Pair,
-    Preference,
+    PairForm,
     PreparedPairs,
     desensitised,
-    parse_preference,
     prepare_pair,
     prepare_pairs,
+    scored_tokens,
 )
+from .preferences import Judgement, Preference, parse_judgement, parse_preference
 from .preview import Left, Preview, Seen, look
 from .render import Rendered, render
 from .row_values import RowValues, row_hash
@@ -39,12 +34,13 @@ __all__ = [
     "TRAIN_ON",
     "TRUNCATIONS",
     "BatchOrder",
-    "Comparisons",
+    "Comparison",
     "Conversation",
     "Judgement",
     "Left",
     "MixturePart",
     "Pair",
+    "PairForm",
     "Place",
     "PlainText",
     "Preference",
@@ -60,17 +56,17 @@ __all__ = [
     "build_datums",
     "cache_dir",
     "cached_folder",
+    "comparison",
     "desensitised",
     "look",
     "micro_batches",
     "mix",
     "normalise_weights",
     "pair_up",
+    "parse_judgement",
     "parse_preference",
     "parse_row",
     "prepare",
-    "prepare_comparison",
-    "prepare_comparisons",
     "prepare_pair",
     "prepare_pairs",
     "prepare_row",
@@ -79,4 +75,5 @@ __all__ = [
     "scored_tokens",
     "size_of",
     "to_messages",
+    "transcript",
 ]

@@ -1,15 +1,12 @@
-"""Rows that say which of two answers is the better one, as pairs of datums."""
+"""What a row of preferences says: two answers to a prompt, and how they were judged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
-import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from crucible_kitchen.data.datums import TOO_LONG, shifted, to_last_trained
 from crucible_kitchen.data.formats import (
     Columns,
     Completion,
@@ -19,13 +16,8 @@ from crucible_kitchen.data.formats import (
     Tools,
     checked,
 )
-from crucible_kitchen.data.render import Rendered, render
-from crucible_kitchen.data.truncate import check_truncation, truncated
-from crucible_kitchen.errors import ConfigError, DataError
-from crucible_kitchen.ports import Tokenizer
-from crucible_kitchen.types import Datum, Message, TensorData
-
-EQUAL: Final = "both answers are the same"
+from crucible_kitchen.errors import DataError
+from crucible_kitchen.types import Message
 
 
 class Preference(NamedTuple):
@@ -40,28 +32,33 @@ class Preference(NamedTuple):
     rejected: Conversation
 
 
-class Pair(NamedTuple):
-    """The datums of the two answers to one prompt; weights are 1 on the answer and 0 before it."""
-
-    chosen: Datum
-    rejected: Datum
-
-
-@dataclass(frozen=True)
-class PreparedPairs:
-    """Pairs in the order of their rows, and what became of the rows.
+class Judgement(NamedTuple):
+    """How two answers were judged.
 
     Args:
-        pairs: what is trained or evaluated.
-        preferences: what each of them says.
-        truncated: rows whose prompt was cut.
-        dropped: rows left out, too long or with equal answers.
+        margin: by how much the chosen one is better, in units of the score or the reward.
+        tie: neither is better.
     """
 
-    pairs: list[Pair]
-    preferences: list[Preference]
-    truncated: int
-    dropped: int
+    margin: float
+    tie: bool
+
+
+class _JudgedRow(Columns):
+    """What a row of preferences may say beside the answers."""
+
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tie: bool = False
+
+
+def parse_judgement(row: Any, place: Place) -> Judgement:
+    """The row's ``margin``, 0 without one, and its ``tie``.
+
+    Raises:
+        DataError: a margin that is no number of at least 0, or a tie that is not true or false.
+    """
+    read = checked(_JudgedRow, row, f"row {place}")
+    return Judgement(read.margin, read.tie)
 
 
 def _no_prompt(value: Any) -> tuple[Message, ...]:
@@ -155,156 +152,3 @@ def parse_preference(row: Any, index: Place | None = None) -> Preference:
         return columns.read()
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
-
-
-def desensitised(pair: Pair, alpha: float) -> Pair:
-    """A pair whose longer answer counts less beyond the length of the shorter one.
-
-    Args:
-        alpha: weight of its tokens from there on, in [0, 1]; 1 changes nothing.
-
-    Source: LD-DPO, Liu et al. 2024, https://arxiv.org/abs/2409.06411
-    """
-    trained = [np.flatnonzero(datum.loss_fn_inputs["weights"].numpy()) for datum in pair]
-    shared = min(map(len, trained))
-    made = []
-    for datum, places in zip(pair, trained, strict=True):
-        weights = np.array(datum.loss_fn_inputs["weights"].numpy())
-        weights[places[shared:]] = alpha
-        inputs = {**datum.loss_fn_inputs, "weights": TensorData(weights)}
-        made.append(Datum(datum.model_input, inputs))
-    return Pair(*made)
-
-
-def prepare_pairs(
-    rows: Iterable[Any],
-    tokenizer: Tokenizer,
-    *,
-    max_length: int | None = None,
-    truncation: str = "error",
-    equal_answers: Literal["error", "drop"] = "error",
-    places: Sequence[Place] | None = None,
-) -> PreparedPairs:
-    """Parse, render, cut and shift every row of preferences.
-
-    Args:
-        rows: what `parse_preference` reads.
-        max_length: most tokens of the longer answer with its prompt; None for no bound.
-        truncation: ``error``, ``drop``, ``left`` or ``middle``. The last two cut the prompt, the
-            same tokens of it for both answers; answers are never cut.
-        equal_answers: what to do with a row whose two answers are the same tokens.
-        places: of each row, its place in the data set, where `rows` are only some of it; errors
-            name a row by it.
-
-    Raises:
-        ConfigError: an unknown `truncation` or `equal_answers`, or a `max_length` below 2.
-        DataError: a row cannot be used, which the message names; or no row is left.
-    """
-    check_pair_options(max_length, truncation, equal_answers)
-    pairs: list[Pair] = []
-    preferences: list[Preference] = []
-    count = cut = 0
-    for number, row in enumerate(rows):
-        count += 1
-        made = prepare_pair(
-            row,
-            number if places is None else places[number],
-            tokenizer,
-            max_length=max_length,
-            truncation=truncation,
-            equal_answers=equal_answers,
-        )
-        if not isinstance(made, str):
-            cut += made.cut
-            pairs.append(made.pair)
-            preferences.append(made.preference)
-    dropped = count - len(pairs)
-    if not pairs:
-        raise DataError(f"no pair to train on: {count} row(s) came and {dropped} were left out")
-    return PreparedPairs(pairs, preferences, cut, dropped)
-
-
-class MadePair(NamedTuple):
-    """One row as datums, what it says, and whether it was too long."""
-
-    pair: Pair
-    preference: Preference
-    cut: bool
-
-
-def prepare_pair(
-    row: Any,
-    place: Place,
-    tokenizer: Tokenizer,
-    *,
-    max_length: int | None,
-    truncation: str,
-    equal_answers: str,
-) -> MadePair | str:
-    """What `prepare_pairs` makes of one row, or `TOO_LONG` or `EQUAL` where it is left out.
-
-    Raises:
-        DataError: it cannot be used; the message names it by its place.
-    """
-    preference = parse_preference(row, place)
-    try:
-        whole = [_rendered(side, tokenizer) for side in preference]
-        if whole[0].tokens == whole[1].tokens:
-            if equal_answers == "error":
-                raise DataError(
-                    "chosen and rejected must differ, got the same tokens; "
-                    "equal_answers='drop' leaves such rows out"
-                )
-            return EQUAL
-        fitted = whole if max_length is None else fitted_pair(whole, max_length, truncation)
-    except DataError as error:
-        raise DataError(f"row {place}: {error}") from error
-    if fitted is None:
-        return TOO_LONG
-    pair = Pair(shifted(fitted[0]), shifted(fitted[1]))
-    return MadePair(pair, preference, fitted is not whole)
-
-
-def check_pair_options(max_length: int | None, truncation: str, equal_answers: str) -> None:
-    """Refuse options of `prepare_pairs` that no pair can be prepared with.
-
-    Raises:
-        ConfigError: see there.
-    """
-    check_truncation(truncation)
-    if truncation == "right":
-        raise ConfigError("truncation: must not be 'right' for pairs, which would cut an answer")
-    if equal_answers not in ("error", "drop"):
-        raise ConfigError(f"equal_answers: must be error or drop, got {equal_answers!r}")
-    if max_length is not None and max_length < 2:
-        raise ConfigError(
-            f"max_length: must be at least 2, one token and one to predict, got {max_length}"
-        )
-
-
-def _rendered(side: Conversation, tokenizer: Tokenizer) -> Rendered:
-    rendered = to_last_trained(render(side, tokenizer, "completion_only"))
-    if rendered is None:
-        raise DataError("an answer must have at least one token behind the prompt, got none")
-    return rendered
-
-
-def fitted_pair(whole: list[Rendered], max_length: int, truncation: str) -> list[Rendered] | None:
-    """Both answers behind the same, shortened prompt; None, if the row is to be left out.
-
-    Raises:
-        DataError: the longer is too long, and `truncation` is ``error`` or would cut an answer.
-    """
-    lengths = [len(side.tokens) for side in whole]
-    excess = max(lengths) - max_length
-    if excess <= 0:
-        return whole
-    # Both lose as many tokens, so both lose the same ones. The longer goes first: it is its length
-    # that an error should tell.
-    fitted: dict[int, Rendered] = {}
-    for i in sorted((0, 1), key=lambda i: -lengths[i]):
-        side = truncated(whole[i], lengths[i] - excess, truncation)
-        if side is None:
-            return None
-        fitted[i] = side
-    return [fitted[0], fitted[1]]

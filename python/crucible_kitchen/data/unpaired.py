@@ -34,13 +34,14 @@ class PairedUp(NamedTuple):
     alone: int
 
 
-def pair_up(rows: Sequence[Any], *, unmatched: str = "error") -> PairedUp:
+def pair_up(rows: Sequence[Any], *, start: int = 0, unmatched: str = "error") -> PairedUp:
     """Rows of preferences, with those that have a ``label`` made into pairs by their prompt.
 
     Each good answer to a prompt meets a bad one; where there are more of one kind, those of the
     other come again, so that every answer is in a pair. Other rows are left as they are.
 
     Args:
+        start: place of the first row in its data set.
         unmatched: ``error`` or ``drop`` a prompt whose answers are all good, or all bad.
     Raises:
         DataError: a labelled row is not what it should be, or has no partner; it is named.
@@ -48,7 +49,7 @@ def pair_up(rows: Sequence[Any], *, unmatched: str = "error") -> PairedUp:
     found: list[tuple[int, Any, Place]] = []
     prompts: dict[str, dict[bool, list[int]]] = {}
     read: dict[int, _LabelledRow] = {}
-    for place, row in enumerate(rows):
+    for place, row in enumerate(rows, start):
         if not _is_labelled(row):
             found.append((place, row, place))
             continue

@@ -11,7 +11,7 @@ from crucible_kitchen.errors import KernelError, did_you_mean
 from crucible_kitchen.ops._dpo_formulas import DIVERGENCES, DPO_LOSSES
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
-from crucible_kitchen.ops.dpo_loss import answer_logprobs, dpo_loss
+from crucible_kitchen.ops.dpo_loss import WITH_MARGINS, answer_logprobs, dpo_loss
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
@@ -56,6 +56,7 @@ __all__ = [
     "DIVERGENCES",
     "DPO_LOSSES",
     "OPS",
+    "WITH_MARGINS",
     "Explanation",
     "Kernel",
     "Op",

@@ -27,6 +27,7 @@ class Pairs:
         policy_margin, reference_margin: log probability of c minus that of r, in nats.
         chosen_lengths, rejected_lengths: answer tokens; None where no loss asked for them.
         beta: strength of the pull to the reference, per nat.
+        wanted: the margin that is taken off the difference of the two rewards.
         smoothing: e, the share of pairs whose label is taken to be wrong.
         reward_mean: what `bco_pair` subtracts from rewards.
         tau: temperature of `discopop`.
@@ -39,14 +40,15 @@ class Pairs:
     chosen_lengths: Tensor | None
     rejected_lengths: Tensor | None
     beta: float
+    wanted: Tensor
     smoothing: float
     reward_mean: float
     tau: float
 
     @property
     def margin(self) -> Tensor:
-        """beta (d_c - d_r), the difference of the two rewards."""
-        return self.beta * (self.chosen - self.rejected)
+        """beta (d_c - d_r), the difference of the two rewards, less what the pair's own is to be."""
+        return self.beta * (self.chosen - self.rejected) - self.wanted
 
     def per_token(self) -> tuple[Tensor, Tensor]:
         """d_c / |c| and d_r / |r|."""

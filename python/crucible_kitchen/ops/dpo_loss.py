@@ -26,6 +26,9 @@ _OF_THE_DIFFERENCE: Final = frozenset(
 """Losses that see only the difference of the two answers to a prompt. Under a divergence other than
 reverse KL, what stands for a log ratio is known up to a term of the prompt, which cancels there."""
 
+WITH_MARGINS: Final = frozenset({"sigmoid", "hinge", "robust", "exo_pair", "discopop"})
+"""Losses of beta (d_c - d_r), which a pair's margin can be taken off."""
+
 _BY_LENGTH: Final = frozenset({"ipo", "sigmoid_norm"})
 _SMOOTHED: Final = frozenset({"sigmoid", "robust", "exo_pair", "aot", "aot_unpaired"})
 
@@ -62,6 +65,7 @@ def dpo_loss(
     reward_mean: float = 0.0,
     tau: float = 0.05,
     sft_weight: float = 0.0,
+    margins: Numbers | None = None,
     divergence: str = "reverse_kl",
     alpha: float | None = None,
 ) -> Tensor:
@@ -82,6 +86,9 @@ def dpo_loss(
         tau: temperature, above 0; read by ``discopop``.
         sft_weight: how much of the chosen answer's negative log probability per token is added
             (Pang et al. 2024, eq. 1, https://arxiv.org/abs/2404.19733); above 0 it needs lengths.
+        margins: by how much the chosen reward beta d should at least be higher, [P]; None for 0.
+            Losses in `WITH_MARGINS` take it off the difference of the rewards (ODPO, Amini et al.
+            2024, section 3, https://arxiv.org/abs/2402.10571); the others cannot.
         divergence: a name in `DIVERGENCES`; losses of more than the difference of the two answers
             know only ``reverse_kl``.
         alpha: of the divergence ``alpha``, in (0, 1), None for 0.5; the others have none.
@@ -108,6 +115,9 @@ def dpo_loss(
     }
     if sft_weight or not _BY_LENGTH.isdisjoint(parts):
         given |= {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
+    if margins is not None:
+        _check_margins(parts)
+        given |= {"margins": margins}
     label = ", ".join(parts)
     numbers = {name: _numbers(name, values, policy, label) for name, values in given.items()}
     seen, alpha = DIVERGENCES[divergence], _ALPHA if alpha is None else alpha
@@ -119,6 +129,7 @@ def dpo_loss(
         chosen_lengths=numbers.get("chosen_lengths"),
         rejected_lengths=numbers.get("rejected_lengths"),
         beta=beta,
+        wanted=numbers.get("margins", torch.zeros_like(policy)),
         smoothing=0.0,
         reward_mean=reward_mean,
         tau=tau,
@@ -175,6 +186,15 @@ def _check_losses(
         raise ValueError(
             f"dpo_loss: label_smoothing must be {least} and below 0.5, got {label_smoothing}"
         )
+
+
+def _check_margins(parts: Mapping[str, float]) -> None:
+    for name in parts:
+        if name not in WITH_MARGINS:
+            raise ValueError(
+                f"dpo_loss: margins must be None for {name!r}; "
+                f"{', '.join(sorted(WITH_MARGINS))} take them"
+            )
 
 
 def _check_divergence(parts: Mapping[str, float], divergence: str, alpha: float | None) -> None:

@@ -45,6 +45,11 @@ class LoopConfig(RecipeConfig):
     max_rows: Positive | None = Field(
         None, description="most rows of a split, from its start; a stream is read no further"
     )
+    window_rows: Positive | None = Field(
+        None,
+        description="read so many rows at a time, for data that is too large to be read at once; "
+        "it needs max_steps. null: all rows before the first step",
+    )
     train_split: str = Field("train", description="the split that is trained")
     eval_split: str | None = Field(
         None,
@@ -219,6 +224,19 @@ class LoopConfig(RecipeConfig):
                 "early_stopping_gain must be 0 without early_stopping or save_best, "
                 f"got {self.early_stopping_gain}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _windows_have_an_end(self) -> Self:
+        if self.window_rows is None:
+            return self
+        if self.max_steps is None or self.epochs is not None:
+            raise ValueError(
+                "window_rows must come with max_steps and without epochs, as nobody knows how "
+                f"many rows there are, got max_steps={self.max_steps}, epochs={self.epochs}"
+            )
+        if not isinstance(self.dataset, str):
+            raise ValueError("window_rows must be null for a list of data sets")
         return self
 
     @model_validator(mode="after")

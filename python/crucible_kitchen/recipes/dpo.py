@@ -91,6 +91,12 @@ class DPO(Recipe):
         beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
             0.1, description="strength of the pull to the reference"
         )
+        margin_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+            1.0,
+            description="of rows with a margin: this times it is how much higher the reward of the "
+            "chosen answer is to be; 0 leaves margins out. Only sigmoid, hinge, robust, exo_pair "
+            "and discopop take margins",
+        )
         label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
             None,
             description="share of the pairs whose label is taken to be wrong; null: 0, of exo_pair "

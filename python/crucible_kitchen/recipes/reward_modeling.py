@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crucible_kitchen.workflows import preview_reward, reward
 
 from ._config import Recipe
 from ._training import LoopConfig, Mixture, Positive, Text, Whole
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class RewardModeling(Recipe):
-    """A scalar head and LoRA, trained together on the Bradley-Terry loss."""
+    """A scalar head and LoRA, trained together on the Bradley-Terry loss; or a comparator."""
 
     name = "reward"
     description = "Reward modelling with LoRA and a scalar head on pairs."
@@ -50,7 +53,24 @@ class RewardModeling(Recipe):
         equal_answers: Literal["error", "drop"] = Field(
             "error", description="what becomes of a pair whose two answers are the same"
         )
+        comparator: bool = Field(
+            False,
+            description="no scalar head: the model is shown both answers, in both orders, and is "
+            "trained to say A or B; margins of rows change nothing",
+        )
         centering: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-            0.01, description="pull of the two scores of a pair to a sum of 0"
+            0.01,
+            description="pull of the two scores of a pair to a sum of 0; a comparator has none",
         )
         samples: Whole = Field(2, description="held-out pairs to show with their scores")
+
+        @model_validator(mode="after")
+        def _a_comparator_has_no_scores(self) -> Self:
+            given = "centering" in self.model_fields_set
+            default = type(self).model_fields["centering"].default
+            if self.comparator and given and self.centering != default:
+                raise ValueError(
+                    "centering must be left out for comparator=true, which has no scores, "
+                    f"got {self.centering}"
+                )
+            return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from crucible_kitchen.workflows import preview_sft, sft
 
@@ -32,11 +32,6 @@ class SupervisedFineTuning(Recipe):
             "builtin:python-docs",
             description="name the data store knows, or a local file, or a list of {name, weight}",
         )
-        window_rows: Annotated[int, Field(ge=1)] | None = Field(
-            None,
-            description="read so many rows at a time, for data that is too large to be read at "
-            "once; it needs max_steps. null: all rows before the first step",
-        )
         max_length: Annotated[int, Field(ge=2)] = Field(512, description="most tokens of a row")
         truncation: Literal["error", "drop", "left", "right", "middle"] = Field(
             "middle",
@@ -53,16 +48,3 @@ class SupervisedFineTuning(Recipe):
         untrained: Literal["error", "drop"] = Field(
             "error", description="what becomes of a row of which nothing is trained"
         )
-
-        @model_validator(mode="after")
-        def _windows_have_an_end(self) -> SupervisedFineTuning.Config:
-            if self.window_rows is None:
-                return self
-            if self.max_steps is None or self.epochs is not None:
-                raise ValueError(
-                    "window_rows must come with max_steps and without epochs, as nobody knows how "
-                    f"many rows there are, got max_steps={self.max_steps}, epochs={self.epochs}"
-                )
-            if not isinstance(self.dataset, str):
-                raise ValueError("window_rows must be null for a list of data sets")
-            return self

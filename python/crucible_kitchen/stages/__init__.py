@@ -6,6 +6,7 @@ from .assemble_pairs import assemble_pairs
 from .check_stop import check_stop
 from .choose_probes import choose_probes
 from .close_session import close_session
+from .compare_forward_backward import compare_forward_backward
 from .dpo_forward_backward import dpo_forward_backward
 from .evaluate import evaluate
 from .evaluate_pairs import evaluate_pairs
@@ -13,15 +14,14 @@ from .evaluate_scores import evaluate_scores
 from .forward_backward import forward_backward
 from .init_session import init_session
 from .load_data import load_data
-from .load_pairs import load_pairs
 from .load_tokenizer import load_tokenizer
 from .next_window import next_window
 from .optim_step import optim_step
 from .order_batches import order_batches
 from .prepare import prepare
-from .prepare_comparisons import prepare_comparisons
+from .prepare_held_out import prepare_held_out
+from .prepare_held_out_pairs import prepare_held_out_pairs
 from .prepare_pairs import prepare_pairs
-from .preview_comparisons import preview_comparisons
 from .preview_pairs import preview_pairs
 from .preview_rows import preview_rows
 from .record_preferences import record_preferences
@@ -46,6 +46,7 @@ __all__ = [
     "check_stop",
     "choose_probes",
     "close_session",
+    "compare_forward_backward",
     "dpo_forward_backward",
     "evaluate",
     "evaluate_pairs",
@@ -53,15 +54,14 @@ __all__ = [
     "forward_backward",
     "init_session",
     "load_data",
-    "load_pairs",
     "load_tokenizer",
     "next_window",
     "optim_step",
     "order_batches",
     "prepare",
-    "prepare_comparisons",
+    "prepare_held_out",
+    "prepare_held_out_pairs",
     "prepare_pairs",
-    "preview_comparisons",
     "preview_pairs",
     "preview_rows",
     "record_preferences",

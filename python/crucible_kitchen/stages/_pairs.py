@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from crucible_kitchen.data import Pair
+from crucible_kitchen import data
+from crucible_kitchen.data import Judgement, Pair, PairForm, Place, PreparedPairs
+from crucible_kitchen.errors import ConfigError
+from crucible_kitchen.ports import Row, Tokenizer
 from crucible_kitchen.types import Datum, ForwardBackwardResult
 
 if TYPE_CHECKING:
@@ -26,17 +30,53 @@ class LossOptions(NamedTuple):
 
     Args:
         loss_type: a loss, or several with their weights.
+        margin_weight: how much of a row's margin the reward of its chosen answer is to be higher.
         sft_weight: how much of the chosen answer's negative log probability per token is added.
     """
 
     loss_type: str | Mapping[str, float]
     beta: float
+    margin_weight: float
     label_smoothing: float | None
     discopop_tau: float
     reward_mean: float
     sft_weight: float
     divergence: str
     divergence_alpha: float | None
+
+
+def form_of(scored: bool, comparator: bool) -> PairForm:
+    """What a recipe reads of a pair."""
+    if comparator:
+        return "compared"
+    return "scored" if scored else "predicted"
+
+
+def read_pairs(
+    rows: Sequence[Row],
+    places: Sequence[Place],
+    tokenizer: Tokenizer,
+    *,
+    scored: bool,
+    comparator: bool,
+    ld_alpha: float | None,
+    max_length: int,
+    truncation: str,
+    equal_answers: str,
+) -> PreparedPairs:
+    """Rows as pairs, of which the longer answer may count less."""
+    made = data.prepare_pairs(
+        rows,
+        tokenizer,
+        form=form_of(scored, comparator),
+        max_length=max_length,
+        truncation=truncation,
+        equal_answers="drop" if equal_answers == "drop" else "error",
+        places=places,
+    )
+    if ld_alpha is None:
+        return made
+    return replace(made, pairs=[data.desensitised(pair, ld_alpha) for pair in made.pairs])
 
 
 def interleaved(pairs: Sequence[Pair]) -> list[Datum]:
@@ -61,10 +101,26 @@ def answer_lengths(datums: Sequence[Datum]) -> Sums:
 
 
 def pair_losses(
-    policy: Tensor | Sums, reference: Sums, lengths: Sums, options: LossOptions
+    policy: Tensor | Sums,
+    reference: Sums,
+    lengths: Sums,
+    judgements: Sequence[Judgement],
+    options: LossOptions,
 ) -> Tensor:
-    """The loss of each pair [P], differentiable in a `policy` [2P] that is a tensor."""
+    """The loss of each pair [P], differentiable in a `policy` [2P] that is a tensor.
+
+    Raises:
+        ConfigError: rows have a margin, and a loss has no place for it.
+    """
     from crucible_kitchen import ops
+
+    margins = options.margin_weight * np.asarray([one.margin for one in judgements], np.float64)
+    names = [options.loss_type] if isinstance(options.loss_type, str) else options.loss_type
+    if margins.any() and not ops.WITH_MARGINS.issuperset(names):
+        raise ConfigError(
+            f"loss_type must be of {', '.join(sorted(ops.WITH_MARGINS))} for rows with a "
+            f"margin, got {options.loss_type!r}; margin_weight=0 leaves margins out"
+        )
 
     return ops.dpo_loss(
         policy[0::2],
@@ -79,6 +135,7 @@ def pair_losses(
         reward_mean=options.reward_mean,
         tau=options.discopop_tau,
         sft_weight=options.sft_weight,
+        margins=margins if margins.any() else None,
         divergence=options.divergence,
         alpha=options.divergence_alpha,
     )

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from crucible_kitchen.data import MixturePart, Place, mix
+from crucible_kitchen.data import MixturePart, Place, mix, pair_up
+from crucible_kitchen.data.unpaired import PairedUp
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.ports import DatasetStore, Row
 
@@ -61,6 +62,19 @@ def parts_of(dataset: str | Sequence[MixturePart], options: Mapping[str, Any]) -
     if isinstance(dataset, str):
         return [MixturePart(name=dataset, options=dict(options))]
     return list(dataset)
+
+
+def paired(rows: list[Row], start: int, unmatched: str | None) -> PairedUp:
+    """Rows with those that have a ``label`` made into pairs; as they are, if `unmatched` is None.
+
+    Args:
+        start: place of the first of them in its split.
+    Raises:
+        DataError: an answer finds no partner; it is named.
+    """
+    if unmatched is None:
+        return PairedUp(rows, list(range(start, start + len(rows))), 0)
+    return pair_up(rows, start=start, unmatched=unmatched)
 
 
 def load_rows(wanted: Wanted, store: DatasetStore, made_of: Callable[[list[Row]], Made]) -> Rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from crucible_kitchen.data import Pair
+from crucible_kitchen.data import Judgement, Pair
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Session, TrainingClient
 from crucible_kitchen.types import Datum
@@ -41,12 +41,14 @@ def dpo_forward_backward(
     micro_batch: Sequence[int],
     step_pairs: Sequence[int],
     train_pairs: Sequence[Pair],
+    train_judgements: Sequence[Judgement],
     train_reference: Reference,
     session: Session,
     batch_loss: float,
     batch_policy: list[float],
     loss_type: str | Mapping[str, float],
     beta: float,
+    margin_weight: float,
     label_smoothing: float | None,
     discopop_tau: float,
     reward_mean: float,
@@ -64,6 +66,7 @@ def dpo_forward_backward(
     options = LossOptions(
         loss_type,
         beta,
+        margin_weight,
         label_smoothing,
         discopop_tau,
         reward_mean,
@@ -72,6 +75,7 @@ def dpo_forward_backward(
         divergence_alpha,
     )
     datums = interleaved([train_pairs[place] for place in micro_batch])
+    judgements = [train_judgements[place] for place in micro_batch]
     reference, lengths = sums_of(train_reference, micro_batch), answer_lengths(datums)
 
     def loss(
@@ -81,7 +85,8 @@ def dpo_forward_backward(
 
         weights = [datum.loss_fn_inputs["weights"].torch() for datum in given]
         policy = ops.answer_logprobs(logprobs, weights)
-        return pair_losses(policy, reference, lengths, options).sum() / len(step_pairs), {}
+        losses = pair_losses(policy, reference, lengths, judgements, options)
+        return losses.sum() / len(step_pairs), {}
 
     result = training_client.forward_backward_custom(session, datums, loss).result()
     policy = answer_sums(datums, result).tolist()

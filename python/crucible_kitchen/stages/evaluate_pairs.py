@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from crucible_kitchen.context import Metrics
-from crucible_kitchen.data import Pair
+from crucible_kitchen.data import Judgement, Pair
 from crucible_kitchen.errors import CrucibleError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Session, TrainingClient
@@ -31,11 +31,13 @@ from ._pairs import (
 def evaluate_pairs(
     session: Session,
     eval_pairs: Sequence[Pair],
+    eval_judgements: Sequence[Judgement],
     eval_reference: Reference,
     step: int,
     batch_size: int,
     loss_type: str | Mapping[str, float],
     beta: float,
+    margin_weight: float,
     label_smoothing: float | None,
     discopop_tau: float,
     reward_mean: float,
@@ -59,6 +61,7 @@ def evaluate_pairs(
     options = LossOptions(
         loss_type,
         beta,
+        margin_weight,
         label_smoothing,
         discopop_tau,
         reward_mean,
@@ -70,7 +73,7 @@ def evaluate_pairs(
     reference = sums_of(eval_reference, range(len(eval_pairs)))
     own = step == 0 and reference_path is None
     policy = reference if own else _policy(datums, 2 * batch_size, session, training_client)
-    losses = pair_losses(policy, reference, answer_lengths(datums), options)
+    losses = pair_losses(policy, reference, answer_lengths(datums), eval_judgements, options)
     loss = float(losses.mean())
     metrics.record("eval_loss", loss, step=step)
     for name, value in preference_metrics(policy, reference, beta).items():

@@ -38,14 +38,16 @@ def init_session(
     dtype: str,
     seed: int,
     gradient_checkpointing: bool,
-    scalar_head: bool = False,
+    scored: bool = False,
+    comparator: bool = False,
     *,
     training_client: TrainingClient,
 ) -> Started:
     """Start a session of the training client.
 
     Args:
-        scalar_head: train a head that gives scores, in place of the one over the vocabulary.
+        scored: train a head that gives scores, in place of the one over the vocabulary.
+        comparator: leave that away: the model says in words which answer is the better one.
     Raises:
         PortError: the model cannot be loaded.
     """
@@ -60,7 +62,7 @@ def init_session(
             "dtype": dtype,
             "seed": seed,
             "gradient_checkpointing": gradient_checkpointing,
-            "head": "scalar" if scalar_head else "vocabulary",
+            "head": "scalar" if scored and not comparator else "vocabulary",
         }
     )
     session = training_client.start_session(config)

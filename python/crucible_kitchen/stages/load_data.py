@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crucible_kitchen.context import Metrics
 from crucible_kitchen.data import MixturePart
 from crucible_kitchen.graph import stage
-from crucible_kitchen.ports import DatasetStore
+from crucible_kitchen.ports import DatasetStore, Row
 
-from ._rows import Rows, Wanted, load_rows, parts_of
+from ._rows import Made, Rows, Wanted, load_rows, paired, parts_of
 
 
 @stage
@@ -22,8 +23,10 @@ def load_data(
     max_rows: int | None,
     seed: int,
     window_rows: int | None = None,
+    unmatched: str | None = None,
     *,
     dataset_store: DatasetStore,
+    metrics: Metrics,
 ) -> Rows:
     """The rows of a data set or a mixture of them, and some that are held out.
 
@@ -38,10 +41,24 @@ def load_data(
         max_rows: most rows of a split, from its start: of a stream, no more are read.
         seed: of the choice.
         window_rows: rows that are read at a time; the first of them here, held-out ones among them.
+        unmatched: of preferences, what becomes of answers with a ``label`` that find no partner,
+            ``error`` or ``drop``; pairs are made before any are held out, so that the answers to a
+            prompt stay together. None: rows are left as they are.
     Raises:
         DataError: no such data set or split, an unreadable row, or nothing left to train.
     """
     parts = parts_of(dataset, dataset_options)
     most = min((n for n in (max_rows, window_rows) if n is not None), default=None)
     wanted = Wanted(parts, train_split, eval_split, eval_rows, most, seed)
-    return load_rows(wanted, dataset_store, lambda rows: (rows, range(len(rows))))
+    alone = 0
+
+    def made_of(rows: list[Row]) -> Made:
+        nonlocal alone
+        found = paired(rows, 0, unmatched)
+        alone += found.alone
+        return found.rows, found.places
+
+    loaded = load_rows(wanted, dataset_store, made_of)
+    if alone:
+        metrics.record("unmatched_rows", alone)
+    return loaded

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from crucible_kitchen import data
 from crucible_kitchen.context import Metrics
 from crucible_kitchen.data import MixturePart, Place
-from crucible_kitchen.errors import DataError
 from crucible_kitchen.graph import stage
-from crucible_kitchen.ports import DatasetStore, Row, Tokenizer
-from crucible_kitchen.types import Datum
+from crucible_kitchen.ports import DatasetStore, Row
 
-from ._rows import parts_of
+from ._rows import paired, parts_of
 
 
 class Window(NamedTuple):
     """The rows that are trained next.
 
     Args:
-        train_datums: at least one.
+        train_rows: to be prepared as those of the first window.
+        train_places: of each, its place in the training split.
         next_row: where the window after this one begins in the data set.
     """
 
-    train_datums: list[Datum]
+    train_rows: list[Row]
+    train_places: list[Place]
     next_row: int
 
 
@@ -37,12 +36,8 @@ def next_window(
     held_out_places: Sequence[Place],
     max_rows: int | None,
     window_rows: int | None,
-    tokenizer: Tokenizer,
-    train_on: str,
-    max_length: int,
-    truncation: str,
-    untrained: str,
     next_row: int = 0,
+    unmatched: str | None = None,
     *,
     dataset_store: DatasetStore,
     metrics: Metrics,
@@ -54,8 +49,9 @@ def next_window(
     Args:
         held_out_places: rows of the first window that are never trained, if `eval_split` is None.
         next_row: 0 before the second window: the first one has been read by `load_data`.
+        unmatched: see `load_data`; answers find their partners within a window.
     Raises:
-        DataError: a row cannot be used, which the message names; or a window has nothing to train.
+        DataError: an answer with a label finds no partner; it is named.
     """
     assert window_rows is not None  # the workflow asks before it comes here
     (part,) = parts_of(dataset, dataset_options)
@@ -66,25 +62,13 @@ def next_window(
     rows = _rows(dataset_store, loaded, start, window_rows)
     if not rows:
         start, rows = 0, _rows(dataset_store, loaded, 0, window_rows)
+    found = paired(rows, start, unmatched)
+    if found.alone:
+        metrics.record("unmatched_rows", found.alone)
     held_out = set(held_out_places) if eval_split is None else set()
-    kept = [n for n in range(len(rows)) if start + n not in held_out]
-    try:
-        prepared = data.prepare(
-            [rows[n] for n in kept],
-            tokenizer,
-            train_on=train_on,
-            max_length=max_length,
-            truncation=truncation,
-            untrained="drop" if untrained == "drop" else "error",
-            places=[start + n for n in kept],
-        )
-    except DataError as error:
-        raise DataError(f"rows {start} to {start + len(rows) - 1}: {error}") from error
+    kept = [n for n, place in enumerate(found.places) if place not in held_out]
     metrics.record("window_start", start)
-    metrics.record("train_rows", prepared.statistics.datums)
-    metrics.record("truncated_rows", prepared.statistics.truncated)
-    metrics.record("dropped_rows", prepared.statistics.dropped)
-    return Window(prepared.datums, start + len(rows))
+    return Window([found.rows[n] for n in kept], [found.places[n] for n in kept], start + len(rows))
 
 
 def _rows(store: DatasetStore, loaded: Any, start: int, count: int) -> list[Row]:

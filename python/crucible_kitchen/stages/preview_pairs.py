@@ -1,13 +1,16 @@
-"""Look at what `dpo` would train on."""
+"""Look at what `dpo` or `reward` would train on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from crucible_kitchen import data
-from crucible_kitchen.data import Left, Place, Preview, Seen
+from crucible_kitchen.data import Judgement, Left, Place, Preview, Seen
+from crucible_kitchen.data.datums import shifted
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Row, Tokenizer
+
+from ._pairs import form_of
 
 
 @stage(writes="preview")
@@ -19,8 +22,12 @@ def preview_pairs(
     max_length: int,
     truncation: str,
     equal_answers: str,
+    scored: bool = False,
+    comparator: bool = False,
 ) -> Preview:
-    """Both answers of every row as `prepare_pairs` makes them, and all that cannot be used at once.
+    """Both sequences of every row as `prepare_pairs` makes them, and all bad rows at once.
+
+    What is marked of an answer that is scored is the answer: the score stands behind it.
 
     Raises:
         DataError: rows that cannot be used; they are named.
@@ -31,13 +38,25 @@ def preview_pairs(
             row,
             place,
             tokenizer,
+            form=form_of(scored, comparator),
             max_length=max_length,
             truncation=truncation,
             equal_answers=equal_answers,
         )
         if isinstance(made, str):
             return Left(made)
-        return Seen(place, made.pair._asdict(), made.cut)
+        names = _compared if comparator else _names(made.judgement)
+        return Seen(place, dict(zip(names, map(shifted, made.sides), strict=True)), made.cut)
 
     seen, left = data.look(train_rows, train_places, read)
     return Preview(seen, left, len(held_out_rows), max_length, tokenizer)
+
+
+_compared = "chosen first", "rejected first"
+
+
+def _names(judgement: Judgement) -> tuple[str, str]:
+    if judgement.tie:
+        return "chosen, equal to rejected", "rejected"
+    margin = f"better by {judgement.margin:g} than" if judgement.margin else "better than"
+    return f"chosen, {margin} rejected", "rejected"

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from crucible_kitchen.context import Metrics
 from crucible_kitchen.data import Pair, RowValues, StepOrder, row_hash, size_of
-from crucible_kitchen.errors import CrucibleError, DataError
+from crucible_kitchen.errors import DataError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Session, SessionConfig, Tokenizer, TrainingClient
 from crucible_kitchen.types import Datum
@@ -52,11 +52,15 @@ def reference_logprobs(
     total_steps: int,
     tokenizer: Tokenizer,
     reference_path: str | None,
+    window_rows: int | None,
+    eval_reference: Reference | None = None,
+    reward_mean: float = 0.0,
+    rewards_seen: int = 0,
     *,
     training_client: TrainingClient,
     metrics: Metrics,
 ) -> Referenced:
-    """Log probabilities of the answers under the frozen model, before the first step.
+    """Log probabilities of the answers under the frozen model, before they are trained.
 
     Where no other model is named, it is the one that is trained, as it starts, so no second one is
     loaded. Only pairs that the run will train are asked for. Where the model is on this machine,
@@ -64,16 +68,19 @@ def reference_logprobs(
 
     Args:
         reference_path: another frozen model, loaded while it is asked.
+        window_rows: rows that are read at a time, of which all are asked for. By the second window
+            the model has moved, so it is loaded once more, as it was, while it is asked.
+        eval_reference: what was said of the held-out pairs before the first step.
+        reward_mean, rewards_seen: as they are, 0 before the first step.
     Raises:
-        CrucibleError: a step was taken already, or the cache cannot be read or written.
+        CrucibleError: the cache cannot be read or written.
         DataError: the other model reads text as other tokens.
     """
-    if step != 0:
-        raise CrucibleError(f"reference_logprobs: step must be 0, got {step}: the model has moved")
     sizes = [size_of(pair) for pair in train_pairs]
     steps = StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
-    places = _places(steps, total_steps)
-    wanted = [train_pairs[place] for place in places] + list(eval_pairs)
+    places = range(len(sizes)) if window_rows else _places(steps, total_steps)
+    wanted = [train_pairs[place] for place in places]
+    wanted += eval_pairs if eval_reference is None else []
     by_hash = {row_hash(datum): datum for datum in interleaved(wanted)}
     config = reference_config(session.config, reference_path)
     key = _key(config, training_client)
@@ -83,7 +90,7 @@ def reference_logprobs(
     metrics.record("reference_answers_computed", len(missing))
     if missing:
         asked = {name: by_hash[name] for name in missing}
-        with _frozen(session, config, tokenizer, training_client) as frozen:
+        with _frozen(session, config, step, tokenizer, training_client) as frozen:
             for computed in _ask(frozen, asked, 2 * batch_size, training_client):
                 if cache is not None:
                     cache.add(computed)
@@ -94,9 +101,11 @@ def reference_logprobs(
 
     return Referenced(
         {place: both(train_pairs[place]) for place in places},
-        {place: both(pair) for place, pair in enumerate(eval_pairs)},
-        0.0,
-        0,
+        {place: both(pair) for place, pair in enumerate(eval_pairs)}
+        if eval_reference is None
+        else eval_reference,
+        reward_mean,
+        rewards_seen,
     )
 
 
@@ -123,10 +132,14 @@ def reference_config(own: SessionConfig, reference_path: str | None) -> SessionC
 
 @contextmanager
 def _frozen(
-    session: Session, config: SessionConfig, tokenizer: Tokenizer, client: TrainingClient
+    session: Session,
+    config: SessionConfig,
+    step: int,
+    tokenizer: Tokenizer,
+    client: TrainingClient,
 ) -> Iterator[Session]:
     """The session that is asked; another one than the run's is closed behind it."""
-    if config is session.config:
+    if config is session.config and step == 0:
         yield session
         return
     other = client.start_session(config)

@@ -8,6 +8,7 @@ from crucible_kitchen.data import Pair
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Session, TrainingClient
 
+from ._letters import letter_logprobs, letter_scores
 from ._pairs import interleaved
 
 
@@ -16,6 +17,7 @@ def score_samples(
     session: Session,
     eval_pairs: Sequence[Pair],
     samples: int,
+    comparator: bool,
     *,
     training_client: TrainingClient,
 ) -> list[float]:
@@ -23,6 +25,10 @@ def score_samples(
 
     Args:
         samples: how many pairs.
+        comparator: a difference of scores is the log odds of the better answer.
     """
+    if comparator and samples and eval_pairs:
+        said = letter_logprobs(eval_pairs[:samples], samples, session, training_client)
+        return letter_scores(said).tolist()
     datums = interleaved(eval_pairs[:samples])
     return training_client.score(session, datums).result() if datums else []

@@ -5,14 +5,13 @@ from __future__ import annotations
 from crucible_kitchen.graph import workflow
 from crucible_kitchen.stages import (
     load_data,
-    load_pairs,
     load_tokenizer,
-    preview_comparisons,
     preview_pairs,
     preview_rows,
     resolve_model,
 )
 
-preview_sft = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_rows]
-preview_dpo = workflow("preview")[load_pairs, resolve_model, load_tokenizer, preview_pairs]
-preview_reward = workflow("preview")[load_pairs, resolve_model, load_tokenizer, preview_comparisons]
+_start = load_data, resolve_model, load_tokenizer
+preview_sft = workflow("preview")[(*_start, preview_rows)]
+preview_dpo = workflow("preview")[(*_start, preview_pairs)]
+preview_reward = workflow("preview")[(*_start, preview_pairs.bind(scored=True))]

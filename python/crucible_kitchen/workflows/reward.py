@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-from crucible_kitchen.graph import loop, when, workflow
+from crucible_kitchen.graph import loop, when
 from crucible_kitchen.stages import (
     assemble_pairs,
-    check_stop,
-    close_session,
+    compare_forward_backward,
     evaluate_scores,
     init_session,
-    load_pairs,
+    load_data,
     optim_step,
     order_batches,
-    prepare_comparisons,
+    prepare_held_out_pairs,
+    prepare_pairs,
     record_scores,
-    register_model,
     resolve_model,
-    restore_best,
     reward_forward_backward,
-    save_adapter,
-    save_checkpoint,
     save_scored_samples,
     score_samples,
-    track_best,
 )
 
-from .sft import epochs, goes_on, not_evaluated, should_evaluate, should_save, was_better
+from ._training import Training
 
 _assemble = assemble_pairs.bind(batch="batches.item", writes={"batch_policy": "batch_scores"})
 
-reward = workflow("reward")[
-    load_pairs,
-    resolve_model,
-    init_session.bind(scalar_head=True),
-    prepare_comparisons,
-    evaluate_scores.with_(name="evaluate_before"),
-    track_best.with_(name="first_best"),
-    score_samples.bind(writes="scores_before").with_(name="score_before"),
-    loop("epochs", over=epochs, while_=goes_on)[
-        order_batches.bind(epoch="epochs.item", train_datums="train_pairs"),
-        loop("batches", over="epoch_batches", while_=goes_on)[
-            _assemble,
-            loop("micro", over="micro_batches")[
-                reward_forward_backward.bind(micro_batch="micro.item")
+
+def gives_scores(comparator: bool) -> bool:
+    """Whether a scalar head is trained, and not a model that says which answer is better."""
+    return not comparator
+
+
+reward_training = Training(
+    "reward",
+    start=[load_data, resolve_model, init_session.bind(scored=True)],
+    held_out=[prepare_held_out_pairs.bind(scored=True)],
+    prepare=[prepare_pairs.bind(scored=True)],
+    order=order_batches.bind(train_datums="train_pairs"),
+    step=[
+        _assemble,
+        loop("micro", over="micro_batches")[
+            when(gives_scores)[reward_forward_backward.bind(micro_batch="micro.item")].otherwise[
+                compare_forward_backward.bind(micro_batch="micro.item")
             ],
-            optim_step,
-            record_scores,
-            when(should_evaluate)[evaluate_scores, track_best],
-            when(should_save)[save_checkpoint],
-            check_stop,
         ],
+        optim_step,
+        when(gives_scores)[record_scores],
     ],
-    when(not_evaluated)[
-        evaluate_scores.with_(name="evaluate_after"),
-        track_best.with_(name="last_best"),
-    ],
-    when(was_better)[restore_best],
-    save_adapter,
-    register_model,
-    score_samples.bind(writes="scores_after").with_(name="score_after"),
-    save_scored_samples,
-].finally_[close_session]
+    evaluate=evaluate_scores,
+    show=score_samples,
+    keep=save_scored_samples,
+)
+reward = reward_training.workflow()
