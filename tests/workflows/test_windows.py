@@ -106,7 +106,7 @@ def test_a_bound_of_rows_holds_for_windows_too(run) -> None:
 
 
 def test_a_bad_row_is_named_when_its_window_comes(run) -> None:
-    with pytest.raises(StageError, match=r"rows 10 to 19: row 17 must have messages"):
+    with pytest.raises(StageError, match=r"reads_on/prepare .*: row 17 must have messages"):
         run(max_steps=8, batch_size=5, window_rows=10, eval_rows=0, bad=17)
 
 

@@ -47,7 +47,7 @@ class Pairs:
 
     @property
     def margin(self) -> Tensor:
-        """beta (d_c - d_r), the difference of the two rewards, less what the pair's own is to be."""
+        """beta (d_c - d_r), the difference of the two rewards, less the pair's margin."""
         return self.beta * (self.chosen - self.rejected) - self.wanted
 
     def per_token(self) -> tuple[Tensor, Tensor]:

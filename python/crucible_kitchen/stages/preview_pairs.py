@@ -45,18 +45,19 @@ def preview_pairs(
         )
         if isinstance(made, str):
             return Left(made)
-        names = _compared if comparator else _names(made.judgement)
+        names = _COMPARED if comparator else _names(made.judgement, scored)
         return Seen(place, dict(zip(names, map(shifted, made.sides), strict=True)), made.cut)
 
     seen, left = data.look(train_rows, train_places, read)
     return Preview(seen, left, len(held_out_rows), max_length, tokenizer)
 
 
-_compared = "chosen first", "rejected first"
+_COMPARED = "chosen first", "rejected first"
 
 
-def _names(judgement: Judgement) -> tuple[str, str]:
+def _names(judgement: Judgement, scored: bool) -> tuple[str, str]:
     if judgement.tie:
         return "chosen, equal to rejected", "rejected"
-    margin = f"better by {judgement.margin:g} than" if judgement.margin else "better than"
-    return f"chosen, {margin} rejected", "rejected"
+    if judgement.margin:
+        return f"chosen, better by {judgement.margin:g} than rejected", "rejected"
+    return "chosen, better than rejected" if scored else "chosen", "rejected"

@@ -29,6 +29,6 @@ def score_samples(
     """
     if comparator and samples and eval_pairs:
         said = letter_logprobs(eval_pairs[:samples], samples, session, training_client)
-        return letter_scores(said).tolist()
+        return [float(score) for score in letter_scores(said)]
     datums = interleaved(eval_pairs[:samples])
     return training_client.score(session, datums).result() if datums else []

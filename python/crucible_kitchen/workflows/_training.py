@@ -73,50 +73,51 @@ class Training:
         evaluate: the held-out loss.
         show: some held-out rows before and after; writes one key.
         keep: put these side by side.
+        ask: what must be known of the datums before the first of them is trained.
     """
 
     name: str
     start: Sequence[Node]
-    held_out: Sequence[Node]
     prepare: Sequence[Node]
+    held_out: Sequence[Node]
     order: StageNode
     step: Sequence[Node]
     evaluate: StageNode
     show: StageNode
     keep: StageNode
+    ask: Sequence[Node] = ()
 
     def workflow(self) -> Workflow:
         """The whole training."""
         shown, name = self.show.writes[0].key, self.show.name
-        step = loop("batches", over="epoch_batches", while_=goes_on)[
-            (
-                *self.step,
-                when(should_evaluate)[self.evaluate, track_best],
-                when(should_save)[save_checkpoint],
-                check_stop,
-            )
-        ]
-        return workflow(self.name)[
-            (
-                *self.start,
-                *self.held_out,
-                *self.prepare,
-                self.evaluate.with_(name="evaluate_before"),
-                track_best.with_(name="first_best"),
-                self.show.bind(writes=f"{shown}_before").with_(name=f"{name}_before"),
-                loop("epochs", over=epochs, while_=goes_on)[
-                    self.order.bind(epoch="epochs.item"),
-                    step,
-                    when(reads_on)[(next_window, *self.prepare)],
-                ],
-                when(not_evaluated)[
-                    self.evaluate.with_(name="evaluate_after"),
-                    track_best.with_(name="last_best"),
-                ],
-                when(was_better)[restore_best],
-                save_adapter,
-                register_model,
-                self.show.bind(writes=f"{shown}_after").with_(name=f"{name}_after"),
-                self.keep,
-            )
-        ].finally_[close_session]
+        step = (
+            *self.step,
+            when(should_evaluate)[self.evaluate, track_best],
+            when(should_save)[save_checkpoint],
+            check_stop,
+        )
+        window = next_window, *self.prepare, *self.ask
+        whole = (
+            *self.start,
+            *self.prepare,
+            *self.held_out,
+            *self.ask,
+            self.evaluate.with_(name="evaluate_before"),
+            track_best.with_(name="first_best"),
+            self.show.bind(writes=f"{shown}_before").with_(name=f"{name}_before"),
+            loop("epochs", over=epochs, while_=goes_on)[
+                self.order.bind(epoch="epochs.item"),
+                loop("batches", over="epoch_batches", while_=goes_on)[step],
+                when(reads_on)[window],
+            ],
+            when(not_evaluated)[
+                self.evaluate.with_(name="evaluate_after"),
+                track_best.with_(name="last_best"),
+            ],
+            when(was_better)[restore_best],
+            save_adapter,
+            register_model,
+            self.show.bind(writes=f"{shown}_after").with_(name=f"{name}_after"),
+            self.keep,
+        )
+        return workflow(self.name)[whole].finally_[close_session]

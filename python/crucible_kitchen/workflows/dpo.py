@@ -26,8 +26,8 @@ from ._training import Training
 dpo_training = Training(
     "dpo",
     start=[load_data, resolve_model, init_session, resolve_reference],
+    prepare=[prepare_pairs],
     held_out=[prepare_held_out_pairs],
-    prepare=[prepare_pairs, reference_logprobs],
     order=order_batches.bind(train_datums="train_pairs"),
     step=[
         assemble_pairs.bind(batch="batches.item"),
@@ -38,5 +38,6 @@ dpo_training = Training(
     evaluate=evaluate_pairs,
     show=sample.bind(held_out_rows="held_out_chats", writes="samples"),
     keep=save_samples,
+    ask=[reference_logprobs],
 )
 dpo = dpo_training.workflow()

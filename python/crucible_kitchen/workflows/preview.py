@@ -11,7 +11,8 @@ from crucible_kitchen.stages import (
     resolve_model,
 )
 
-_start = load_data, resolve_model, load_tokenizer
-preview_sft = workflow("preview")[(*_start, preview_rows)]
-preview_dpo = workflow("preview")[(*_start, preview_pairs)]
-preview_reward = workflow("preview")[(*_start, preview_pairs.bind(scored=True))]
+preview_sft = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_rows]
+preview_dpo = workflow("preview")[load_data, resolve_model, load_tokenizer, preview_pairs]
+preview_reward = workflow("preview")[
+    load_data, resolve_model, load_tokenizer, preview_pairs.bind(scored=True)
+]

@@ -33,8 +33,8 @@ def gives_scores(comparator: bool) -> bool:
 reward_training = Training(
     "reward",
     start=[load_data, resolve_model, init_session.bind(scored=True)],
-    held_out=[prepare_held_out_pairs.bind(scored=True)],
     prepare=[prepare_pairs.bind(scored=True)],
+    held_out=[prepare_held_out_pairs.bind(scored=True)],
     order=order_batches.bind(train_datums="train_pairs"),
     step=[
         _assemble,

@@ -23,8 +23,8 @@ from ._training import Training
 sft_training = Training(
     "sft",
     start=[load_data, resolve_model, init_session],
-    held_out=[prepare_held_out],
     prepare=[prepare],
+    held_out=[prepare_held_out],
     order=order_batches,
     step=[
         assemble.bind(batch="batches.item"),
