@@ -85,7 +85,7 @@ def test_both_answers_of_a_preference_are_shown(capsys) -> None:
     assert f"chosen:\n{prompt}[[good<|im_end|>]]" in out
     assert "rejected:\n" in out
     assert "[[bad one<|im_end|>]]" in out
-    assert "left out   1 (50.0%): both answers are the same" in out
+    assert "left out   1 (50.0%): neither answer is better" in out
     assert "of 2 sequences" in out
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ class Recorder(noop.TrainingClient):
     def names(self) -> list[str]:
         return [name for name, _ in self.log]
 
+    def count(self, name: str) -> int:
+        return self.names().count(name)
+
     def forward_backward(self, session, datums, *rest):
         return self._noted(
             "forward_backward", list(datums), super().forward_backward(session, datums, *rest)
@@ -37,6 +42,14 @@ class Recorder(noop.TrainingClient):
 
     def forward(self, session, datums, *rest):
         return self._noted("forward", list(datums), super().forward(session, datums, *rest))
+
+    def forward_backward_custom(self, session, datums, fn):
+        return self._noted(
+            "custom", list(datums), super().forward_backward_custom(session, datums, fn)
+        )
+
+    def score(self, session, datums):
+        return self._noted("score", list(datums), super().score(session, datums))
 
     def optim_step(self, session, params):
         return self._noted("optim_step", params, super().optim_step(session, params))
@@ -53,6 +66,23 @@ class Recorder(noop.TrainingClient):
 def recorder() -> type[Recorder]:
     """The class above; test files cannot import from here."""
     return Recorder
+
+
+def spoiled(step: int) -> Callable[[str, int, Any], Any]:
+    """What makes the loss of one step no number."""
+
+    def change(call: str, number: int, result: Any) -> Any:
+        if (call, number) != ("custom", step):
+            return result
+        return replace(result, metrics={**result.metrics, "loss:sum": math.nan})
+
+    return change
+
+
+@pytest.fixture
+def spoil() -> Callable[[int], Recorder]:
+    """A client whose loss is no number at some step."""
+    return lambda step: Recorder(spoiled(step))
 
 
 @pytest.fixture

@@ -21,39 +21,6 @@ from crucible_kitchen.stages._pairs import preference_metrics
 from crucible_kitchen.types import TensorData
 
 
-class Recorder(noop.TrainingClient):
-    """A noop client that keeps what was asked of it, and can spoil results."""
-
-    def __init__(self, spoiled_step=None):
-        super().__init__()
-        self.log, self.spoiled_step = [], spoiled_step
-
-    def forward(self, session, datums, *rest):
-        self.log.append(("forward", list(datums)))
-        return super().forward(session, datums, *rest)
-
-    def forward_backward_custom(self, session, datums, fn):
-        self.log.append(("custom", list(datums)))
-        future = super().forward_backward_custom(session, datums, fn)
-        if self.count("custom") != self.spoiled_step:
-            return future
-        result = future.result()
-        return type(future).resolved(
-            replace(result, metrics={**result.metrics, "loss:sum": math.nan})
-        )
-
-    def optim_step(self, session, params):
-        self.log.append(("optim_step", params))
-        return super().optim_step(session, params)
-
-    def close_session(self, session):
-        self.log.append(("close_session", None))
-        super().close_session(session)
-
-    def count(self, name):
-        return sum(call == name for call, _ in self.log)
-
-
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CRUCIBLE_CACHE", str(tmp_path / "cache"))
@@ -76,7 +43,7 @@ def dpo(tmp_path, pairs_file):
         return ck.run(
             "dpo",
             {"model": "none", "dataset": pairs_file, "eval_rows": 2, **config},
-            {"training_client": client or Recorder(), "completer": noop.Completer()},
+            {"training_client": client or noop.TrainingClient(), "completer": noop.Completer()},
             run_dir=tmp_path / f"run{len(list(tmp_path.glob('run*')))}",
             handlers=(),
         )
@@ -109,8 +76,8 @@ def test_the_first_step_has_loss_ln_2_and_nothing_is_preferred(dpo) -> None:
     assert values(result, "loss")[1] != pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_the_reference_is_asked_before_the_first_step_and_never_again(dpo) -> None:
-    client = Recorder()
+def test_the_reference_is_asked_before_the_first_step_and_never_again(dpo, recorder) -> None:
+    client = recorder()
     result = dpo(client, epochs=3, batch_size=4, eval_every=0)
     calls = [call for call, _ in client.log]
     before = calls.index("custom")
@@ -121,8 +88,8 @@ def test_the_reference_is_asked_before_the_first_step_and_never_again(dpo) -> No
     assert values(result, "reference_answers_computed") == [20]
 
 
-def test_only_pairs_that_will_be_trained_are_asked_for(dpo) -> None:
-    client = Recorder()
+def test_only_pairs_that_will_be_trained_are_asked_for(dpo, recorder) -> None:
+    client = recorder()
     result = dpo(client, max_steps=1, batch_size=3)
     assert values(result, "reference_answers_computed") == [2 * 3 + 2 * 2]
     asked = {id_of(d) for call, datums in client.log if call == "forward" for d in datums}
@@ -134,8 +101,8 @@ def id_of(datum):
     return tuple(datum.model_input.to_ints())
 
 
-def test_datums_are_chosen_and_rejected_in_turn(dpo) -> None:
-    client = Recorder()
+def test_datums_are_chosen_and_rejected_in_turn(dpo, recorder) -> None:
+    client = recorder()
     dpo(client, max_steps=1, batch_size=2)
     datums = next(datums for call, datums in client.log if call == "custom")
     text = [noop.ByteTokenizer().decode(id_of(datum)) for datum in datums]
@@ -195,37 +162,41 @@ def test_from_its_own_reference_the_first_step_has_loss_ln_2_whatever_is_measure
     assert values(dpo(max_steps=1, **change), "loss")[0] == pytest.approx(math.log(2), abs=1e-12)
 
 
-class TwoModels(Recorder):
+@pytest.fixture
+def two_models(recorder):
     """A client whose models differ: noop's are all the same."""
 
-    def __init__(self, tokenizers=None):
-        super().__init__()
-        self.models, self.tokenizers = [], tokenizers or {}
+    class TwoModels(recorder):
+        def __init__(self, tokenizers=None):
+            super().__init__()
+            self.models, self.tokenizers = [], tokenizers or {}
 
-    def start_session(self, config):
-        session = super().start_session(config)
-        self.models.append(session.config.model)
-        self.log.append(("start_session", session.config))
-        return session
+        def start_session(self, config):
+            session = super().start_session(config)
+            self.models.append(session.config.model)
+            self.log.append(("start_session", session.config))
+            return session
 
-    def forward(self, session, datums, *rest):
-        future = super().forward(session, datums, *rest)
-        if session.config.model != "wise":
-            return future
-        result = future.result()
-        outputs = [
-            {"logprobs": TensorData(o["logprobs"].numpy() - 0.01 * (i % 2))}
-            for i, o in enumerate(result.loss_fn_outputs)
-        ]
-        return type(future).resolved(replace(result, loss_fn_outputs=tuple(outputs)))
+        def forward(self, session, datums, *rest):
+            future = super().forward(session, datums, *rest)
+            if session.config.model != "wise":
+                return future
+            result = future.result()
+            outputs = [
+                {"logprobs": TensorData(o["logprobs"].numpy() - 0.01 * (i % 2))}
+                for i, o in enumerate(result.loss_fn_outputs)
+            ]
+            return type(future).resolved(replace(result, loss_fn_outputs=tuple(outputs)))
 
-    def get_tokenizer(self, session):
-        own = self.tokenizers.get(session.config.model)
-        return own or super().get_tokenizer(session)
+        def get_tokenizer(self, session):
+            own = self.tokenizers.get(session.config.model)
+            return own or super().get_tokenizer(session)
+
+    return TwoModels
 
 
-def test_another_model_can_be_the_reference_and_is_closed_behind_it(dpo) -> None:
-    client = TwoModels()
+def test_another_model_can_be_the_reference_and_is_closed_behind_it(dpo, two_models) -> None:
+    client = two_models()
     result = dpo(client, max_steps=2, reference_model="wise")
     assert client.models == ["none", "wise"]
     calls = [call for call, _ in client.log]
@@ -238,12 +209,12 @@ def test_another_model_can_be_the_reference_and_is_closed_behind_it(dpo) -> None
     assert values(result, "eval_loss")[0] > math.log(2) + 1e-3
 
 
-def test_a_reference_that_reads_other_tokens_is_refused_and_closed(dpo) -> None:
+def test_a_reference_that_reads_other_tokens_is_refused_and_closed(dpo, two_models) -> None:
     class Backwards(noop.ByteTokenizer):
         def encode(self, text, *, add_special_tokens=True):
             return super().encode(text)[::-1]
 
-    client = TwoModels({"wise": Backwards()})
+    client = two_models({"wise": Backwards()})
     with pytest.raises(StageError, match="must read text as the same tokens as model"):
         dpo(client, max_steps=2, reference_model="wise")
     assert [call for call, _ in client.log].count("close_session") == 2
@@ -257,12 +228,12 @@ def test_length_desensitisation_changes_only_what_is_longer(dpo) -> None:
     assert sorted(changed) == [False, True]
 
 
-def test_the_sft_term_is_the_chosen_answers_loss_per_token(dpo) -> None:
+def test_the_sft_term_is_the_chosen_answers_loss_per_token(dpo, recorder) -> None:
     without, with_it = (
         values(dpo(max_steps=1, batch_size=1, sft_weight=weight), "loss")[0]
         for weight in (0.0, 0.5)
     )
-    client = Recorder()
+    client = recorder()
     result = dpo(client, max_steps=1, batch_size=1)
     chosen = next(datums for call, datums in client.log if call == "custom")[0]
     per_token = -values(result, "logprobs_chosen")[0] / chosen.num_trained_tokens
@@ -300,8 +271,8 @@ def test_no_held_out_pairs_no_evaluation(dpo) -> None:
     assert "eval_loss" not in dpo(max_steps=1, eval_rows=0).metrics.names()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_step(dpo) -> None:
-    client = Recorder(spoiled_step=3)
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step(dpo, spoil) -> None:
+    client = spoil(3)
     with pytest.raises(StageError, match="loss must be finite, got nan at step 3"):
         dpo(client, max_steps=6)
     assert client.count("optim_step") == 2
@@ -323,11 +294,52 @@ def test_rows_of_another_recipe_are_refused(tmp_path) -> None:
         ck.run("dpo", {"model": "none"}, adapters, run_dir=tmp_path / "run", handlers=())
 
 
+def with_margins(path, margin):
+    lines = Path(path).read_text().splitlines()
+    rows = [{**json.loads(line), **margin(n)} for n, line in enumerate(lines)]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_margin_is_by_how_much_the_chosen_reward_is_to_be_higher(dpo, pairs_file) -> None:
+    """From its own reference every reward is 0, so the loss is that of the margin alone."""
+    with_margins(pairs_file, lambda n: {"margin": 1.5})
+    result = dpo(max_steps=1)
+    wanted = math.log1p(math.exp(1.5))
+    assert values(result, "loss")[0] == pytest.approx(wanted, abs=1e-12)
+    assert values(result, "eval_loss")[0] == pytest.approx(wanted, abs=1e-12)
+    half = dpo(max_steps=1, margin_weight=0.5)
+    assert values(half, "loss")[0] == pytest.approx(math.log1p(math.exp(0.75)), abs=1e-12)
+    assert values(dpo(max_steps=1, margin_weight=0.0), "loss")[0] == pytest.approx(math.log(2))
+
+
+def test_each_row_has_its_own_margin(dpo, pairs_file) -> None:
+    with_margins(pairs_file, lambda n: {"margin": n} if n % 2 else {})
+    result = dpo(max_steps=1, batch_size=10, eval_rows=0)
+    wanted = np.mean([math.log1p(math.exp(n if n % 2 else 0)) for n in range(10)])
+    assert values(result, "loss")[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_a_margin_for_a_loss_that_has_none_is_refused(dpo, pairs_file) -> None:
+    with_margins(pairs_file, lambda n: {"margin": 1.0})
+    with pytest.raises(StageError, match="loss_type must be of .* margin_weight=0 leaves margins"):
+        dpo(max_steps=1, loss_type="nca_pair")
+    dpo(max_steps=1, loss_type="nca_pair", margin_weight=0.0)
+
+
+def test_pairs_that_were_judged_equal_teach_nothing_and_are_not_trained(dpo, pairs_file) -> None:
+    with_margins(pairs_file, lambda n: {"tie": n == 4})
+    with pytest.raises(StageError, match="row 4: one answer must be the better one, got tie=true"):
+        dpo(max_steps=1, eval_rows=0)
+    result = dpo(max_steps=1, eval_rows=0, equal_answers="drop")
+    assert values(result, "dropped_rows") == [1]
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'"),
         ({"beta": 0.0}, "beta must be above 0"),
+        ({"margin_weight": -1.0}, "margin_weight must be at least 0"),
         ({"loss_type": "sigmod"}, "loss_type must be"),
         ({"truncation": "right"}, "truncation must be"),
         ({"label_smoothing": 0.5}, "label_smoothing must be"),

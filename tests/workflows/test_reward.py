@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,39 +16,6 @@ from crucible_kitchen.errors import ConfigError, DataError, StageError
 from crucible_kitchen.ports import PORTS, Future
 from crucible_kitchen.recipes import RewardModeling
 from crucible_kitchen.stages._scores import calibration_error, score_metrics
-
-
-class Recorder(noop.TrainingClient):
-    """A noop client that keeps what was asked of it, and can spoil a loss."""
-
-    def __init__(self, spoiled_step=None):
-        super().__init__()
-        self.log, self.spoiled_step = [], spoiled_step
-
-    def score(self, session, datums):
-        self.log.append(("score", list(datums)))
-        return super().score(session, datums)
-
-    def forward_backward_custom(self, session, datums, fn):
-        self.log.append(("custom", list(datums)))
-        future = super().forward_backward_custom(session, datums, fn)
-        if self.count("custom") != self.spoiled_step:
-            return future
-        result = future.result()
-        return type(future).resolved(
-            replace(result, metrics={**result.metrics, "loss:sum": math.nan})
-        )
-
-    def optim_step(self, session, params):
-        self.log.append(("optim_step", params))
-        return super().optim_step(session, params)
-
-    def close_session(self, session):
-        self.log.append(("close_session", None))
-        super().close_session(session)
-
-    def count(self, name):
-        return sum(call == name for call, _ in self.log)
 
 
 def write(path, rows):
@@ -72,7 +38,7 @@ def reward(tmp_path, rows):
         return ck.run(
             "reward",
             {"model": "none", "dataset": write(tmp_path / "pairs.jsonl", rows), **config},
-            {"training_client": client or Recorder()},
+            {"training_client": client or noop.TrainingClient()},
             run_dir=tmp_path / f"run{len(list(tmp_path.glob('run*')))}",
             handlers=(),
         )
@@ -106,8 +72,8 @@ def test_held_out_accuracy_rises_and_held_out_loss_falls(reward) -> None:
     assert values(result, "eval_margin")[-1] > values(result, "eval_margin")[0]
 
 
-def test_datums_are_whole_answers_chosen_and_rejected_in_turn(reward) -> None:
-    client = Recorder()
+def test_datums_are_whole_answers_chosen_and_rejected_in_turn(reward, recorder) -> None:
+    client = recorder()
     reward(client, max_steps=1, batch_size=2)
     assert client.calls[0].arguments["config"].head == "scalar"
     datums = next(datums for call, datums in client.log if call == "custom")
@@ -118,8 +84,8 @@ def test_datums_are_whole_answers_chosen_and_rejected_in_turn(reward) -> None:
     assert all(text_of(datum).endswith("<|im_end|>\n") for datum in datums)
 
 
-def test_held_out_pairs_are_scored_before_between_and_after(reward) -> None:
-    client = Recorder()
+def test_held_out_pairs_are_scored_before_between_and_after(reward, recorder) -> None:
+    client = recorder()
     result = reward(client, max_steps=4, batch_size=2, eval_rows=3, eval_every=2)
     # Three pairs are six answers, of which two pairs go through the model at a time; two pairs are
     # samples.
@@ -218,8 +184,8 @@ def test_no_held_out_pairs_no_evaluation(reward) -> None:
     assert json.loads((result.run_dir / "samples.json").read_text()) == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_step(reward) -> None:
-    client = Recorder(spoiled_step=3)
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step(reward, spoil) -> None:
+    client = spoil(3)
     with pytest.raises(StageError, match="loss must be finite, got nan at step 3"):
         reward(client, max_steps=6)
     assert client.count("optim_step") == 2
@@ -273,8 +239,8 @@ def test_every_field_of_the_configuration_is_read_by_the_workflow() -> None:
     assert unread == set()
 
 
-def test_pairs_are_packed_to_a_budget_and_all_of_them_are_trained(reward) -> None:
-    client = Recorder()
+def test_pairs_are_packed_to_a_budget_and_all_of_them_are_trained(reward, recorder) -> None:
+    client = recorder()
     result = reward(client, epochs=2, eval_rows=2, max_length=60, pack_tokens=240)
     batches = [datums for call, datums in client.log if call == "custom"]
     assert all(sum(datum.model_input.length for datum in batch) <= 240 for batch in batches)

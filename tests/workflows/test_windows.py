@@ -131,3 +131,72 @@ def test_windows_need_an_end_and_one_data_set(config, said) -> None:
     with pytest.raises(ConfigError) as caught:
         SupervisedFineTuning.Config.parse({"window_rows": 10, **config}, recipe="sft")
     assert said in str(caught.value)
+
+
+@pytest.fixture
+def preferences(tmp_path, recorder):
+    """Train a recipe on some of 25 pairs, and tell which, and what was asked of the store."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"row {n}?", "chosen": "yes", "rejected": "no"} for n in range(25)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(recipe, **config):
+        client, store = recorder(), Store()
+        given = {"model": "none", "dataset": str(path), "samples": 0, "eval_every": 0, **config}
+        adapters = {"training_client": client, "dataset_store": store}
+        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        result = ck.run(recipe, given, adapters, run_dir=folder, handlers=())
+        client.log = [("forward_backward", about) for name, about in client.log if name == "custom"]
+        return texts(client), store.read, result
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", ["dpo", "reward"])
+def test_windows_of_preferences_follow_each_other(preferences, recipe) -> None:
+    batches, read, result = preferences(
+        recipe, max_steps=8, batch_size=5, window_rows=10, eval_rows=0, order="as_given"
+    )
+    assert numbers(batches)[::2] == [*range(25), *range(15)]
+    assert max(read) == 10
+    assert [record.value for record in result.metrics.history("window_start")] == [10, 20, 0, 10]
+
+
+def test_the_reference_of_a_later_window_is_the_model_as_it_started(preferences) -> None:
+    """Noop's losses fall by steps alone, so every pair is as likely under the reference."""
+    _, _, result = preferences(
+        "dpo", max_steps=5, batch_size=5, window_rows=10, eval_rows=3, order="as_given"
+    )
+    history = {
+        name: [r.value for r in result.metrics.history(name)]
+        for name in ("reference_answers_computed", "rewards_chosen")
+    }
+    # Held-out pairs are asked for once, with the first window.
+    assert history["reference_answers_computed"] == [20, 20, 10]
+    assert history["rewards_chosen"][0] == pytest.approx(0.0, abs=1e-12)
+    rewards = history["rewards_chosen"]
+    assert rewards == sorted(rewards), "no window begins again at 0"
+    assert rewards[-1] > rewards[0]
+
+
+def test_answers_with_a_label_find_each_other_within_a_window(tmp_path, recorder) -> None:
+    path = tmp_path / "labels.jsonl"
+    rows = [
+        {"prompt": f"row {n // 2}?", "completion": "yes" if n % 2 else "no", "label": bool(n % 2)}
+        for n in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    client = recorder()
+    config = {
+        "model": "none",
+        "dataset": str(path),
+        "samples": 0,
+        "eval_rows": 1,
+        "order": "as_given",
+    }
+    config |= {"window_rows": 4, "batch_size": 1, "max_steps": 12}
+    ck.run("dpo", config, {"training_client": client}, run_dir=tmp_path / "run", handlers=())
+    client.log = [("forward_backward", about) for name, about in client.log if name == "custom"]
+    seen = numbers(texts(client))[::2]
+    held_out = {0, 1} - set(seen[:1])
+    assert seen == [n for n in [*range(10), *range(10)] if n not in held_out][:12]

@@ -22,6 +22,7 @@ from crucible_kitchen.stages import (
     optim_step,
     order_batches,
     prepare,
+    prepare_held_out,
     resolve_model,
     sample,
     save_adapter,
@@ -29,13 +30,14 @@ from crucible_kitchen.stages import (
 )
 from crucible_kitchen.stages._memory import memory_used
 
-_SETUP: Final = ("load_data", "resolve_model", "init_session", "prepare")
+_SETUP: Final = ("load_data", "resolve_model", "init_session", "prepare", "prepare_held_out")
 
 sft_calibration = workflow("calibration")[
     load_data,
     resolve_model,
     init_session,
     prepare,
+    prepare_held_out,
     order_batches.bind(epoch=0),
     choose_probes,
     loop("batches", over="probe_batches")[
