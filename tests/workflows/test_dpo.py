@@ -321,7 +321,7 @@ def test_each_row_has_its_own_margin(dpo, pairs_file) -> None:
 
 def test_a_margin_for_a_loss_that_has_none_is_refused(dpo, pairs_file) -> None:
     with_margins(pairs_file, lambda n: {"margin": 1.0})
-    with pytest.raises(StageError, match="loss_type must be of .* margin_weight=0 leaves margins"):
+    with pytest.raises(StageError, match=r"loss_type must be of .* margin_weight=0 leaves margins"):
         dpo(max_steps=1, loss_type="nca_pair")
     dpo(max_steps=1, loss_type="nca_pair", margin_weight=0.0)
 
