@@ -15,6 +15,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from crucible_kitchen import ops
+from crucible_kitchen.integrations import unpadded
 
 _IGNORED = -100
 # What of a forward's arguments says only what is to be returned.
@@ -53,16 +54,22 @@ def causal_loss(
         shift_labels: the same, shifted already; `labels` is then not looked at.
         num_items_in_batch: what the sum of the losses is divided by; None is their number.
     """
+    if shift_labels is None:
+        shift_labels = functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+    shift_labels = shift_labels.flatten()
+    if kwargs.get("use_cache") is None:
+        kwargs["use_cache"] = False  # whoever wants a loss has no use for one
+    if unpadded.is_put(model.base_model):
+        kwargs["wanted"] = (shift_labels != ignore_index).nonzero().squeeze(1)
+        shift_labels = shift_labels[kwargs["wanted"]]
     outputs = model.base_model(*args, **kwargs)
     hidden = outputs.last_hidden_state
     if (scale := _logit_scale(model)) != 1.0:
         hidden = hidden * scale
-    if shift_labels is None:
-        shift_labels = functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     loss = ops.linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         model.get_output_embeddings().weight,
-        shift_labels.reshape(-1).to(hidden.device),
+        shift_labels.to(hidden.device),
         ignore_index=ignore_index,
         reduction="mean" if num_items_in_batch is None else "sum",
         logit_softcap=getattr(model.config, "final_logit_softcapping", None),

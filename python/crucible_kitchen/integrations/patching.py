@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from crucible_kitchen import ops
 from crucible_kitchen.errors import ConfigError, KernelError
-from crucible_kitchen.integrations import causal_loss, peft_lora
+from crucible_kitchen.integrations import by_segment, causal_loss, peft_lora, unpadded
 from crucible_kitchen.integrations.report import Part, PatchReport
+from crucible_kitchen.integrations.trl_head import has_trl_head, trl_forward
 from crucible_kitchen.nn import LoraLinear
 from crucible_kitchen.nn.forwards import Switch, is_replaced, put_forward
 from crucible_kitchen.nn.fused import Candidate, Fuser, evaluating, why_no_kernel
@@ -125,12 +126,17 @@ def _rows(model: PreTrainedModel, loss: bool) -> Iterator[_Row]:
     """Every module that computes something, with its new forward or the reason against one."""
     fuser = Fuser()
     inside: set[nn.Module] = set()
+    padding = _why_padded(model.base_model)
     for path, module in model.named_modules():
-        found = None
+        found: Candidate | str | None = None
         if module in inside:
             continue  # a part of a layer that has a row
+        if module is model.base_model:
+            yield _unpadded_row(path, module, unpadded.body_forward, padding)
         if module is model:
-            found = _loss(model) if loss else "patch(loss=False)"
+            found = _loss(model, padding) if loss else "patch(loss=False)"
+        elif _is_attention(module):
+            yield _unpadded_row(path, module, by_segment.attention_forward, padding)
         elif _is_peft_lora(module):
             inside.update(module.modules())
             found = _lora(module)
@@ -146,10 +152,33 @@ def _row(path: str, module: nn.Module, found: Candidate | str) -> _Row:
     kind = type(module).__name__
     if isinstance(found, str):
         return _Row(module, Part(path, kind, reason=found), None)
+    if found.op == "trl_head":
+        return _Row(module, Part(path, kind, "trained positions", "trl"), found.forward)
     like = found.weight.new_empty((1, 1))
     kernel = ops.explain(found.op, *[like] * (2 if found.op == "swiglu" else 1)).chosen
     op = "linear_cross_entropy" if found.op == "linear_logprobs" else found.op
     return _Row(module, Part(path, kind, op, kernel), found.forward)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Attention")
+
+
+def _why_padded(body: nn.Module) -> str | None:
+    """Why the padding of a batch goes through the layers, or None where it does not."""
+    replaced = any(is_replaced(m) for m in body.modules() if m is body or _is_attention(m))
+    if replaced:
+        return "its forward is replaced already"
+    return unpadded.why_not(body) or by_segment.why_not(body)
+
+
+def _unpadded_row(
+    path: str, module: nn.Module, forward: Callable[..., Any], padding: str | None
+) -> _Row:
+    kind = type(module).__name__
+    if padding is not None:
+        return _Row(module, Part(path, kind, reason=padding), None)
+    return _Row(module, Part(path, kind, "unpadded", "torch"), forward)
 
 
 def _is_peft_lora(module: nn.Module) -> bool:
@@ -167,9 +196,12 @@ def _lora(layer: Any) -> Candidate | str:
     return _or_no_kernel("lora_linear", peft_lora.lora_forward, layer.base_layer.weight)
 
 
-def _loss(model: Any) -> Candidate | str | None:
+def _loss(model: Any, padding: str | None) -> Candidate | str | None:
     if not type(model).__name__.endswith("ForCausalLM"):
         return None
+    if has_trl_head(model) and padding is None:
+        weight = model.get_output_embeddings().weight
+        return Candidate("trl_head", trl_forward(model.forward.__func__), weight, weight.shape[1])
     if is_replaced(model):
         return "its forward is replaced already, so its loss is another's task"
     if (reason := causal_loss.why_not(model)) is not None:
@@ -192,10 +224,8 @@ def _why_left(model: Any, module: nn.Module) -> str | None:
         return "it has no LoRA; a plain linear is torch's best case"
     if kind.endswith("MLP"):
         return "its linears are quantised, or not those of a gated MLP"
-    if kind.endswith("Attention"):
-        return f"transformers' {model.config._attn_implementation} attention serves it"
     if kind.endswith("RotaryEmbedding"):
-        return "rotary positions are left to transformers"
+        return "its angles are computed once a step"
     owns = any(True for _ in module.parameters(recurse=False))
     return f"there is no op for {kind}" if owns else None
 

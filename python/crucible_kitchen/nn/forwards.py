@@ -32,23 +32,25 @@ class Switch:
 
 
 def put_forward(module: nn.Module, forward: Callable[..., Any], switch: Switch) -> None:
-    """Let a module run `forward(module, *args, **kwargs)`; NotImplemented asks for its class's own.
+    """Let a module run `forward(module, *args, **kwargs)`; NotImplemented asks for what it ran.
 
-    Args:
-        module: one whose forward nobody has replaced; see `is_replaced`.
+    That is its class's own; or, where somebody has replaced it (see `is_replaced`) and `forward`
+    knows how to go round it, theirs.
     """
+    theirs = module.__dict__.get("forward")
+    before = getattr(theirs, "__func__", type(module).forward)
 
     # Trainers read the parameters of a model's forward; pickle looks it up by its name.
-    @functools.wraps(type(module).forward)
+    @functools.wraps(before)
     def ours(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if switch.on:
             made = forward(self, *args, **kwargs)
             if made is not NotImplemented:
                 return made
-        return type(self).forward(self, *args, **kwargs)
+        return before(self, *args, **kwargs)
 
     ours.__name__ = "forward"
-    ours.__dict__["switch"] = switch
+    ours.__dict__.update(switch=switch, runs=forward, theirs=theirs)
     module.forward = MethodType(ours, module)
 
 
@@ -58,6 +60,8 @@ def take_forward(module: nn.Module, switch: Switch) -> bool:
     if getattr(function, "switch", None) is not switch:
         return False
     del module.__dict__["forward"]
+    if function.theirs is not None:
+        module.__dict__["forward"] = function.theirs
     return True
 
 

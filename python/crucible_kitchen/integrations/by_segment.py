@@ -1,0 +1,129 @@
+"""Attention of rows laid end to end: each by the model's own attention function, unpadded.
+
+The function is found through transformers' registry of attention functions, for every architecture
+alike: whatever a layer does to its heads before is its own code.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "crucible_by_segment"
+# Those whose mask can be made here; the others (flash, flex) unpad by themselves.
+IMPLEMENTATIONS = ("eager", "sdpa")
+# Architectures whose decoder layers do not hand on what else the body's forward is given.
+_DROPPING = ("stablelm",)
+
+
+class Segments(NamedTuple):
+    """Rows laid end to end.
+
+    Args:
+        lengths: tokens of each row, in order.
+        implementation: transformers' name of the attention function that computes a row.
+    """
+
+    lengths: tuple[int, ...]
+    implementation: str
+
+
+def why_not(body: nn.Module) -> str | None:
+    """Why attention of a model's body cannot go row by row, or None."""
+    config: Any = body.config
+    if config._attn_implementation not in IMPLEMENTATIONS:
+        return f"transformers' {config._attn_implementation} attention serves it"
+    if config.model_type in _DROPPING:
+        return "its layers hand attention no arguments of ours"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "it looks ahead: use_bidirectional_attention"
+    return None
+
+
+def attention_forward(
+    part: Any, *args: Any, segments: Segments | None = None, **kwargs: Any
+) -> Any:
+    """An attention layer's own forward, with its scores taken by segment.
+
+    Args:
+        part: an attention layer of transformers.
+        args, kwargs: what its forward takes.
+        segments: of [1, T, H] hidden states; None leaves the call to the layer.
+    """
+    if segments is None:
+        return NotImplemented
+    # The layer looks its function up by a name in its config, which all layers share; for the time
+    # of this call it has one of its own. Checkpointing runs this again in the backward pass.
+    config = part.config
+    part.config = copy.copy(config)
+    part.config._attn_implementation = NAME
+    try:
+        return type(part).forward(part, *args, segments=segments, **kwargs)
+    finally:
+        part.config = config
+
+
+def by_segment(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    segments: Segments,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of each segment to itself; an attention function of transformers.
+
+    Args:
+        query: [1, heads, T, D].
+        key: [1, kv_heads, T, D].
+        value: [1, kv_heads, T, D].
+        attention_mask: not looked at; `unpadded` gives one that means nothing.
+        segments: their lengths sum to T.
+        sliding_window: how many tokens back a query sees, itself included; all if None.
+        options: transformers' other arguments, for its function.
+
+    Returns:
+        The heads' outputs [1, T, heads, D], and no attention weights.
+    """
+    lengths = list(segments.lengths)
+    attend = _function(module, segments.implementation)
+    # The backward of a split is one concatenation; that of slices adds up zero-filled tensors.
+    rows = zip(*(torch.split(t, lengths, dim=2) for t in (query, key, value)), strict=True)
+    outputs = []
+    for q, k, v in rows:
+        mask = _mask(q, sliding_window, segments.implementation)
+        outputs.append(attend(module, q, k, v, mask, sliding_window=sliding_window, **options)[0])
+    return torch.cat(outputs, dim=1), None
+
+
+def _function(module: nn.Module, implementation: str) -> Callable[..., Any]:
+    if implementation == "eager":  # each architecture has its own, and the registry none
+        return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[implementation]  # type: ignore[no-any-return]
+
+
+def _mask(query: Tensor, window: int | None, implementation: str) -> Tensor | None:
+    """What the function needs to be told; of plain causality sdpa knows by itself."""
+    length = query.shape[2]
+    if implementation == "sdpa" and (window is None or length <= window):
+        return None
+    seen = torch.ones((length, length), dtype=torch.bool, device=query.device).tril()
+    if window is not None:
+        seen = seen.triu(1 - window)
+    if implementation == "sdpa":
+        return seen[None, None]
+    zero = query.new_zeros((1, 1, length, length))
+    return zero.masked_fill(~seen, torch.finfo(query.dtype).min)
+
+
+AttentionInterface.register(NAME, by_segment)
