@@ -1,8 +1,9 @@
-"""A model's body on a padded batch, without its padding: rows laid end to end through all layers."""
+"""A model's body on a padded batch without its padding: its rows end to end through all layers."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,14 @@ def why_not(body: nn.Module) -> str | None:
     """Why a body is not computed without padding, or None."""
     if list(inspect.signature(type(body).forward).parameters)[: len(_FIRST)] != _FIRST:
         return "its forward takes other arguments"
+    dropout = max([getattr(body.config, "attention_dropout", 0.0), *_dropouts(body)])
+    if dropout > 0:  # a seeded run would draw other masks without the padding
+        return f"masks of dropout {dropout} are drawn for padding too; set it to 0"
     return None
+
+
+def _dropouts(body: nn.Module) -> list[float]:
+    return [module.p for module in body.modules() if isinstance(module, nn.Dropout)]
 
 
 def is_put(body: nn.Module) -> bool:
@@ -128,12 +136,10 @@ def _lengths(positions: Tensor | None, count: int, length: int) -> tuple[int, ..
     begins = torch.ones((count, length), dtype=torch.bool, device=positions.device)
     begins[:, 1:] = (positions[:, 1:] - positions[:, :-1] != 1).expand(count, length - 1)
     starts = [*begins.flatten().nonzero().squeeze(1).tolist(), count * length]
-    return tuple(end - start for start, end in zip(starts, starts[1:], strict=False))
+    return tuple(end - start for start, end in itertools.pairwise(starts))
 
 
-def _unpadded(
-    body: Any, given: dict[str, Tensor | None], rows: Rows, wanted: Tensor | None
-) -> Any:
+def _unpadded(body: Any, given: dict[str, Tensor | None], rows: Rows, wanted: Tensor | None) -> Any:
     name = "inputs_embeds" if given["input_ids"] is None else "input_ids"
     inputs, positions = given[name], given["position_ids"]
     assert inputs is not None
