@@ -130,10 +130,10 @@ def serve(
             contender.step()
             continue
         contender.step()
-        pipe.send((loss, now() - started, _peak_bytes()))
+        pipe.send((loss, now() - started, peak_bytes()))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The most memory this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -45,7 +45,7 @@ def _dropouts(body: nn.Module) -> list[float]:
 
 def is_put(body: nn.Module) -> bool:
     """Whether a body runs `body_forward` now, and so takes ``wanted``."""
-    put = getattr(body.__dict__.get("forward"), "__func__", None)
+    put: Any = getattr(body.__dict__.get("forward"), "__func__", None)
     return getattr(put, "runs", None) is body_forward and put.switch.on and not compiling()
 
 

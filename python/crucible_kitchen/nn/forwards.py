@@ -56,7 +56,7 @@ def put_forward(module: nn.Module, forward: Callable[..., Any], switch: Switch) 
 
 def take_forward(module: nn.Module, switch: Switch) -> bool:
     """Take out what `put_forward` put in; False if somebody has replaced it since."""
-    function = getattr(module.__dict__.get("forward"), "__func__", None)
+    function: Any = getattr(module.__dict__.get("forward"), "__func__", None)
     if getattr(function, "switch", None) is not switch:
         return False
     del module.__dict__["forward"]
