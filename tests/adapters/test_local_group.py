@@ -71,12 +71,8 @@ def test_two_processes_give_the_weights_and_metrics_of_one(
     want, got = load_file(one / file), load_file(two / file)
     assert any(weight.norm() > 0 for name, weight in want.items() if "lora_B" in name)
     for name, weight in want.items():
-        error = (got[name] - weight).abs().flatten()
-        if recipe == "reward" and (error > 1e-6).sum() <= len(error) / 1000:
-            # Sums of halves are rounded in another order; where scores leave a gradient all but
-            # zero, Adam divides that rounding by its own size. Seen in one element: 2.2e-6.
-            error = error[error <= 1e-6]
-        assert error.norm() <= 1e-6 * max(1.0, float(weight.norm())), name
+        error = (got[name] - weight).norm()
+        assert error <= 1e-6 * max(1.0, float(weight.norm())), name
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
 
@@ -90,13 +86,16 @@ def losses(run: Path) -> list[float]:
 
 def test_shares_and_their_order() -> None:
     shares = [Group(rank, 3).share("abcdefg") for rank in range(3)]
-    assert shares == ["adg", "be", "cf"]
+    assert shares == [list("adg"), list("be"), list("cf")]
 
     class Fake(Group):
         def gather(self, mine: Any) -> list[Any]:
             return [list(share) for share in shares]
 
     assert "".join(Fake(0, 3).interleave("adg")) == "abcdefg"
+    shares = [Group(rank, 3).share("aAbBcCdDe", 2) for rank in range(3)]
+    assert shares == [list("aAdD"), list("bBe"), list("cC")]
+    assert "".join(Fake(0, 3).interleave("aAdD", 2)) == "aAbBcCdDe"
     assert Group().share([1, 2]) == [1, 2]
     assert Group().interleave([1, 2]) == [1, 2]
 

@@ -16,11 +16,28 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from crucible_kitchen import ops
+
 NAME = "crucible_by_segment"
 # Those whose mask can be made here; the others (flash, flex) unpad by themselves.
 IMPLEMENTATIONS = ("eager", "sdpa")
 # Architectures whose decoder layers do not hand on what else the body's forward is given.
 _DROPPING = ("stablelm",)
+# Attention layers that turn the whole of each head, by Llama's order of pairs, after their norms.
+_ROPE = frozenset(
+    f"{name}Attention"
+    for name in (
+        "Gemma",
+        "Gemma2",
+        "Gemma3",
+        "Granite",
+        "Llama",
+        "Mistral",
+        "Qwen2",
+        "Qwen3",
+        "SmolLM3",
+    )
+)
 
 
 class Segments(NamedTuple):
@@ -68,6 +85,66 @@ def attention_forward(
         return type(part).forward(part, *args, segments=segments, **kwargs)
     finally:
         part.config = config
+
+
+def turns_whole_heads(part: nn.Module) -> bool:
+    """Whether `rope_forward` is what an attention layer does."""
+    return type(part).__name__ in _ROPE and getattr(part, "use_rope", True)
+
+
+def rope_forward(
+    part: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    attention_mask: Tensor | None = None,
+    *,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> Any:
+    """As `attention_forward`, with queries and keys turned by `ops.rope`.
+
+    Args:
+        part: an attention layer that `turns_whole_heads`.
+        hidden_states: [1, T, H].
+        position_embeddings: cosines and sines, [1, T, D] each.
+        attention_mask, segments, kwargs: see `attention_forward`.
+    """
+    if segments is None or position_embeddings is None:
+        return NotImplemented
+    width = part.head_dim
+    # Both halves of a head turn by the same angles, which transformers writes out twice.
+    cos, sin = (angles[0, :, : width // 2].float() for angles in position_embeddings)
+    query, key, value = (
+        linear(hidden_states)[0].unflatten(1, (-1, width))
+        for linear in (part.q_proj, part.k_proj, part.v_proj)
+    )
+    if not ops.OPS["rope"].serves(query, cos, sin):
+        return attention_forward(
+            part, hidden_states, position_embeddings, attention_mask, segments=segments, **kwargs
+        )
+    if hasattr(part, "q_norm"):
+        query, key = part.q_norm(query), part.k_norm(key)
+    output, _ = by_segment(
+        part,
+        ops.rope(query, cos, sin).transpose(0, 1)[None],
+        ops.rope(key, cos, sin).transpose(0, 1)[None],
+        value.transpose(0, 1)[None],
+        None,
+        segments=segments,
+        scaling=part.scaling,
+        dropout=part.attention_dropout if part.training else 0.0,
+        sliding_window=_window(part),
+        softcap=getattr(part, "attn_logit_softcapping", None),
+    )
+    return part.o_proj(output.flatten(2)), None
+
+
+def _window(part: Any) -> int | None:
+    """How far back a layer sees; Mistral's look it up where they need it."""
+    window: int | None = getattr(part, "sliding_window", None)
+    if type(part).__name__ == "MistralAttention":
+        window = part.config.sliding_window
+    return window
 
 
 def by_segment(

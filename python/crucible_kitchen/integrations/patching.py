@@ -136,7 +136,7 @@ def _rows(model: PreTrainedModel, loss: bool) -> Iterator[_Row]:
         if module is model:
             found = _loss(model, padding) if loss else "patch(loss=False)"
         elif _is_attention(module):
-            yield _unpadded_row(path, module, by_segment.attention_forward, padding)
+            yield _attention_row(path, module, padding)
         elif _is_peft_lora(module):
             inside.update(module.modules())
             found = _lora(module)
@@ -170,6 +170,14 @@ def _why_padded(body: nn.Module) -> str | None:
     if replaced:
         return "its forward is replaced already"
     return unpadded.why_not(body) or by_segment.why_not(body)
+
+
+def _attention_row(path: str, module: Any, padding: str | None) -> _Row:
+    if padding is None and by_segment.turns_whole_heads(module):
+        found = _or_no_kernel("rope", by_segment.rope_forward, module.q_proj.weight)
+        if isinstance(found, Candidate):
+            return _row(path, module, found)
+    return _unpadded_row(path, module, by_segment.attention_forward, padding)
 
 
 def _unpadded_row(

@@ -53,9 +53,16 @@ class Group:
                 ) from error
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of a batch: every `size`-th of them, so that lengths even out."""
-        return items[self.rank :: self.size]
+    def share(self, items: Sequence[T], together: int = 1) -> Sequence[T]:
+        """This process's part of a batch: every `size`-th of them, so that lengths even out.
+
+        Args:
+            together: how many that follow each other stay in one process. Two for answers that are
+                compared: they share their prompt, and where their gradients cancel, they do so
+                before anything is rounded to be sent.
+        """
+        places = range(len(items))
+        return [items[i] for i in places if i // together % self.size == self.rank]
 
     def gather(self, mine: Any) -> list[Any]:
         """What each process gave, by rank."""
@@ -65,13 +72,11 @@ class Group:
         dist.all_gather_object(parts, mine)
         return parts
 
-    def interleave(self, mine: Sequence[T]) -> list[T]:
+    def interleave(self, mine: Sequence[T], together: int = 1) -> list[T]:
         """What every process made of its share, in the order of the batch; undoes `share`."""
         parts = self.gather(list(mine))
-        whole: list[Any] = [None] * sum(map(len, parts))
-        for rank, part in enumerate(parts):
-            whole[rank :: self.size] = part
-        return whole
+        total, rest = sum(map(len, parts)), [iter(part) for part in parts]
+        return [next(rest[i // together % self.size]) for i in range(total)]
 
     def sum_gradients(self, params: Sequence[Tensor]) -> None:
         """Add up the gradients of all processes, in place and in one message.

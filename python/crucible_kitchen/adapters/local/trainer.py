@@ -23,6 +23,9 @@ from crucible_kitchen.types import (
     TensorData,
 )
 
+# Losses of a whole batch compare neighbours: the two answers of a pair.
+_COMPARED = 2
+
 
 class Trainer:
     """A model, the low-rank update trained on it, its optimizer, and the counters that make a
@@ -98,7 +101,7 @@ class Trainer:
     ) -> ForwardBackwardResult:
         """As `forward_backward_custom`, of the sequences' scores."""
         self.model.model.train()
-        mine = self.group.share(sequences)
+        mine = self.group.share(sequences, _COMPARED)
         own: list[Tensor] = []
         if mine:
             self._next_dropout()
@@ -174,7 +177,7 @@ class Trainer:
 
     def _logprobs_of_all(self, examples: Sequence[Example]) -> list[Tensor]:
         """Log-probabilities [T] of every example of a batch, in one pass of each process."""
-        mine = self.group.share(examples)
+        mine = self.group.share(examples, _COMPARED)
         batch = together(mine, self.model.device) if mine else None
         return self._with_the_others(
             [] if batch is None else batch.per_example(self._logprobs(batch))
@@ -188,9 +191,10 @@ class Trainer:
         """
         if self.group.size == 1:
             return own
-        shared = self.group.interleave([values.detach().cpu() for values in own])
+        shared = self.group.interleave([values.detach().cpu() for values in own], _COMPARED)
         everyone = [values.to(self.model.device).requires_grad_() for values in shared]
-        everyone[self.group.rank :: self.group.size] = own
+        for place, values in zip(self.group.share(range(len(shared)), _COMPARED), own, strict=True):
+            everyone[place] = values
         return everyone
 
     def _logprobs(self, batch: Pass) -> Tensor:
