@@ -1,0 +1,1 @@
+"""Rotary position embedding; the maths is in README.md."""
