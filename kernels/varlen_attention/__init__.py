@@ -1,1 +1,1 @@
-"""Rotary position embedding; the maths is in README.md."""
+"""Causal attention over sequences laid end to end; the maths is in README.md."""

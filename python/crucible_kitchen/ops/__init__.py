@@ -20,6 +20,7 @@ from crucible_kitchen.ops.pairwise_loss import pairwise_loss
 from crucible_kitchen.ops.rms_norm import RMS_NORM, rms_norm
 from crucible_kitchen.ops.rope import ROPE, rope
 from crucible_kitchen.ops.swiglu import SWIGLU, swiglu
+from crucible_kitchen.ops.varlen_attention import VARLEN_ATTENTION, varlen_attention
 
 # One line an op: tests, benchmarks and `explain` walk this table.
 OPS: dict[str, Op] = {
@@ -30,6 +31,7 @@ OPS: dict[str, Op] = {
     "rms_norm": RMS_NORM,
     "rope": ROPE,
     "swiglu": SWIGLU,
+    "varlen_attention": VARLEN_ATTENTION,
 }
 
 
@@ -73,4 +75,5 @@ __all__ = [
     "rope",
     "swiglu",
     "using",
+    "varlen_attention",
 ]

@@ -1,0 +1,67 @@
+"""Inputs of `varlen_attention`, for tests and benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Size(NamedTuple):
+    """Lengths of segments, heads, key-value heads, elements of a head; parents; a window."""
+
+    lengths: tuple[int, ...]
+    A: int
+    G: int
+    D: int
+    parents: tuple[int, ...] | None = None
+    window: int | None = None
+
+
+SIZES: dict[str, Size] = {
+    "empty": Size((), 2, 1, 8),
+    "one_token": Size((1,), 3, 3, 5),
+    "odd": Size((7, 0, 13, 1), 6, 2, 22),
+    "many_tiles": Size((131, 67), 2, 1, 64),
+    "window": Size((90, 75), 2, 2, 20, None, 40),
+    "tree": Size((70, 9, 66, 5, 31), 4, 2, 16, (-1, 0, 0, 2, -1)),
+    "tree_window": Size((30, 9, 0, 16), 2, 1, 8, (-1, 0, 0, 2), 20),
+}
+BENCHMARK_SIZES: dict[str, Size] = {
+    # What 8 rows of builtin:python-docs are, and what 4 rows of 512 tokens are.
+    "smollm2_135m_ragged": Size((203, 88, 131, 167, 95, 240, 122, 130), 9, 3, 64),
+    "smollm2_135m_dense": Size((512,) * 4, 9, 3, 64),
+    "llama3_8b": Size((2048,) * 4, 32, 8, 128),
+}
+DTYPES = (torch.float32, torch.bfloat16)
+GRADIENTS = (0, 1, 2)  # q, k, v
+
+
+def inputs(
+    size: Size, dtype: torch.dtype, device: str, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, cu_seqlens; scores of a spread that leaves some queries sure of themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    T = sum(size.lengths)
+    q, k, v = (
+        torch.randn(T, heads, size.D, generator=generator) for heads in (size.A, *2 * [size.G])
+    )
+    bounds = torch.tensor([0, *size.lengths]).cumsum(0)
+    return (
+        *((scale * t).to(device=device, dtype=dtype) for scale, t in ((2, q), (1, k), (1, v))),
+        bounds,
+    )
+
+
+def options(size: Size) -> dict[str, Any]:
+    """Parents and window, where the size has them."""
+    parents = None if size.parents is None else torch.tensor(size.parents)
+    return {"parents": parents, "window": size.window}
+
+
+def work(size: Size, dtype: torch.dtype) -> tuple[float, float]:
+    """Flops and bytes at the least, both ways: 2 products of scores forward, 5 backward."""
+    pairs = sum(length * (length + 1) // 2 for length in size.lengths)  # none continues another
+    elements = sum(size.lengths) * size.D * (6 * size.A + 6 * size.G)
+    return 14 * pairs * size.A * size.D, elements * dtype.itemsize
