@@ -19,6 +19,7 @@
 #include "kernels/rms_norm/launch.h"
 #include "kernels/rope/launch.h"
 #include "kernels/swiglu/launch.h"
+#include "kernels/varlen_attention/launch.h"
 
 namespace {
 
@@ -204,6 +205,31 @@ Made swiglu(std::int64_t numel, int threads) {
   return made;
 }
 
+template <typename T>
+Made varlen_attention(const std::vector<std::int64_t>& bounds,
+                      const std::vector<std::int64_t>& parents, std::int64_t D, std::int64_t window,
+                      int threads) {
+  namespace op = crucible::varlen_attention;
+  constexpr std::int64_t A = 4, G = 2;
+  const std::int64_t tokens = bounds.back(), wide = tokens * A * D, narrow = tokens * G * D;
+  auto q = drawn<T>(wide, 1), dout = drawn<T>(wide, 2), out = unwritten<T>(wide);
+  auto k = drawn<T>(narrow, 3), v = drawn<T>(narrow, 4), dq = unwritten<T>(wide);
+  auto dk = unwritten<T>(narrow), dv = unwritten<T>(narrow);
+  auto lse = unwritten<float>(tokens * A), workspace = unwritten<float>(2 * wide);
+  const op::Segments segments{static_cast<std::int64_t>(parents.size()), bounds.data(),
+                              parents.data()};
+  const op::Inputs in{{tokens, A, G, D}, segments, 0.3F,     window,
+                      sizeof(T) == 2,    q.data(), k.data(), v.data()};
+  op::cpu::forward({in, out.data(), lse.data()}, threads);
+  op::cpu::backward(
+      {in, dout.data(), out.data(), lse.data(), dq.data(), dk.data(), dv.data(), workspace.data()},
+      threads);
+  Made made;
+  for (const auto* part : {&out, &dq, &dk, &dv}) made.add(*part);
+  made.add(lse);
+  return made;
+}
+
 // AdamW on tensors of several sizes, and the norm of their gradients.
 template <typename T>
 Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
@@ -267,6 +293,11 @@ void check_all(const std::string& dtype) {
   for (const std::int64_t numel : {1, 131, 33410}) {
     check("swiglu " + std::to_string(numel) + " " + dtype,
           [&](int threads) { return swiglu<T>(numel, threads); });
+  }
+  for (const std::int64_t window : {0, 20}) {
+    check("varlen_attention, window " + std::to_string(window) + " " + dtype, [&](int threads) {
+      return varlen_attention<T>({0, 70, 79, 79, 145, 150}, {-1, 0, 0, 2, -1}, 22, window, threads);
+    });
   }
   check("adamw_step, grad_norm " + dtype,
         [](int threads) { return optimizer<T>({1, 17, 33, 0, 129, 40961}, threads); });

@@ -7,6 +7,8 @@ that it continues.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from crucible_kitchen import ops
 from crucible_kitchen.errors import KernelError
 
 NAME = "crucible_varlen"
@@ -61,29 +64,26 @@ def varlen_attention(
     if asked:
         kind = type(module).__name__
         raise KernelError(f"attention: {kind} must not need {', '.join(asked)}, but it does")
-    if segments is None or len(segments) == 1:
+    if len(query) > 1 or query.shape[2] != key.shape[2]:  # padded, or after a cache
         return _attend(query, key, value, scaling, sliding_window).transpose(1, 2), None
-    lengths = list(segments)
-    # The backward of a split is one concatenation; that of slices adds up zero-filled tensors.
-    queries, keys, values = (torch.split(t, lengths, dim=2) for t in (query, key, value))
-    outputs = []
-    for i, path in enumerate(_paths(parents or [-1] * len(lengths))):
-        k, v = (_along(path, parts) for parts in (keys, values))
-        outputs.append(_attend(queries[i], k, v, scaling, sliding_window).transpose(1, 2))
-    return torch.cat(outputs, dim=1), None
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    bounds = _bounds((len(q),) if segments is None else tuple(segments))
+    links = None if parents is None or max(parents) < 0 else _links(tuple(parents))
+    output = ops.varlen_attention(
+        q, k, v, bounds, parents=links, scale=scaling, window=sliding_window
+    )
+    return output[None], None
 
 
-def _paths(parents: Sequence[int]) -> list[list[int]]:
-    """For each segment those from the first that it continues, itself last."""
-    paths: list[list[int]] = []
-    for i, parent in enumerate(parents):
-        paths.append([*(paths[parent] if parent >= 0 else []), i])
-    return paths
+# Every layer of a pass asks for the same.
+@lru_cache(maxsize=4)
+def _bounds(lengths: tuple[int, ...]) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)])
 
 
-def _along(path: Sequence[int], parts: Sequence[Tensor]) -> Tensor:
-    """What a segment sees, end to end."""
-    return parts[path[-1]] if len(path) == 1 else torch.cat([parts[i] for i in path], dim=2)
+@lru_cache(maxsize=4)
+def _links(parents: tuple[int, ...]) -> Tensor:
+    return torch.tensor(parents)
 
 
 def _attend(

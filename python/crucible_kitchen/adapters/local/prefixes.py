@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int64]
 
-# A shorter beginning is computed again: each branch costs every layer one more call of attention,
-# with the keys before it laid beside its own.
+# A shorter beginning is computed again: each branch costs every layer a tile of attention that is
+# not full.
 WORTH_SHARING = 16
 
 
