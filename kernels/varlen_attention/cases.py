@@ -21,12 +21,12 @@ class Size(NamedTuple):
 
 SIZES: dict[str, Size] = {
     "empty": Size((), 2, 1, 8),
-    "one_token": Size((1,), 3, 3, 5),
-    "odd": Size((7, 0, 13, 1), 6, 2, 22),
-    "many_tiles": Size((131, 67), 2, 1, 64),
-    "window": Size((90, 75), 2, 2, 20, None, 40),
-    "tree": Size((70, 9, 66, 5, 31), 4, 2, 16, (-1, 0, 0, 2, -1)),
-    "tree_window": Size((30, 9, 0, 16), 2, 1, 8, (-1, 0, 0, 2), 20),
+    "one_token": Size((1, 2), 3, 3, 5),
+    "odd": Size((7, 0, 13), 4, 2, 22),
+    "many_tiles": Size((75,), 1, 1, 64),
+    "window": Size((67,), 1, 1, 20, None, 40),
+    "tree": Size((66, 9, 5, 7), 2, 1, 16, (-1, 0, 1, -1)),
+    "tree_window": Size((30, 9, 0, 16), 1, 1, 8, (-1, 0, 0, 2), 20),
 }
 BENCHMARK_SIZES: dict[str, Size] = {
     # What 8 rows of builtin:python-docs are, and what 4 rows of 512 tokens are.

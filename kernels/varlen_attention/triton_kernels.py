@@ -63,7 +63,7 @@ def _forward_kernel(
             places = keys - begin + tl.load(positions_ptr + up)
             seen = _seen(at, inside, places, there, window)
             now = tl.maximum(most, tl.max(tl.where(seen, scores, -1e30), 1))
-            p = tl.where(seen, tl.exp(scores - now[:, None]), 0.0)
+            p = tl.exp(tl.where(seen, scores - now[:, None], -1e30))
             shrinks = tl.exp(most - now)
             total = total * shrinks + tl.sum(p, 1)
             out = out * shrinks[:, None]
@@ -106,7 +106,7 @@ def _grad_q_kernel(
             scores = scale * tl.dot(q, tl.trans(k), input_precision=PRECISION)
             places = keys - begin + tl.load(positions_ptr + up)
             seen = _seen(at, inside, places, there, window)
-            p = tl.where(seen, tl.exp(scores - lse[:, None]), 0.0)
+            p = tl.exp(tl.where(seen, scores - lse[:, None], -1e30))
             slopes = p * (tl.dot(dout, tl.trans(v), input_precision=PRECISION) - along[:, None])
             dq += tl.dot(slopes.to(k.dtype), k, input_precision=PRECISION)
         up = tl.load(parents_ptr + up)
@@ -146,7 +146,7 @@ def _grad_kv_kernel(
                 lse = tl.load(lse_ptr + rows * A + head, inside, other=0.0)  # [BLOCK_M]
                 along = tl.load(along_ptr + rows * A + head, inside, other=0.0)  # [BLOCK_M]
                 scores = scale * tl.dot(q, tl.trans(k), input_precision=PRECISION)
-                p = tl.where(seen, tl.exp(scores - lse[:, None]), 0.0)
+                p = tl.exp(tl.where(seen, scores - lse[:, None], -1e30))
                 slopes = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
                 slopes = p * (slopes - along[:, None])
                 dv += tl.dot(tl.trans(p.to(q.dtype)), dout, input_precision=PRECISION)

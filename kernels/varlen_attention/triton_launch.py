@@ -31,7 +31,7 @@ def tiles_for(dtype: torch.dtype, block_d: int) -> Tiles:
     """Blocks that fit the registers and the shared memory of every GPU since 2020."""
     wide = dtype == torch.float32 or block_d > 128
     precision = "ieee" if dtype == torch.float32 else "tf32"  # read for float32 alone
-    return Tiles(32 if wide else 64, precision, 4, 1 if wide else 2)
+    return Tiles(32 if wide else 64, precision, 4 if wide else 8, 1 if wide else 2)
 
 
 class _Tree(NamedTuple):

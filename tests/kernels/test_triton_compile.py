@@ -26,6 +26,8 @@ from crucible_kitchen.kernels.lora_linear import triton_kernels as lora  # noqa:
 from crucible_kitchen.kernels.rms_norm import triton_kernels as norm  # noqa: E402
 from crucible_kitchen.kernels.rope import triton_kernels as rotary  # noqa: E402
 from crucible_kitchen.kernels.swiglu import triton_kernels as gated  # noqa: E402
+from crucible_kitchen.kernels.varlen_attention import triton_kernels as attention  # noqa: E402
+from crucible_kitchen.kernels.varlen_attention import triton_launch as attention_launch  # noqa: E402
 
 # Every kernel for one architecture, and one kernel for each other: a compilation takes seconds.
 ARCHITECTURE = 90
@@ -113,12 +115,25 @@ def _swiglu_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
     yield "backward", Build(gated._backward_kernel, own, {"BLOCK": gated.BLOCK}, 4, 3)
 
 
+def _varlen_attention_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {f"{name}_ptr": NAMES[dtype] for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")}
+    for name in ("tiles", "bounds", "parents", "positions", "reach", "reached"):
+        own[f"{name}_ptr"] = "i64"
+    tiles = attention_launch.tiles_for(dtype, 64)
+    blocks = {"BLOCK_M": tiles.rows, "BLOCK_N": tiles.rows, "BLOCK_D": 64}
+    constants = blocks | {"PRECISION": tiles.precision}
+    for name in ("forward", "grad_q", "grad_kv"):
+        kernel = getattr(attention, f"_{name}_kernel")
+        yield name, Build(kernel, own, constants, tiles.warps, tiles.stages, ("scale",))
+
+
 OPS = {
     "linear_logprobs": _logprobs_builds,
     "lora_linear": _lora_builds,
     "rms_norm": _rms_norm_builds,
     "rope": _rope_builds,
     "swiglu": _swiglu_builds,
+    "varlen_attention": _varlen_attention_builds,
 }
 
 
