@@ -5,6 +5,7 @@ All have the same base model, LoRA weights, datums, learning rate and clipping.
 
 from __future__ import annotations
 
+import functools
 import resource
 import sys
 import warnings
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from crucible_kitchen.types import Datum
 
@@ -27,7 +29,6 @@ class Ours:
     """The local training client's own trainer."""
 
     def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
-        from crucible_kitchen.adapters.local import batch
         from crucible_kitchen.adapters.local.model import CausalModel
         from crucible_kitchen.adapters.local.trainer import Trainer
         from crucible_kitchen.ports import SessionConfig
@@ -36,7 +37,13 @@ class Ours:
         config = SessionConfig(model=folder, lora_rank=16)
         self.trainer = Trainer(model, config, tokens_per_pass=8192)
         self.trainer.model.load_adapter(adapter)
-        self.examples = batch.read(datums, vocabulary=model.vocabulary)
+        self.use(datums)
+
+    def use(self, datums: Sequence[Datum]) -> None:
+        """Take these from now on."""
+        from crucible_kitchen.adapters.local import batch
+
+        self.examples = batch.read(datums, vocabulary=self.trainer.model.vocabulary)
         self.trained = sum(datum.num_trained_tokens for datum in datums)
 
     def forward_backward(self) -> float:
@@ -53,6 +60,11 @@ class Ours:
                 gradient = getattr(module, f"lora_{letter}").grad
                 found[f"{path}.lora_{letter.upper()}"] = gradient / self.trained
         return found
+
+    def forget(self) -> None:
+        """Clear the gradients."""
+        for parameter in self.trainer.parameters:
+            parameter.grad = None
 
     def step(self) -> None:
         """Clip, AdamW, clear."""
@@ -82,6 +94,10 @@ class Peft:
         self.model.config.use_cache = False
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0, fused=True)
+        self.use(datums)
+
+    def use(self, datums: Sequence[Datum]) -> None:
+        """Take these from now on."""
         self.inputs = _padded(datums)
 
     def forward_backward(self) -> float:
@@ -98,6 +114,10 @@ class Peft:
             if p.requires_grad
         }
 
+    def forget(self) -> None:
+        """Clear the gradients."""
+        self.optimizer.zero_grad()
+
     def step(self) -> None:
         """Clip, AdamW, clear."""
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -105,7 +125,40 @@ class Peft:
         self.optimizer.zero_grad()
 
 
+class Exact(Peft):
+    """The same in float64, from the same weights: what the others' gradients are held to.
+
+    transformers computes norms and the loss in float32 whatever the model's dtype; here neither.
+    """
+
+    def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
+        super().__init__(folder, adapter, dtype, datums)
+        self.model.double()
+        for module in self.model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = functools.partial(_exact_norm, module)
+
+    def forward_backward(self) -> float:
+        """The mean loss per trained token, and its gradients."""
+        inputs = {name: value for name, value in self.inputs.items() if name != "labels"}
+        logits = self.model(**inputs, use_cache=False).logits
+        labels = self.inputs["labels"][:, 1:].flatten()
+        loss: Any = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels, ignore_index=_IGNORED
+        )
+        loss.backward()
+        return float(loss.detach())
+
+
+def _exact_norm(module: Any, x: Tensor) -> Tensor:
+    y: Tensor = (
+        module.weight * x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
+    )
+    return y
+
+
 CONTENDERS: Final[Mapping[str, Callable[..., Any]]] = {"ours": Ours, "transformers + PEFT": Peft}
+EXACT: Final = "float64"
 
 
 def serve(
@@ -115,20 +168,24 @@ def serve(
     adapter: str,
     dtype: str,
     datums: list[Datum],
+    probe: list[Datum],
     threads: int,
     clock: str,
 ) -> None:
-    """Answer `gradients` and `step` until `end`; what a process of a contender runs."""
+    """Answer `gradients` (of the probe) and `step` until `end`: the process of a contender."""
     torch.set_num_threads(threads)
     now = CLOCKS[clock]
-    contender = CONTENDERS[name](folder, adapter, dtype, datums)
+    contender = {**CONTENDERS, EXACT: Exact}[name](folder, adapter, dtype, datums)
     while (asked := pipe.recv()) != "end":
+        if asked == "gradients":
+            contender.use(probe)
+            loss = contender.forward_backward()
+            pipe.send((loss, {k: g.double().numpy() for k, g in contender.gradients().items()}))
+            contender.forget()
+            contender.use(datums)
+            continue
         started = now()
         loss = contender.forward_backward()
-        if asked == "gradients":
-            pipe.send((loss, {k: g.float().numpy() for k, g in contender.gradients().items()}))
-            contender.step()
-            continue
         contender.step()
         pipe.send((loss, now() - started, peak_bytes()))
 

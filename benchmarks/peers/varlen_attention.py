@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from crucible_kitchen.benchmarks.problem import Call, Problem
 
@@ -17,19 +18,17 @@ def calls(problem: Problem) -> dict[str, Call]:
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[B, T, heads, D] each."""
-        heads = (t.transpose(1, 2) for t in (q, k, v))
-        made = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        made = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return made.transpose(1, 2)
 
     def in_turn(q: Tensor, k: Tensor, v: Tensor, _: Tensor, **options: object) -> Tensor:
-        parts = zip(*(t.split(lengths) for t in (q, k, v)), strict=True)
-        return torch.cat([attend(*(part[None] for part in parts_of))[0] for parts_of in parts])
+        each = zip(*(torch.split(t, lengths) for t in (q, k, v)), strict=True)
+        return torch.cat([attend(q[None], k[None], v[None])[0] for q, k, v in each])
 
     def padded(q: Tensor, k: Tensor, v: Tensor, _: Tensor, **options: object) -> Tensor:
-        wide = (
-            torch.nn.utils.rnn.pad_sequence(t.split(lengths), batch_first=True) for t in (q, k, v)
-        )
-        made = attend(*wide)
+        rows = (list(torch.split(t, lengths)) for t in (q, k, v))
+        made = attend(*(pad_sequence(row, batch_first=True) for row in rows))
         return torch.cat([row[:length] for row, length in zip(made, lengths, strict=True)])
 
     return {

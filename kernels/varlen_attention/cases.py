@@ -43,15 +43,13 @@ def inputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v, cu_seqlens; scores of a spread that leaves some queries sure of themselves."""
     generator = torch.Generator().manual_seed(seed)
-    T = sum(size.lengths)
-    q, k, v = (
-        torch.randn(T, heads, size.D, generator=generator) for heads in (size.A, *2 * [size.G])
-    )
+
+    def draw(heads: int, scale: float) -> Tensor:
+        drawn = torch.randn(sum(size.lengths), heads, size.D, generator=generator)
+        return (scale * drawn).to(device=device, dtype=dtype)
+
     bounds = torch.tensor([0, *size.lengths]).cumsum(0)
-    return (
-        *((scale * t).to(device=device, dtype=dtype) for scale, t in ((2, q), (1, k), (1, v))),
-        bounds,
-    )
+    return draw(size.A, 2.0), draw(size.G, 1.0), draw(size.G, 1.0), bounds
 
 
 def options(size: Size) -> dict[str, Any]:

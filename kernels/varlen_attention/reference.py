@@ -32,13 +32,14 @@ def backward(
     window: int,
 ) -> Gradients:
     """dv = p^T dout;  ds = p (dout v^T - dout . out);  dq = scale ds k;  dk = scale ds^T q."""
+    (T, A, D), G = q_TAD.shape, k_TGD.shape[1]
     q, k, v = _heads(q_TAD, k_TGD, v_TGD)
     dout, out = (t.double().transpose(0, 1) for t in (dout_TAD, out_TAD))
     scores = _scores(q, k, segments, scale, window)
     p = torch.exp(scores - lse_TA.double().T[..., None])
     ds = scale * p * (dout @ v.mT - (dout * out).sum(-1, keepdim=True))
     dq, dk, dv = (t.transpose(0, 1) for t in (ds @ k, ds.mT @ q, p.mT @ dout))
-    dk, dv = (t.unflatten(1, (k_TGD.shape[1], -1)).sum(2) for t in (dk, dv))
+    dk, dv = (t.reshape(T, G, A // G, D).sum(2) for t in (dk, dv))
     return Gradients(dq.to(q_TAD.dtype), dk.to(k_TGD.dtype), dv.to(v_TGD.dtype))
 
 

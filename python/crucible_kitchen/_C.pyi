@@ -82,3 +82,19 @@ def swiglu_forward(gate: Tensor, up: Tensor, y: Tensor, threads: int) -> None: .
 
 # dy, gate, up, dgate, dup: Tensor; threads: int. The caller spreads a tuple.
 def swiglu_backward(*args: Any) -> None: ...
+def varlen_attention_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    parents: Tensor | None,
+    scale: float,
+    window: int,
+    out: Tensor,
+    lse: Tensor,
+    threads: int,
+) -> None: ...
+
+# dout, q, k, v, out, lse, cu_seqlens: Tensor; parents: Tensor | None; scale: float; window: int;
+# dq, dk, dv, workspace: Tensor; threads: int. The caller spreads tuples.
+def varlen_attention_backward(*args: Any) -> None: ...

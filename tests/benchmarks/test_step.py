@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crucible_kitchen.benchmarks import step
@@ -30,7 +31,10 @@ def test_ours_beside_peft(tmp_path: Any) -> None:
     rows = step.measure(folder, datums, step.StepOptions(samples=2))
     ours, theirs = rows
     assert (ours.name, theirs.name) == ("ours", "transformers + PEFT")
-    assert ours.gradient_error < 1e-5
+    assert ours.gradient_error is not None
+    assert theirs.gradient_error is not None
+    assert 0 < ours.gradient_error < 1e-5
+    assert 0 < theirs.gradient_error < 1e-5
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
     assert ours.losses[-1] < ours.losses[0], "nothing was learned"
     assert ours.tokens_per_s == pytest.approx(26 / ours.median_s)
@@ -39,6 +43,24 @@ def test_ours_beside_peft(tmp_path: Any) -> None:
     table = list(step.lines(rows))
     assert max(map(len, table)) <= 80
     assert table[1].split()[0] == "ours"
+
+
+@pytest.mark.parametrize(("ours", "wrong"), [(2e-6, False), (2e-5, True), (float("nan"), True)])
+def test_gradients_further_from_float64_than_the_peers_are_refused(
+    ours: float, wrong: bool
+) -> None:
+    found = {name: {"a": np.array(1 + error)} for name, error in (("ours", ours), ("peer", 1e-5))}
+    exact = {"a": np.array(1.0)}
+    if wrong:
+        with pytest.raises(WrongResult, match=r"than a peer's, 1\.0e-05"):
+            step.gradient_errors(found, exact, "float32")
+    else:
+        errors = step.gradient_errors(found, exact, "float32")
+        assert errors == pytest.approx({"ours": ours, "peer": 1e-5})
+
+
+def test_nothing_is_measured_where_there_is_no_peer() -> None:
+    assert step.gradient_errors({"ours": {"a": np.array(1.0)}}, {}, "float32") == {"ours": None}
 
 
 def test_a_contender_that_dies_is_an_error() -> None:

@@ -68,8 +68,8 @@ def _ops(wanted: list[str], arguments: argparse.Namespace) -> None:
 def _step(arguments: argparse.Namespace) -> None:
     from crucible_kitchen.benchmarks import step
 
-    if arguments.dtype not in step.AGREEMENT:
-        known = " or ".join(step.AGREEMENT)
+    if arguments.dtype not in step.DTYPES:
+        known = " or ".join(step.DTYPES)
         raise ConfigError(f"--dtype of a step must be {known}, got {arguments.dtype}")
     step.run(
         step.StepOptions(
