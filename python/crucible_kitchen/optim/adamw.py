@@ -12,8 +12,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from crucible_kitchen import ops
+from crucible_kitchen.optim.eight_bit import SMALLEST, dequantize, quantize
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+# The running means, and whether their elements may be negative.
+_MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
 
 
 class AdamW(torch.optim.Optimizer):
@@ -33,6 +35,10 @@ class AdamW(torch.optim.Optimizer):
             It holds for all groups together and may be changed between steps.
         stochastic_rounding: round bfloat16 parameters at random, so that small updates add up.
         seed: of that rounding.
+        master_weights: keep a float32 copy of every bfloat16 or float16 parameter, step on that,
+            and round it into the parameter to nearest.
+        state_bits: 32, or 8: both running means of tensors of 4096 elements and more are kept in 8
+            bits an element (`optim.eight_bit`); one tensor at a time is widened for its step.
 
     Attributes:
         last_grad_norm: global norm of the gradients of the last step, before clipping; NaN or
@@ -57,10 +63,20 @@ class AdamW(torch.optim.Optimizer):
         max_grad_norm: float | None = None,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        master_weights: bool = False,
+        state_bits: int = 32,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         if max_grad_norm is not None and not max_grad_norm >= 0:
             raise ValueError(f"AdamW: max_grad_norm must be 0 or more, got {max_grad_norm}")
+        if state_bits not in (8, 32):
+            raise ValueError(f"AdamW: state_bits must be 8 or 32, got {state_bits}")
+        if master_weights and stochastic_rounding:
+            raise ValueError(
+                "AdamW: stochastic_rounding must be False with master_weights, got True: the "
+                "master keeps what rounding would lose"
+            )
+        self.master_weights, self.state_bits = master_weights, state_bits
         self.max_grad_norm = max_grad_norm
         self.stochastic_rounding = stochastic_rounding
         self.seed = seed
@@ -134,11 +150,45 @@ class AdamW(torch.optim.Optimizer):
         params = (param for group in self.param_groups for param in group["params"])
         for key, param in zip(keys, params, strict=True):
             if saved := state_dict["state"].get(key):
-                state = self.state[param]
-                state["step"] = int(saved["step"])
-                # torch has cast them to the parameter's dtype; that would lose 16 bits.
-                for name in _MOMENTS:
-                    state[name] = saved[name].to(param.device, _state_dtype(param), copy=True)
+                # torch has cast everything to the parameter's dtype; that would lose 16 bits.
+                self.state[param] = self._restored(param, saved)
+
+    def _restored(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
+        """A state as this optimizer keeps it, of one that may have kept it in other bits."""
+        state: dict[str, Any] = {"step": int(saved["step"])}
+        for name, signed in _MOMENTS.items():
+            moment = saved[name].to(param.device, copy=True)
+            if moment.dtype == torch.uint8:
+                scales = saved[_scales(name)].to(param.device, copy=True)
+                if self._is_narrow(param):
+                    state |= {name: moment, _scales(name): scales}
+                    continue
+                moment = dequantize(moment, scales, signed=signed)
+            self._keep(state, param, name, moment.to(_state_dtype(param)))
+        if "master" in saved and not self.master_weights:
+            raise ValueError(
+                "AdamW: master_weights must be True for a state with masters, got False"
+            )
+        if self._has_master(param):
+            state["master"] = saved.get("master", param.detach()).to(
+                param.device, torch.float32, copy=True
+            )
+        return state
+
+    def _has_master(self, param: Tensor) -> bool:
+        return self.master_weights and param.dtype in (torch.bfloat16, torch.float16)
+
+    def _is_narrow(self, param: Tensor) -> bool:
+        """Whether its moments are kept in 8 bits."""
+        return self.state_bits == 8 and param.numel() >= SMALLEST
+
+    def _keep(self, state: dict[str, Any], param: Tensor, name: str, moment: Tensor) -> None:
+        """Put a moment into the state, in the bits that it has there."""
+        if self._is_narrow(param):
+            codes, scales = quantize(moment.float(), signed=_MOMENTS[name])
+            state |= {name: codes, _scales(name): scales}
+        else:
+            state[name] = moment
 
     def _batches(self) -> Iterator[tuple[int, dict[str, Any], list[Tensor], list[Tensor]]]:
         """Index, group, parameters, gradients: of each group and device that has gradients."""
@@ -166,14 +216,38 @@ class AdamW(torch.optim.Optimizer):
         grads: list[Tensor],
         scale: float,
     ) -> None:
-        states = [self.state[param] or self._fresh_state(param) for param in params]
-        for state in states:
+        for param in params:
+            state = self.state[param] or self._fresh_state(param)
             state["step"] += 1
+        narrow = [self._is_narrow(param) for param in params]
+        whole = [i for i, is_narrow in enumerate(narrow) if not is_narrow]
+        # Those in 8 bits one by one: their wide moments are there only while they are needed.
+        for part in (whole, *([i] for i, is_narrow in enumerate(narrow) if is_narrow)):
+            if part:
+                mine = [params[i] for i in part]
+                # Another rounding in each step, group and part, and the same one after a resume.
+                seed = self.seed << 40 ^ index << 32 ^ part[0] << 48
+                self._update_part(group, mine, [grads[i] for i in part], scale, seed)
+
+    def _update_part(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        scale: float,
+        seed: int,
+    ) -> None:
+        states = [self.state[param] for param in params]
         steps = [state["step"] for state in states]
+        masters = [s.get("master", p) for s, p in zip(states, params, strict=True)]
+        moments = {
+            name: [_widened(state, name, p) for state, p in zip(states, params, strict=True)]
+            for name in _MOMENTS
+        }
         ops.adamw_step(
-            _locals(params),
+            _locals(masters),
             _locals(grads),
-            *(_locals([state[name] for state in states]) for name in _MOMENTS),
+            *(_locals(tensors) for tensors in moments.values()),
             step=steps,
             lr=float(group["lr"]),
             betas=(float(group["betas"][0]), float(group["betas"][1])),
@@ -181,18 +255,42 @@ class AdamW(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
             grad_scale=scale,
             stochastic_rounding=self.stochastic_rounding,
-            # Another rounding in each step and group, and the same one after a resume.
-            seed=(self.seed << 40 ^ index << 32 ^ max(steps)) & (2**63 - 1),
+            seed=(seed ^ max(steps)) & (2**63 - 1),
         )
+        for i, (state, param) in enumerate(zip(states, params, strict=True)):
+            if "master" in state:
+                param.copy_(state["master"])
+            if self._is_narrow(param):
+                for name, tensors in moments.items():
+                    self._keep(state, param, name, tensors[i])
 
     def _fresh_state(self, param: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[param]
         state["step"] = 0  # a number: hundreds of one-element tensors would cost more than the step
+        if isinstance(param, DTensor) and self._is_narrow(param):
+            raise ValueError("AdamW: state_bits must be 32 for parameters that FSDP shards, got 8")
+        if self._has_master(param):
+            state["master"] = param.detach().to(torch.float32, copy=True)
         for name in _MOMENTS:
-            state[name] = torch.zeros_like(
+            zeros = torch.zeros_like(
                 param, dtype=_state_dtype(param), memory_format=torch.preserve_format
             )
+            self._keep(state, param, name, zeros)
         return state
+
+
+def _scales(name: str) -> str:
+    """Where the state has the scales of a moment in 8 bits."""
+    return f"{name}_scales"
+
+
+def _widened(state: dict[str, Any], name: str, param: Tensor) -> Tensor:
+    """A moment to step on: the state's own, or a float32 copy laid as the parameter is."""
+    moment: Tensor = state[name]
+    if moment.dtype != torch.uint8:
+        return moment
+    wide = dequantize(moment, state[_scales(name)], signed=_MOMENTS[name])
+    return wide if param.is_contiguous() else torch.empty_like(param, dtype=wide.dtype).copy_(wide)
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:
