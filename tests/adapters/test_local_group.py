@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.testing.tiny_model import tiny_llama
 
+RECIPES = ["sft", "reward", "dpo"]
 SETTINGS = {
     "max_steps": 3,
     "batch_size": 3,  # an odd one: the shares differ
@@ -43,38 +45,101 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"model": tiny_llama(folder / "tiny"), "sft": answers, "reward": rows, "dpo": rows}
 
 
-def train_by_two(recipe: str, config: dict[str, Any], out: Path) -> None:
+# What each process of a launch does; started once for many runs, since starting takes longest.
+WORK = """
+import json, os, signal, sys
+from crucible_kitchen import cli, optim
+
+commands, dies_at = json.loads(sys.argv[1]), int(sys.argv[2])
+step = optim.AdamW.step
+
+def dying(self):
+    dying.calls += 1
+    if dying.calls == dies_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+
+dying.calls = 0
+if os.environ["RANK"] == "1":
+    optim.AdamW.step = dying
+for command in commands:
+    if code := cli.main(command):
+        sys.exit(code)
+"""
+
+
+def by_two(commands: list[list[str]], folder: Path, dies_at: int = 0) -> Any:
+    """Give `crucible` commands to two processes; the second is killed in a step, or never (0)."""
+    (folder / "work.py").write_text(WORK)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    command = ("-m", "crucible_kitchen.cli", "run", recipe, "--quiet", "--run-dir", str(out))
-    done = subprocess.run(
-        [sys.executable, *launcher, *command, *(f"{k}={v}" for k, v in config.items())],
+    return subprocess.run(
+        [sys.executable, *launcher, "work.py", json.dumps(commands), str(dies_at)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=out.parent,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=180,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(out)], "the first process speaks, and it alone"
 
 
-@pytest.mark.parametrize("recipe", ["sft", "reward", "dpo"])
-def test_two_processes_give_the_weights_and_metrics_of_one(
-    recipe: str, inputs: dict[str, Any], tmp_path: Path
-) -> None:
-    config = {**SETTINGS, "model": inputs["model"], "dataset": str(inputs[recipe])}
-    one, two = tmp_path / "one", tmp_path / "two"
+def command(recipe: str, config: dict[str, Any], run_dir: Path) -> list[str]:
+    settings = (f"{name}={value}" for name, value in config.items())
+    return ["run", recipe, "--quiet", "--run-dir", str(run_dir), *settings]
+
+
+def config_of(recipe: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    return {**SETTINGS, "model": inputs["model"], "dataset": str(inputs[recipe])}
+
+
+def by_one(recipe: str, inputs: dict[str, Any], run_dir: Path) -> None:
     on_cpu = {"training_client": (TrainingClient, {"device": "cpu"})}
-    ck.run(recipe, config, adapters=on_cpu, run_dir=one, handlers=())
-    train_by_two(recipe, config, two)
+    ck.run(recipe, config_of(recipe, inputs), adapters=on_cpu, run_dir=run_dir, handlers=())
+
+
+@pytest.fixture(scope="module")
+def twos(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of every recipe by two processes."""
+    folder = tmp_path_factory.mktemp("twos")
+    runs = {recipe: folder / recipe for recipe in RECIPES}
+    done = by_two([command(r, config_of(r, inputs), runs[r]) for r in RECIPES], folder)
+    assert done.returncode == 0, done.stderr
+    said = [str(run) for run in runs.values()]
+    assert done.stdout.splitlines() == said, "the first process speaks, and it alone"
+    assert {path.name for path in folder.iterdir()} == {*RECIPES, "work.py"}
+    return folder
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_processes_give_the_weights_and_metrics_of_one(
+    recipe: str, inputs: dict[str, Any], twos: Path, tmp_path: Path
+) -> None:
+    by_one(recipe, inputs, tmp_path / "one")
+    assert_same_weights(twos / recipe, tmp_path / "one")
+    assert losses(twos / recipe) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_a_killed_process_ends_the_others_and_any_number_goes_on(
+    inputs: dict[str, Any], twos: Path, tmp_path: Path
+) -> None:
+    killed, copy = tmp_path / "killed", tmp_path / "copy"
+    done = by_two([command("sft", config_of("sft", inputs), killed)], tmp_path, dies_at=3)
+    assert done.returncode != 0
+    shutil.copytree(killed, copy)
+    resumed = by_two([["resume", str(killed), "--quiet"]], tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines() == [str(killed)]
+    assert_same_weights(killed, twos / "sft")
+    ck.run(resume=copy, handlers=())
+    assert_same_weights(copy, twos / "sft")
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
     file = "adapter/adapter_model.safetensors"
-    want, got = load_file(one / file), load_file(two / file)
+    got, want = load_file(run / file), load_file(other / file)
     assert any(weight.norm() > 0 for name, weight in want.items() if "lora_B" in name)
     for name, weight in want.items():
         error = (got[name] - weight).norm()
         assert error <= 1e-6 * max(1.0, float(weight.norm())), name
-    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
 
 
 def losses(run: Path) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from crucible_kitchen import report
 from crucible_kitchen.bootstrap.defaults import with_defaults
-from crucible_kitchen.bootstrap.table import named_adapters
+from crucible_kitchen.bootstrap.table import load_run_folder, named_adapters
 from crucible_kitchen.engine import Policy
 from crucible_kitchen.engine.journal import has_journal
 from crucible_kitchen.errors import ConfigError
@@ -65,13 +65,15 @@ def prepare_job(
         job = prepare(target, config, adapters, run_dir, keeps=keeps)
         job.keep(checkpoint, False, allow_changed)
         return job
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("resume: a run is taken up by one process, not by several of torchrun")
-    folder = Path(resume)
+    folder, copies = Path(resume), []
     if run_dir is not None and Path(run_dir).absolute() != folder.absolute():
         raise ConfigError(f"run: run_dir must be that of resume={str(resume)!r}, got {run_dir!r}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        copies.append(load_run_folder()(folder))
+        folder = copies[0].path
     asked = report.asked_before(folder, target, config, adapters)
     job = prepare(*asked, folder, resumed=True)
+    job.owned[:0] = copies  # closed last
     job.metadata = report.identity(folder)
     # Killed before it had begun its journal, a run has done nothing and starts.
     job.keep(checkpoint, resumed=has_journal(folder), allow_changed=allow_changed)

@@ -60,6 +60,11 @@ def load_exporter() -> Any:
     return importlib.import_module(f"{_HOME}.local.exporter").export
 
 
+def load_run_folder() -> Any:
+    """What gives each of several processes a folder to take up a run in."""
+    return importlib.import_module(f"{_HOME}.local.run_folder").RunFolder
+
+
 def load_by_name() -> Any:
     """The data set store over others, each for the names it was given."""
     return importlib.import_module(f"{_HOME}.compose").ByNameDatasetStore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from crucible_kitchen import bootstrap, report
@@ -33,11 +34,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Go on with it."""
     changes = read_config(arguments.config)
+    follows = int(os.environ.get("RANK", "0")) > 0  # of `torchrun`: the first process speaks
     result = bootstrap.run(
         config=report.config_of(Path(arguments.run_dir), changes) if changes else None,
         resume=arguments.run_dir,
         allow_changed=arguments.allow_changed,
-        handlers=() if arguments.quiet else (Progress(),),
+        handlers=() if arguments.quiet or follows else (Progress(),),
     )
+    if follows:
+        return 0
     print(result.run_dir if arguments.quiet else summary(result))
     return 0

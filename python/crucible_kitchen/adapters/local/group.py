@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,6 +18,15 @@ T = TypeVar("T")
 
 # A process that is gone is noticed at once by gloo; this is for one that hangs.
 _PATIENCE = timedelta(minutes=30)
+
+
+@contextmanager
+def speaking_of_others(doing: str) -> Iterator[None]:
+    """Say what could not be done with the other processes, one of which may be gone."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise PortError(f"training_client: could not {doing}: {error}") from error
 
 
 class Group:
@@ -45,12 +55,8 @@ class Group:
             return cls()
         if not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            try:
+            with speaking_of_others(f"join the {size} processes of WORLD_SIZE"):
                 dist.init_process_group(backend, timeout=_PATIENCE)
-            except (RuntimeError, ValueError) as error:
-                raise PortError(
-                    f"training_client: could not join the {size} processes of WORLD_SIZE: {error}"
-                ) from error
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, items: Sequence[T], together: int = 1) -> Sequence[T]:
@@ -69,7 +75,8 @@ class Group:
         if self.size == 1:
             return [mine]
         parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, mine)
+        with speaking_of_others("gather from the others"):
+            dist.all_gather_object(parts, mine)
         return parts
 
     def interleave(self, mine: Sequence[T], together: int = 1) -> list[T]:
@@ -85,17 +92,22 @@ class Group:
         """
         if self.size == 1:
             return
-        has = torch.tensor([float(p.grad is not None) for p in params], device=params[0].device)
-        dist.all_reduce(has)
-        shared = [p for p, count in zip(params, has.tolist(), strict=True) if count]
-        for param in shared:
-            if param.grad is None:
-                param.grad = torch.zeros_like(param)
-        if not shared:
-            return
-        grads = [param.grad for param in shared if param.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(flat)
-        parts = torch.split(flat, [grad.numel() for grad in grads])
-        for grad, part in zip(grads, parts, strict=True):
-            grad.copy_(part.view_as(grad))
+        with speaking_of_others("add up gradients"):
+            _sum_gradients(params)
+
+
+def _sum_gradients(params: Sequence[Tensor]) -> None:
+    has = torch.tensor([float(p.grad is not None) for p in params], device=params[0].device)
+    dist.all_reduce(has)
+    shared = [p for p, count in zip(params, has.tolist(), strict=True) if count]
+    for param in shared:
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
+    if not shared:
+        return
+    grads = [param.grad for param in shared if param.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [grad.numel() for grad in grads])
+    for grad, part in zip(grads, parts, strict=True):
+        grad.copy_(part.view_as(grad))
