@@ -48,7 +48,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 # What each process of a launch does; started once for many runs, since starting takes longest.
 WORK = """
 import json, os, signal, sys
+import crucible_kitchen as ck
 from crucible_kitchen import cli, optim
+from crucible_kitchen.report import job
+
+job._CHECKPOINT = ck.Every(1)  # a minute would never pass
 
 commands, dies_at = json.loads(sys.argv[1]), int(sys.argv[2])
 step = optim.AdamW.step
@@ -124,6 +128,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(
     killed, copy = tmp_path / "killed", tmp_path / "copy"
     done = by_two([command("sft", config_of("sft", inputs), killed)], tmp_path, dies_at=3)
     assert done.returncode != 0
+    assert [*killed.glob("journal/handles/*/optimizer.safetensors")], "nothing to go on from"
     shutil.copytree(killed, copy)
     resumed = by_two([["resume", str(killed), "--quiet"]], tmp_path)
     assert resumed.returncode == 0, resumed.stderr

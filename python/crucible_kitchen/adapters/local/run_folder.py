@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from crucible_kitchen.adapters.local.group import speaking_of_others
 
@@ -28,7 +28,7 @@ class RunFolder:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.path = run_dir
         with speaking_of_others("take up a run"):
-            store, rank, size = next(dist.rendezvous("env://"))
+            store, rank, size = next(rendezvous("env://"))
             if rank:
                 prefix = f"crucible-rank-{rank}-"
                 self._temporary = tempfile.TemporaryDirectory(prefix=prefix)
