@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can tell, in one command: builds the wheel with CUDA, holds the kernels
+# to the reference in float32, float16 and bfloat16, looks for memory errors, and times the ops.
+#
+#   benchmarks/gpu_check.sh [FOLDER]     the figures as JSON below FOLDER; benchmarks/results
+#
+# It needs nvcc, and torch with CUDA, triton, pybind11 and scikit-build-core in the Python that
+# PYTHON names (python3); no network. It ends after eight minutes at the latest, with 1 where
+# something is wrong or there is no GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+results=${1:-benchmarks/results}
+seconds=480
+
+say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
+# Whatever time is left is the most that a command gets.
+within() { timeout $((seconds > SECONDS ? seconds - SECONDS : 1)) "$@"; }
+
+refuse() { echo "benchmarks/gpu_check.sh: $*" >&2; exit 1; }
+"$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' ||
+  refuse "$python has no torch; name one that has by PYTHON=..."
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+  refuse "torch sees no CUDA device, so nothing was run"
+command -v nvcc > /dev/null || refuse "nvcc must be on PATH"
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+say "build, for this GPU alone"
+arch=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
+within "$python" -m pip install --quiet --no-deps --no-build-isolation --no-index \
+  --target "$folder/site" -C cmake.define.CRUCIBLE_CUDA=ON \
+  -C "cmake.define.CRUCIBLE_CUDA_ARCHS=$arch" -C "build-dir=$folder/build" .
+export PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}"
+# An editable install would come first, and be what is tested.
+"$python" -c 'import sys, crucible_kitchen as ck; sys.exit(not ck.__file__.startswith(sys.argv[1]))' \
+  "$folder" || refuse "$python has crucible-kitchen installed in editable mode; uninstall it"
+
+say "conformance in float32, float16 and bfloat16"
+within "$python" -m pytest -q tests/gpu
+
+say "memory errors, on the CUDA kernels' odd sizes"
+if command -v compute-sanitizer > /dev/null; then
+  CRUCIBLE_BACKENDS=cuda within compute-sanitizer --error-exitcode 1 --target-processes all \
+    "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_conformance.py \
+    -k "test_matches_reference and (odd or rank_1)"
+else
+  echo "compute-sanitizer is not on PATH: memory errors were not looked for"
+fi
+
+say "times, beside eager torch, PEFT's formula, TRL's and F.linear_cross_entropy"
+for dtype in bfloat16 float32; do
+  within "$python" -m crucible_kitchen.cli bench --device cuda --dtype "$dtype" --save "$results"
+done
+say "done"
