@@ -27,26 +27,40 @@ TOKENS_A_SPLIT = 2048
 
 
 class Tiles(NamedTuple):
-    """Tile sizes and launch shape of `_multiply`, for one dtype and rank."""
+    """Tile sizes and launch shape of one kernel: rows, columns, and what is summed over."""
 
     m: int
     n: int
     k: int
     warps: int
     stages: int
-    precision: str
+
+
+# `_multiply`, by whether the tensors are float32 and the largest tile of the rank: the largest
+# tiles whose two sums, base product and rank, stay in the registers of sm_80, sm_90 and sm_100 (see
+# tests/kernels/test_triton_compile.py). float32 goes through three tf32 products: it takes more.
+_MULTIPLY = {
+    False: {32: Tiles(128, 128, 64, 8, 3), 128: Tiles(64, 128, 64, 8, 3)},
+    True: {32: Tiles(64, 64, 16, 4, 2), 128: Tiles(32, 64, 16, 8, 2)},
+}
+# `_rank_gradient`: its rows are the whole rank, its columns the layer's, its sum is over tokens.
+_RANK_GRADIENT = {False: Tiles(0, 64, 64, 4, 3), True: Tiles(0, 64, 32, 8, 2)}
 
 
 def tiles_for(dtype: torch.dtype, block_r: int) -> Tiles:
-    """The largest tiles whose two sums, base product and rank, stay in registers (see the tests).
+    """Those of `_multiply`; a rank above 128 takes the smallest and may spill."""
+    tiles = _MULTIPLY[dtype == torch.float32]
+    return tiles[32 if block_r <= 32 else 128]
 
-    float32 goes through three tf32 products, which take more of them.
-    """
-    if dtype == torch.float32:
-        if block_r <= 16:
-            return Tiles(64, 64, 16, warps=4, stages=2, precision="tf32x3")
-        return Tiles(32, 32, 32, warps=4, stages=2, precision="tf32x3")
-    return Tiles(128 if block_r <= 32 else 64, 128, 64, warps=8, stages=3, precision="tf32")
+
+def rank_tiles_for(dtype: torch.dtype) -> Tiles:
+    """Those of `_rank_gradient`; n columns by all of the rank, k tokens at a time."""
+    return _RANK_GRADIENT[dtype == torch.float32]
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How Triton is to multiply; it matters to float32 only."""
+    return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
 def block_of_rank(rank: int) -> int:
@@ -201,7 +215,7 @@ def _update(
         x_MK.stride(0), *p_KN.stride(), *q_KR.stride(), *z_RN.stride(),
         BIAS=bias_N is not None,
         BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=tiles.k, BLOCK_R=block_r,
-        PRECISION=tiles.precision, num_warps=tiles.warps, num_stages=tiles.stages,
+        PRECISION=precision_of(x_MK.dtype), num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return y_MN, xq_MR
 
@@ -216,13 +230,13 @@ def _sum_over_tokens(x_MC: Tensor, s_MR: Tensor, scale: float, *, rank_first: bo
     splits = triton.cdiv(M, TOKENS_A_SPLIT)
     parts = x_MC.new_empty((splits, *shape), dtype=torch.float32)
     stride_c, stride_r = (1, C) if rank_first else (R, 1)
-    block_c = 64
-    _rank_gradient[(triton.cdiv(C, block_c), splits)](
+    tiles = rank_tiles_for(x_MC.dtype)
+    _rank_gradient[(triton.cdiv(C, tiles.n), splits)](
         x_MC, s_MR, parts,
         M, C, R, scale, TOKENS_A_SPLIT,
         x_MC.stride(0), parts.stride(0), stride_c, stride_r,
-        BLOCK_M=64, BLOCK_C=block_c, BLOCK_R=block_of_rank(R),
-        PRECISION=tiles_for(x_MC.dtype, 16).precision, num_warps=4, num_stages=3,
+        BLOCK_M=tiles.k, BLOCK_C=tiles.n, BLOCK_R=block_of_rank(R),
+        PRECISION=precision_of(x_MC.dtype), num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return parts.sum(0)
 

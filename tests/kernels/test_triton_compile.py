@@ -5,6 +5,7 @@ The kernels' tests under the interpreter say what they compute; this says that t
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ triton = pytest.importorskip("triton")
 if INTERPRETED:
     pytest.skip("an interpreted kernel cannot be compiled", allow_module_level=True)
 
+from crucible_kitchen import ops  # noqa: E402
+from crucible_kitchen.kernels.adamw_step import triton_kernels as adamw  # noqa: E402
+from crucible_kitchen.kernels.grad_norm import triton_kernels as total  # noqa: E402
 from crucible_kitchen.kernels.linear_logprobs import triton_kernels as logprobs  # noqa: E402
 from crucible_kitchen.kernels.linear_logprobs import triton_launch  # noqa: E402
 from crucible_kitchen.kernels.lora_linear import triton_kernels as lora  # noqa: E402
@@ -29,12 +33,28 @@ from crucible_kitchen.kernels.swiglu import triton_kernels as gated  # noqa: E40
 from crucible_kitchen.kernels.varlen_attention import triton_kernels as attention  # noqa: E402
 from crucible_kitchen.kernels.varlen_attention import triton_launch as attention_launch  # noqa: E402
 
-# Every kernel for one architecture, and one kernel for each other: a compilation takes seconds.
+# Every kernel for one architecture, and one of each op for each other, with those that ask most of
+# the registers: a compilation takes a second, and CRUCIBLE_COMPILE_ALL=1 is for all of them.
+ARCHITECTURES = (80, 90, 100)
 ARCHITECTURE = 90
-# float32 asks most of the oldest, the widest rank most of the newest.
 OTHERS = (
     ("linear_logprobs", "score", torch.float32, 80),
+    ("linear_logprobs", "merge", torch.bfloat16, 100),
+    ("lora_linear", "backward-r128", torch.float32, 80),
+    ("lora_linear", "rank_gradient-r128", torch.float32, 80),
     ("lora_linear", "backward-r128", torch.bfloat16, 100),
+    *(
+        (op, name, torch.bfloat16, architecture)
+        for op, name in (
+            ("adamw_step", "update"),
+            ("grad_norm", "squares"),
+            ("rms_norm", "forward"),
+            ("rope", "rotate"),
+            ("swiglu", "forward"),
+            ("varlen_attention", "forward"),
+        )
+        for architecture in (80, 100)
+    ),
 )
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block may take
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -78,10 +98,11 @@ def _logprobs_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
 
 def _lora_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
     own = {f"{name}_ptr": NAMES[dtype] for name in ("x", "p", "q", "z", "bias", "y", "xq", "s")}
-    for rank in (16, 128):
+    precision = lora.precision_of(dtype)
+    for rank in (16, 32, 64, 128):
         block_r = lora.block_of_rank(rank)
         tiles = lora.tiles_for(dtype, block_r)
-        blocks = {"BLOCK_R": block_r, "PRECISION": tiles.precision}
+        blocks = {"BLOCK_R": block_r, "PRECISION": precision}
         multiply = blocks | {
             "BIAS": True, "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k,
         }  # fmt: skip
@@ -91,8 +112,18 @@ def _lora_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
         shape = (tiles.warps, tiles.stages)
         yield f"forward-r{rank}", Build(lora._multiply, own, forward, *shape, ("scale",))
         yield f"backward-r{rank}", Build(lora._multiply, own, backward, *shape, ("scale",))
-    sums = blocks | {"BLOCK_M": 64, "BLOCK_C": 64}
-    yield f"rank_gradient-r{rank}", Build(lora._rank_gradient, own, sums, 4, 3, ("scale",))
+        sums = lora.rank_tiles_for(dtype)
+        yield (
+            f"rank_gradient-r{rank}",
+            Build(
+                lora._rank_gradient,
+                own,
+                blocks | {"BLOCK_M": sums.k, "BLOCK_C": sums.n},
+                sums.warps,
+                sums.stages,
+                ("scale",),
+            ),
+        )
 
 
 def _rms_norm_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
@@ -127,7 +158,24 @@ def _varlen_attention_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
         yield name, Build(kernel, own, constants, tiles.warps, tiles.stages, ("scale",))
 
 
+def _adamw_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {f"like_{name}": NAMES[dtype] for name in ("param", "grad")}
+    own |= {"like_moment": "fp32", "corrections": "fp32"}
+    own |= {"addresses": "i64", "sizes": "i64", "blocks": "i64"}
+    floats = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "decay", "eps", "grad_scale")
+    for name, stochastic in (("update", dtype == torch.bfloat16), ("update-nearest", False)):
+        constants = {"STOCHASTIC": stochastic, "BLOCK": adamw._BLOCK}
+        yield name, Build(adamw._update, own, constants, 4, 3, floats)
+
+
+def _grad_norm_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
+    own = {"like": NAMES[dtype], "addresses": "i64", "blocks": "i64", "partials": "fp64"}
+    yield "squares", Build(total._squares, own, {"BLOCK": total._BLOCK}, 4, 3)
+
+
 OPS = {
+    "adamw_step": _adamw_builds,
+    "grad_norm": _grad_norm_builds,
     "linear_logprobs": _logprobs_builds,
     "lora_linear": _lora_builds,
     "rms_norm": _rms_norm_builds,
@@ -138,12 +186,16 @@ OPS = {
 
 
 def _builds() -> Iterator[Any]:
+    everything = os.environ.get("CRUCIBLE_COMPILE_ALL") == "1"
     wanted = [
-        (op, name, torch.bfloat16, ARCHITECTURE)
+        (op, name, dtype, architecture)
         for op, builds in OPS.items()
-        for name, _ in builds(torch.bfloat16)
+        for dtype in (NAMES if everything else (torch.bfloat16,))
+        for name, _ in builds(dtype)
+        if everything or not name.endswith(("-r32", "-r64"))
+        for architecture in (ARCHITECTURES if everything else (ARCHITECTURE,))
     ]
-    for op, name, dtype, architecture in (*wanted, *OTHERS):
+    for op, name, dtype, architecture in wanted if everything else (*wanted, *OTHERS):
         build = dict(OPS[op](dtype))[name]
         label = f"{op}-{name}-{NAMES[dtype]}-sm_{architecture}"
         yield pytest.param(build, architecture, id=label)
@@ -158,7 +210,7 @@ def compiled(build: Build, architecture: int) -> Any:
     for i, name in enumerate(build.kernel.arg_names):
         if name in build.constants:
             signature[name] = "constexpr"
-        elif name.endswith("_ptr"):
+        elif name.endswith("_ptr") or name in build.pointers:
             signature[name] = "*" + build.pointers.get(name, "fp32")
         else:
             signature[name] = "fp32" if name in build.floats else "i32"
@@ -190,9 +242,20 @@ def resources(kernel: Any, folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("build", "architecture"), list(_builds()))
-def test_compiles_without_spilling(build: Build, architecture: int, tmp_path: Path) -> None:
+def test_compiles_without_spilling(
+    build: Build, architecture: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     kernel = compiled(build, architecture)
-    assert kernel.metadata.shared <= SHARED_MEMORY[architecture]
     used = resources(kernel, tmp_path)
+    print(f"\n{request.node.callspec.id}: {used}, {kernel.metadata.shared} bytes shared")
+    assert kernel.metadata.shared <= SHARED_MEMORY[architecture]
     assert used["REG"] > 0, "cuobjdump no longer says what it did"
     assert used["STACK"] == used["LOCAL"] == 0, f"registers spill: {used}"
+
+
+def test_every_op_is_compiled_for_every_architecture() -> None:
+    """A new op cannot be forgotten: it is in OPS here, and something of it in OTHERS."""
+    compiled_for = {(op, ARCHITECTURE) for op in OPS} | {(op, at) for op, _, _, at in OTHERS}
+    wanted = {(op, architecture) for op in ops.OPS for architecture in ARCHITECTURES}
+    missing = wanted - compiled_for
+    assert not missing, f"nothing is compiled of {sorted(missing)}"
