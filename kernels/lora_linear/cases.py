@@ -34,7 +34,7 @@ BENCHMARK_SIZES: dict[str, Size] = {
     "smollm2_135m_down_r16": Size((1024,), 576, 1536, 16),
     "llama3_8b_q_r16": Size((4096,), 4096, 4096, 16),
 }
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GRADIENTS = (0, 2, 3)  # x, lora_a, lora_b; the weight is frozen
 SCALE = 2.0
 

@@ -21,7 +21,7 @@ BENCHMARK_SIZES: dict[str, Size] = {
     "smollm2_135m": (1024, 576),
     "llama3_8b": (4096, 4096),
 }
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GRADIENTS = (0, 1)
 EPS = 1e-5
 

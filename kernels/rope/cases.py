@@ -28,7 +28,7 @@ BENCHMARK_SIZES: dict[str, Size] = {
     "smollm2_135m_k": Size(1024, 3, 64),
     "llama3_8b_q": Size(4096, 32, 128),
 }
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GRADIENTS = (0,)  # x; the angles are constants
 
 

@@ -20,7 +20,7 @@ BENCHMARK_SIZES: dict[str, Size] = {
     "smollm2_135m": (1024, 1536),
     "llama3_8b": (4096, 14336),
 }
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GRADIENTS = (0, 1)
 
 

@@ -10,6 +10,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from crucible_kitchen import _C, ops
 from crucible_kitchen.kernels.rope import cases
 
+ON_THE_CPU = (torch.float32, torch.bfloat16)  # what the compiled kernel takes
+
 
 def inputs(size: str = "many_tokens", dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     return cases.inputs(cases.SIZES[size], dtype, "cpu")
@@ -39,7 +41,7 @@ def test_the_backward_turns_back() -> None:
     torch.testing.assert_close(back, x.detach())
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("dtype", ON_THE_CPU)
 def test_the_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
     x, cos, sin = inputs(dtype=dtype)
     one, three = torch.empty_like(x), torch.empty_like(x)
