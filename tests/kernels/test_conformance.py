@@ -127,8 +127,8 @@ def run_again(*options: str, **environment: str) -> None:
 def test_triton_under_its_interpreter() -> None:
     """Triton kernels on the CPU; the switch is read when a kernel is decorated.
 
-    The interpreter runs one program after another: that it repeats itself says nothing of a GPU, and
-    what strides change shows on few blocks as on many.
+    The interpreter runs one program after another: that it repeats itself says nothing of a GPU.
+    What strides change shows on few blocks as on many.
     """
     wanted = "not repeats_bit and not (strided and (many or long))"
     run_again("-k", wanted, TRITON_INTERPRET="1", CRUCIBLE_BACKENDS="triton")
