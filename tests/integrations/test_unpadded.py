@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers.utils import ModelOutput
 
 import crucible_kitchen as ck
+from crucible_kitchen import ops
 from crucible_kitchen.integrations import by_segment
 
 from .models import CONFIGS, tiny, with_lora
@@ -116,6 +117,29 @@ def test_layers_see_tokens_and_the_head_sees_the_trained(name: str) -> None:
     model.eval()
     model(**batch)
     assert rows == [9 + 2 + 5, 4 * 9], "in training alone: evaluation gives logits of all"
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [({}, 1), ({"dropout": 0.1}, 0), ({"softcap": 30.0}, 0), ({"implementation": "eager"}, 0)],
+)
+def test_the_fused_attention_takes_what_it_computes(
+    change: dict[str, Any], taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    fused = ops.varlen_attention
+    monkeypatch.setattr(
+        ops, "varlen_attention", lambda *a, **k: calls.append(len(a[0])) or fused(*a, **k)
+    )
+    segments = by_segment.Segments.of((3, 4), change.pop("implementation", "sdpa"))
+    layer = tiny("gemma2").model.layers[0].self_attn
+    heads = [torch.randn(1, n, 7, 8) for n in (4, 2, 2)]
+    if segments.implementation == "sdpa" and "softcap" in change:
+        with pytest.raises(ValueError, match="softcap"):  # transformers' own refusal, still heard
+            by_segment.by_segment(layer, *heads, None, segments=segments, **change)
+    else:
+        by_segment.by_segment(layer, *heads, None, segments=segments, **change)
+    assert calls == [7] * taken
 
 
 def test_a_body_by_itself() -> None:

@@ -7,6 +7,7 @@ alike: whatever a layer does to its heads before is its own code.
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from crucible_kitchen import ops
 NAME = "crucible_by_segment"
 # Those whose mask can be made here; the others (flash, flex) unpad by themselves.
 IMPLEMENTATIONS = ("eager", "sdpa")
+# Parts of an attention, by transformers' names, that `ops.varlen_attention` does not have.
+_UNSUPPORTED = ("softcap", "position_bias", "s_aux")
 # Architectures whose decoder layers do not hand on what else the body's forward is given.
 _DROPPING = ("stablelm",)
 # Attention layers that turn the whole of each head, by Llama's order of pairs, after their norms.
@@ -46,10 +49,17 @@ class Segments(NamedTuple):
     Args:
         lengths: tokens of each row, in order.
         implementation: transformers' name of the attention function that computes a row.
+        bounds: int64 [rows + 1], where each begins among the T tokens, then T; on the CPU.
     """
 
     lengths: tuple[int, ...]
     implementation: str
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], implementation: str) -> Segments:
+        """Rows of these lengths, none of them 0."""
+        return cls(lengths, implementation, torch.tensor([0, *itertools.accumulate(lengths)]))
 
 
 def why_not(body: nn.Module) -> str | None:
@@ -172,6 +182,11 @@ def by_segment(
     Returns:
         The heads' outputs [1, T, heads, D], and no attention weights.
     """
+    if _is_plain(segments, query, options):
+        q, k, v = (_as_cast(t[0].transpose(0, 1)) for t in (query, key, value))
+        scale, bounds = options.get("scaling"), segments.bounds
+        output = ops.varlen_attention(q, k, v, bounds, scale=scale, window=sliding_window)
+        return output[None], None
     lengths = list(segments.lengths)
     attend = _function(module, segments.implementation)
     # The backward of a split is one concatenation; that of slices adds up zero-filled tensors.
@@ -181,6 +196,19 @@ def by_segment(
         mask = _mask(q, sliding_window, segments.implementation)
         outputs.append(attend(module, q, k, v, mask, sliding_window=sliding_window, **options)[0])
     return torch.cat(outputs, dim=1), None
+
+
+def _is_plain(segments: Segments, query: Tensor, options: dict[str, Any]) -> bool:
+    """Whether `ops.varlen_attention` computes it: what sdpa would, on a kernel, without dropout."""
+    asked = any(options.get(name) is not None for name in _UNSUPPORTED)
+    served: bool = ops.OPS["varlen_attention"].serves(_as_cast(query[0].transpose(0, 1)))
+    return segments.implementation == "sdpa" and served and not (asked or options.get("dropout"))
+
+
+def _as_cast(x: Tensor) -> Tensor:
+    """In the dtype of autocast, to which it takes what sdpa is given; else as it is."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _function(module: nn.Module, implementation: str) -> Callable[..., Any]:

@@ -153,7 +153,7 @@ def _unpadded(body: Any, given: dict[str, Tensor | None], rows: Rows, wanted: Te
         attention_mask=torch.empty((1, 1, 0, 0), device=inputs.device),
         position_ids=positions.expand(shape).reshape(-1)[rows.places][None],
         use_cache=False,
-        segments=Segments(rows.lengths, body.config._attn_implementation),
+        segments=Segments.of(rows.lengths, body.config._attn_implementation),
     )
     hidden = output.last_hidden_state[0]
     total = shape[0] * shape[1]
