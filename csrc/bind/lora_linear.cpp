@@ -1,5 +1,8 @@
 // The door of lora_linear: outputs are allocated by the caller and written here.
+#include <algorithm>
+#include <cmath>
 #include <string>
+#include <utility>
 
 #include "../../kernels/lora_linear/launch.h"
 #include "../check.h"
@@ -42,22 +45,18 @@ lora_linear::Matrix vector(const char* argument, py::handle object, const char* 
   return {tensor.data(), size, tensor.dtype() == kBFloat16};
 }
 
-float* low_rank(py::handle object, std::int64_t M, std::int64_t R) {
+float* low_rank(py::handle object, std::int64_t rows, std::int64_t R) {
   const TensorRef tensor(kOp, "xa", object);
   check_dtype(kOp, "xa", tensor, {kFloat32});
   check_contiguous(kOp, "xa", tensor);
-  return static_cast<float*>(matrix("xa", object, "[M, R]", M, R).data);
+  return static_cast<float*>(matrix("xa", object, "[rows, R]", rows, R).data);
 }
 
-// M, N, K, R as x (or dy) and the parameters have them; the other arguments are held to these.
-lora_linear::Size size_of(const char* first, const char* letters, py::handle x, py::handle lora_a,
-                          py::handle lora_b) {
-  const TensorRef rows(kOp, first, x), a(kOp, "lora_a", lora_a), b(kOp, "lora_b", lora_b);
-  check_ndim(kOp, first, rows, letters, 2);
-  check_ndim(kOp, "lora_a", a, "[R, K]", 2);
-  check_ndim(kOp, "lora_b", b, "[N, R]", 2);
-  if (a.size(0) < 1) refuse_value(kOp, "lora_a must have at least one row, got " + show_shape(a));
-  return {rows.size(0), b.size(0), a.size(1), a.size(0)};
+std::int64_t size_of(const char* argument, py::handle object, const char* letters,
+                     std::int64_t dim) {
+  const TensorRef tensor(kOp, argument, object);
+  check_ndim(kOp, argument, tensor, letters, 2);
+  return tensor.size(dim);
 }
 
 lora_linear::Direction direction_of(bool backward) {
@@ -113,50 +112,124 @@ bool panels_hold(py::handle weight, py::handle panels, bool backward) {
   return run(packed.weight, packed.N, packed.K, direction_of(backward), packed.panels);
 }
 
-void forward(py::handle x, py::handle panels, py::handle lora_a, py::handle lora_b, double scale,
-             py::handle bias, py::handle y, py::handle xa, int threads) {
-  check_threads(kOp, threads);
-  const lora_linear::Size size = size_of("x", "[M, K]", x, lora_a, lora_b);
-  const auto [M, N, K, R] = size;
-  const lora_linear::Forward call{size,
-                                  static_cast<float>(scale),
-                                  matrix("x", x, "[M, K]", M, K),
-                                  weight_of(panels, N, K, false),
-                                  matrix("lora_a", lora_a, "[R, K]", R, K),
-                                  matrix("lora_b", lora_b, "[N, R]", N, R),
-                                  vector("bias", bias, "[N]", N),
-                                  matrix("y", y, "[M, N]", M, N),
-                                  low_rank(xa, M, R)};
-  const py::gil_scoped_release others_run;
-  static const auto run = CRUCIBLE_CPU(lora_linear, forward);
-  run(call, threads);
+// The arguments of a call as Python gives them: one layer with one update, or several. Lists have
+// an entry a layer, or for each layer an entry an update.
+struct Layers {
+  py::sequence panels;
+  py::sequence biases;  // backward: empty
+  py::sequence ys;      // backward: dy
+  py::sequence rows;
+  py::sequence lora_as;
+  py::sequence lora_bs;
+  py::sequence scales;
+  py::sequence xas;
+  double dropout;
+  py::sequence seeds;
+};
+
+lora_linear::Drop drop_of(double dropout, py::handle seed) {
+  if (!(dropout >= 0.0 && dropout < 1.0)) {
+    refuse_value(kOp, "dropout must be in [0, 1), got " + std::to_string(dropout));
+  }
+  constexpr double kMost = 4294967295.0;
+  const double threshold = std::min(std::nearbyint(dropout * 4294967296.0), kMost);
+  // Any 64 bits: torch's integers are signed.
+  const auto bits = static_cast<std::uint64_t>(seed.cast<std::int64_t>());
+  return {static_cast<std::uint32_t>(threshold), bits};
 }
 
-void backward(py::handle dy, py::handle x, py::handle panels, py::handle lora_a, py::handle lora_b,
-              double scale, py::handle xa, py::handle dx, py::handle da, py::handle db,
-              int threads) {
-  check_threads(kOp, threads);
-  const lora_linear::Size size = size_of("dy", "[M, N]", dy, lora_a, lora_b);
-  const auto [M, N, K, R] = size;
-  if (!dx.is_none() && panels.is_none()) {
-    refuse_value(kOp, "panels must be given where dx is wanted, got None");
+void check_lengths(const Layers& of) {
+  const std::size_t layers = py::len(of.panels), updates = layers * py::len(of.rows);
+  const auto check = [](const char* name, const py::sequence& given, std::size_t wanted) {
+    if (py::len(given) == wanted) return;
+    refuse_value(kOp, std::string(name) + " must have " + std::to_string(wanted) +
+                          " entries, got " + std::to_string(py::len(given)));
+  };
+  check("ys", of.ys, layers);
+  if (py::len(of.biases) != 0) check("biases", of.biases, layers);
+  check("lora_a", of.lora_as, updates);
+  check("lora_b", of.lora_bs, updates);
+  check("scales", of.scales, updates);
+  check("xa", of.xas, updates);
+  check("seeds", of.seeds, updates);
+}
+
+// All but x, dx, and the updates' gradients.
+lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward) {
+  check_lengths(of);
+  lora_linear::Pass pass{M, K, {nullptr, 0, false}, {nullptr, 0, false}, {}};
+  const lora_linear::Matrix none{nullptr, 0, false};
+  const std::size_t layers = py::len(of.panels), parts = py::len(of.rows);
+  for (std::size_t l = 0; l < layers; ++l) {
+    const std::int64_t N = size_of(backward ? "dy" : "y", of.ys[l], "[M, N]", 1);
+    lora_linear::Linear linear{
+        N,
+        weight_of(of.panels[l], N, K, backward),
+        py::len(of.biases) == 0 ? none : vector("bias", of.biases[l], "[N]", N),
+        matrix(backward ? "dy" : "y", of.ys[l], "[M, N]", M, N),
+        {}};
+    std::int64_t first = 0;
+    for (std::size_t u = 0; u < parts; ++u) {
+      const std::size_t i = l * parts + u;
+      const py::object a = of.lora_as[i];
+      const auto rows = of.rows[u].cast<std::int64_t>();
+      const std::int64_t R = size_of("lora_a", a, "[R, K]", 0);
+      if (R < 1) refuse_value(kOp, "lora_a must have at least one row, got none");
+      if (rows < 0 || rows > M - first) {
+        refuse_value(kOp, "rows must sum to M = " + std::to_string(M) + ", got " +
+                              std::to_string(rows) + " after " + std::to_string(first));
+      }
+      linear.updates.push_back(
+          {first, rows, R, of.scales[i].cast<float>(), drop_of(of.dropout, of.seeds[i]),
+           matrix("lora_a", a, "[R, K]", R, K), matrix("lora_b", of.lora_bs[i], "[N, R]", N, R),
+           low_rank(of.xas[i], rows, R), none, none});
+      first += rows;
+    }
+    if (first != M) {
+      refuse_value(kOp,
+                   "rows must sum to M = " + std::to_string(M) + ", got " + std::to_string(first));
+    }
+    pass.linears.push_back(std::move(linear));
   }
-  if (!da.is_none() && x.is_none())
-    refuse_value(kOp, "x must be given where da is wanted, got None");
-  const lora_linear::Backward call{size,
-                                   static_cast<float>(scale),
-                                   matrix("dy", dy, "[M, N]", M, N),
-                                   optional_matrix("x", x, "[M, K]", M, K),
-                                   weight_of(panels, N, K, true),
-                                   matrix("lora_a", lora_a, "[R, K]", R, K),
-                                   matrix("lora_b", lora_b, "[N, R]", N, R),
-                                   low_rank(xa, M, R),
-                                   optional_matrix("dx", dx, "[M, K]", M, K),
-                                   optional_matrix("da", da, "[R, K]", R, K),
-                                   optional_matrix("db", db, "[N, R]", N, R)};
+  return pass;
+}
+
+void run_forward(py::handle x, const Layers& of, int threads) {
+  check_threads(kOp, threads);
+  const std::int64_t M = size_of("x", x, "[M, K]", 0), K = size_of("x", x, "[M, K]", 1);
+  lora_linear::Pass pass = pass_of(of, M, K, false);
+  pass.x_MK = matrix("x", x, "[M, K]", M, K);
+  const py::gil_scoped_release others_run;
+  static const auto run = CRUCIBLE_CPU(lora_linear, forward);
+  run(pass, threads);
+}
+
+void run_backward(py::handle x, const Layers& of, py::handle dx, const py::sequence& das,
+                  const py::sequence& dbs, int threads) {
+  check_threads(kOp, threads);
+  if (py::len(of.lora_as) == 0) refuse_value(kOp, "lora_a must have an entry, got none");
+  const std::int64_t M = size_of("dy", of.ys[0], "[M, N]", 0);
+  const std::int64_t K = size_of("lora_a", of.lora_as[0], "[R, K]", 1);
+  lora_linear::Pass pass = pass_of(of, M, K, true);
+  pass.x_MK = optional_matrix("x", x, "[M, K]", M, K);
+  pass.dx_MK = optional_matrix("dx", dx, "[M, K]", M, K);
+  std::size_t i = 0;
+  for (lora_linear::Linear& linear : pass.linears) {
+    if (!dx.is_none() && of.panels[i / linear.updates.size()].is_none()) {
+      refuse_value(kOp, "panels must be given where dx is wanted, got None");
+    }
+    for (lora_linear::Update& update : linear.updates) {
+      const py::object da = das[i], db = dbs[i];
+      if (!da.is_none() && x.is_none())
+        refuse_value(kOp, "x must be given where da is wanted, got None");
+      update.da_RK = optional_matrix("da", da, "[R, K]", update.R, K);
+      update.db_NR = optional_matrix("db", db, "[N, R]", linear.N, update.R);
+      ++i;
+    }
+  }
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, backward);
-  run(call, threads);
+  run(pass, threads);
 }
 
 }  // namespace
@@ -168,9 +241,26 @@ void bind_lora_linear(py::module_& m) {
   m.def("lora_linear_pack", &pack, "Writes the panels of a weight, in its dtype.");
   m.def("lora_linear_panels_hold", &panels_hold,
         "Whether the panels agree with the weight wherever a sample of it looks.");
-  m.def("lora_linear_forward", &forward, "Writes y and xa = x A^T; tensors on the CPU.");
-  m.def("lora_linear_backward", &backward,
-        "Writes those of dx, da and db that are not None; tensors on the CPU.");
+  m.def(
+      "lora_linear_forward",
+      [](py::handle x, py::sequence panels, py::sequence biases, py::sequence ys, py::sequence rows,
+         py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::sequence xas,
+         double dropout, py::sequence seeds, int threads) {
+        run_forward(x, {panels, biases, ys, rows, lora_as, lora_bs, scales, xas, dropout, seeds},
+                    threads);
+      },
+      "Writes y of each layer and xa = x A^T of each update; tensors on the CPU.");
+  m.def(
+      "lora_linear_backward",
+      [](py::handle x, py::sequence panels, py::sequence dys, py::sequence rows,
+         py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::sequence xas,
+         double dropout, py::sequence seeds, py::handle dx, py::sequence das, py::sequence dbs,
+         int threads) {
+        run_backward(
+            x, {panels, py::tuple(), dys, rows, lora_as, lora_bs, scales, xas, dropout, seeds}, dx,
+            das, dbs, threads);
+      },
+      "Writes those of dx (their sum), da and db that are not None; tensors on the CPU.");
 }
 
 }  // namespace crucible

@@ -53,7 +53,7 @@ inline Corrections corrections_of(const Options& o, std::int64_t step, std::uint
   const auto t = static_cast<double>(step);
   return {static_cast<float>(o.lr / (1.0 - std::pow(o.beta1, t))),
           static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t))),
-          noise_key(o.seed, tensor)};
+          hash_key(o.seed, tensor)};
 }
 
 namespace cpu {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_32_BITS = 0xFFFFFFFF
+from crucible_kitchen.kernels.common.hash import BITS, mix, mix_tensor, seed_key
 
 
 def adamw_step(
@@ -56,26 +56,9 @@ def round_stochastically(x: Tensor, *, tensor: int, seed: int) -> Tensor:
         tensor: place of x in the list of parameters.
         seed: 64 bits; take another one each step.
     """
-    key = _mix(_mix(_mix(seed & _32_BITS) ^ (seed >> 32 & _32_BITS)) ^ tensor)
+    key = mix(seed_key(seed) ^ tensor)
     element = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
-    noise = _mix_tensor(element & _32_BITS ^ key) >> 16
+    noise = mix_tensor(element & BITS ^ key) >> 16
     bits = x.flatten().view(torch.int32).to(torch.int64) + noise
     cut = (bits >> 16 << 16).to(torch.int32).view(torch.float32)
     return cut.view(x.shape).to(torch.bfloat16)
-
-
-def _mix(h: int) -> int:
-    """A bijection of 32-bit integers in which every output bit depends on every input bit."""
-    h ^= h >> 16
-    h = h * 0x7FEB352D & _32_BITS
-    h ^= h >> 15
-    h = h * 0x846CA68B & _32_BITS
-    return h ^ h >> 16
-
-
-def _mix_tensor(h: Tensor) -> Tensor:
-    h = h ^ h >> 16
-    h = h * 0x7FEB352D & _32_BITS
-    h = h ^ h >> 15
-    h = h * 0x846CA68B & _32_BITS
-    return h ^ h >> 16

@@ -14,18 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from crucible_kitchen.kernels.common.blocks import blocks_of
+from crucible_kitchen.kernels.common.triton_hash import key_argument, mix
 
 _BLOCK = 2048
-
-
-@triton.jit
-def _mix(h):
-    """A bijection of 32-bit integers, as in reference.py."""
-    h = h ^ (h >> 16)
-    h = h * 0x7FEB352D
-    h = h ^ (h >> 15)
-    h = h * 0x846CA68B
-    return h ^ (h >> 16)
 
 
 @triton.jit(do_not_specialize=["seed_key"])
@@ -66,8 +57,8 @@ def _update(
     tl.store(m_ptr, m, mask=inside)
     tl.store(v_ptr, v, mask=inside)
     if STOCHASTIC:
-        key = _mix(seed_key.to(tl.uint32) ^ tl.load(sizes + tensor * 2 + 1).to(tl.uint32))
-        bits = p.to(tl.uint32, bitcast=True) + (_mix(element.to(tl.uint32) ^ key) >> 16)
+        key = mix(seed_key.to(tl.uint32) ^ tl.load(sizes + tensor * 2 + 1).to(tl.uint32))
+        bits = p.to(tl.uint32, bitcast=True) + (mix(element.to(tl.uint32) ^ key) >> 16)
         p = ((bits >> 16) << 16).to(tl.float32, bitcast=True)
     tl.store(p_ptr, p.to(like_param.dtype.element_ty), mask=inside)
 
@@ -121,21 +112,7 @@ def adamw_step(
             1 - lr * weight_decay,
             eps,
             grad_scale,
-            _seed_key(seed),
+            key_argument(seed),
             STOCHASTIC=stochastic_rounding and param_dtype == torch.bfloat16,
             BLOCK=_BLOCK,
         )
-
-
-def _seed_key(seed: int) -> int:
-    """The part of reference.py's key that does not depend on the tensor."""
-
-    def mix(h: int) -> int:
-        h ^= h >> 16
-        h = h * 0x7FEB352D & 0xFFFFFFFF
-        h ^= h >> 15
-        h = h * 0x846CA68B & 0xFFFFFFFF
-        return h ^ h >> 16
-
-    key = mix(mix(seed & 0xFFFFFFFF) ^ (seed >> 32 & 0xFFFFFFFF))
-    return key - 2**32 if key >= 2**31 else key  # always an int32: one compiled kernel for all keys

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../common/bfloat16.h"
+#include "../common/hash.h"
 
 namespace crucible::adamw_step {
 
@@ -34,22 +35,6 @@ CRUCIBLE_HOST_DEVICE float update(const Constants& c, const Corrections& at, flo
   m = c.beta1 * m + c.one_minus_beta1 * g;
   v = c.beta2 * v + c.one_minus_beta2 * (g * g);
   return c.decay * p - at.step_size * m / (sqrtf(v) * at.root_correction + c.eps);
-}
-
-// A bijection of 32-bit integers in which every output bit depends on every input bit.
-CRUCIBLE_HOST_DEVICE std::uint32_t mix(std::uint32_t h) {
-  h ^= h >> 16;
-  h *= 0x7feb352dU;
-  h ^= h >> 15;
-  h *= 0x846ca68bU;
-  return h ^ (h >> 16);
-}
-
-// The part of the noise that depends on the seed and the tensor.
-CRUCIBLE_HOST_DEVICE std::uint32_t noise_key(std::uint64_t seed, std::uint32_t tensor) {
-  const auto low = static_cast<std::uint32_t>(seed);
-  const auto high = static_cast<std::uint32_t>(seed >> 32);
-  return mix(mix(mix(low) ^ high) ^ tensor);
 }
 
 // Up with the probability of the fraction that is cut off.

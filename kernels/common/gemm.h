@@ -155,28 +155,29 @@ void tile(const A& a, const B& b, std::int64_t depth, const Tail& tail, const C&
   tile_of<kLie>(a, b, depth, tail, c, std::make_integer_sequence<int, kCount>());
 }
 
-// The last rows of a block: a tile of exactly as many.
-template <int kCount, Rows kLie>
-void short_tile(int count, const A& a, const B& b, std::int64_t depth, const Tail& tail,
-                const C& c) {
-  if (count == kCount) return tile<kCount, kLie>(a, b, depth, tail, c);
-  if constexpr (kCount > 1) short_tile<kCount - 1, kLie>(count, a, b, depth, tail, c);
+// A tile of exactly as many rows.
+template <int kMost, Rows kLie>
+inline void tile_of_size(int count, const A& a, const B& b, std::int64_t depth, const Tail& tail,
+                         const C& c) {
+  if (count == kMost) return tile<kMost, kLie>(a, b, depth, tail, c);
+  if constexpr (kMost > 1) tile_of_size<kMost - 1, kLie>(count, a, b, depth, tail, c);
 }
 
 }  // namespace internal
 
-// `count` rows of A against one panel: C[count, c.columns] (+)= A B + tail.
+// `count` rows of A against one panel: C[count, c.columns] (+)= A B + tail. In tiles of nearly the
+// same size: one of a row or two would wait for its own sums.
 template <Rows kLie>
 inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Tail tail, C c) {
-  const std::int64_t a_rows = kRows * (kLie == Rows::kApart ? a.stride : 1);
-  for (; count >= kRows; count -= kRows) {
-    internal::tile<kRows, kLie>(a, b, depth, tail, c);
-    a.data += a_rows;
-    tail.a.data += kRows * tail.a.stride;
-    c.data += kRows * c.stride;
-  }
-  if (count > 0) {
-    internal::short_tile<kRows - 1, kLie>(static_cast<int>(count), a, b, depth, tail, c);
+  if (count <= 0) return;
+  const std::int64_t tiles = groups(count, kRows);
+  const std::int64_t size = count / tiles, larger = count - size * tiles;
+  for (std::int64_t i = 0; i < tiles; ++i) {
+    const std::int64_t rows = i < larger ? size + 1 : size;
+    internal::tile_of_size<kRows, kLie>(static_cast<int>(rows), a, b, depth, tail, c);
+    a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
+    tail.a.data += rows * tail.a.stride;
+    c.data += rows * c.stride;
   }
 }
 

@@ -46,9 +46,9 @@ bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direct
   return true;
 }
 
-void forward(const Forward& f, int threads) { ForwardPass(f).run(threads); }
+void forward(const Pass& pass, int threads) { ForwardPass(pass).run(threads); }
 
-void backward(const Backward& b, int threads) { BackwardPass(b).run(threads); }
+void backward(const Pass& pass, int threads) { BackwardPass(pass).run(threads); }
 
 }  // namespace crucible::lora_linear::cpu
 

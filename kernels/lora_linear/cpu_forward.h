@@ -2,7 +2,6 @@
 // slice of x W^T, which then takes it along as R more columns of the reduction.
 #pragma once
 
-#include "../common/threads.h"
 #include "cpu_matrix.h"
 
 namespace crucible::lora_linear::cpu {
@@ -13,79 +12,182 @@ constexpr std::int64_t kForwardRows = 66;
 
 class ForwardPass {
  public:
-  explicit ForwardPass(const Forward& f) : f_(f), blocks_(f.size.M, kForwardRows) {}
+  explicit ForwardPass(const Pass& pass)
+      : p_(pass),
+        blocks_(pass.M, kForwardRows),
+        panels_(pass,
+                [&](std::int64_t N, std::int64_t R) {
+                  return gemm::panels_numel(R, pass.K) + gemm::panels_numel(N, R);
+                }),
+        rank_(highest_rank(pass)),
+        columns_(most_columns(pass)),
+        drops_(drops(pass)) {}
 
   void run(int threads) {
-    const auto [M, N, K, R] = f_.size;
     static thread_local gemm::Scratch scratch;
-    const std::int64_t a_numel = gemm::panels_numel(R, K);
-    a_panels_ = scratch.take(a_numel + gemm::panels_numel(N, R));
-    b_panels_ = a_panels_ + a_numel;
-    pack_turned(f_.lora_a_RK, R, K, a_panels_);
-    pack_turned(f_.lora_b_NR, N, R, b_panels_);
-    // Few rows keep many threads busy only if columns are shared out too; no sum crosses columns.
-    const std::int64_t wanted = gemm::groups(4 * threads, std::max<std::int64_t>(1, blocks_.count));
-    const std::int64_t chunks = threads == 1 || blocks_.count >= 4 * threads ? 1 : wanted;
-    chunk_ = gemm::groups(gemm::groups(N, chunks), gemm::kColumns) * gemm::kColumns;
-    const std::int64_t chunk_count = N == 0 ? 0 : gemm::groups(N, chunk_);
-    parallel(blocks_.count * chunk_count, threads, [&](auto next) {
-      static thread_local gemm::Scratch room;
-      for (std::int64_t i = next(); i < blocks_.count * chunk_count; i = next()) {
-        block(i / chunk_count, (i % chunk_count) * chunk_, room);
+    panels_.pack(scratch.take(panels_.numel()), threads,
+                 [&](const Linear& linear, const Update& u, float* to) {
+                   pack_turned(u.lora_a_RK, u.R, p_.K, to);
+                   pack_turned(u.lora_b_NR, linear.N, u.R, to + gemm::panels_numel(u.R, p_.K));
+                 });
+    share_out(threads);
+    const auto chunks = static_cast<std::int64_t>(chunks_.size());
+    parallel(blocks_.count * chunks, threads, [&](auto next) {
+      static thread_local gemm::Scratch memory;
+      Room room = take(memory);
+      for (std::int64_t i = next(); i < blocks_.count * chunks; i = next()) {
+        block(i / chunks, chunks_[static_cast<std::size_t>(i % chunks)], room);
       }
     });
   }
 
  private:
-  // Rows of one block, columns [from, from + chunk_).
-  void block(std::int64_t index, std::int64_t from, gemm::Scratch& scratch) {
-    const auto [M, N, K, R] = f_.size;
-    const std::int64_t first = blocks_.first(index), rows = blocks_.size(index);
-    const std::int64_t columns = std::min(chunk_, N - from);
-    float* xa = scratch.take(blocks_.rows * (2 * R + K + chunk_) + gemm::kSlice * gemm::kColumns);
-    float* scaled = xa + blocks_.rows * R;
-    float* x_room = scaled + blocks_.rows * R;
-    float* y_room = x_room + blocks_.rows * K;
-    float* panel_room = y_room + blocks_.rows * chunk_;
-    const gemm::A x = block_of(f_.x_MK, first, rows, K, x_room);
-    Matrix y_chunk = f_.y_MN;
-    y_chunk.data = typed(f_.y_MN, 0, from, [](auto* p) -> void* { return p; });
-    const gemm::C y = result_of(y_chunk, first, columns, y_room);
-    if (f_.bias_N.data != nullptr) start_with_bias(rows, from, columns, y);
+  // Columns of one layer.
+  struct Chunk {
+    std::size_t linear;
+    std::int64_t from;
+    std::int64_t columns;
+  };
+
+  // Rows of a block that have one update.
+  struct Piece {
+    const Update* update;
+    const float* a_panels;
+    const float* b_panels;
+    std::int64_t first;  // in the block
+    std::int64_t rows;
+    gemm::A x;  // as the update sees it
+    float* xa;
+    float* scaled;
+  };
+
+  // What a thread works in.
+  struct Room {
+    float* xa;
+    float* scaled;
+    float* x;
+    float* seen;
+    float* y;
+    float* panel;
+    gemm::A block;            // of x, which the next chunk may want too
+    std::int64_t index = -1;  // of that block
+    std::vector<Piece> pieces;
+  };
+
+  // Few rows keep many threads busy only if columns are shared out too; no sum crosses columns.
+  void share_out(int threads) {
+    const std::int64_t wanted = gemm::groups(4 * threads, std::max<std::int64_t>(1, blocks_.count));
+    const std::int64_t parts = threads == 1 || blocks_.count >= 4 * threads ? 1 : wanted;
+    for (std::size_t l = 0; l < p_.linears.size(); ++l) {
+      const std::int64_t N = p_.linears[l].N;
+      const std::int64_t size =
+          gemm::groups(gemm::groups(N, parts), gemm::kColumns) * gemm::kColumns;
+      for (std::int64_t n = 0; n < N; n += size) chunks_.push_back({l, n, std::min(size, N - n)});
+    }
+  }
+
+  Room take(gemm::Scratch& memory) const {
+    const std::int64_t rows = blocks_.rows, x_numel = rows * p_.K;
+    Room room{};
+    room.index = -1;
+    room.xa = memory.take(2 * rows * rank_ + (drops_ ? 2 : 1) * x_numel + rows * columns_ +
+                          gemm::kSlice * gemm::kColumns);
+    room.scaled = room.xa + rows * rank_;
+    room.x = room.scaled + rows * rank_;
+    room.seen = room.x + x_numel;
+    room.y = drops_ ? room.seen + x_numel : room.seen;
+    room.panel = room.y + rows * columns_;
+    return room;
+  }
+
+  void block(std::int64_t index, const Chunk& chunk, Room& room) const {
+    const Linear& linear = p_.linears[chunk.linear];
+    const std::int64_t first = blocks_.first(index), rows = blocks_.size(index), K = p_.K;
+    if (room.index != index) room.block = block_of(p_.x_MK, first, rows, K, room.x);
+    room.index = index;
+    find_pieces(chunk.linear, first, rows, room);
+    Matrix part = linear.y_MN;
+    part.data = typed(part, 0, chunk.from, [](auto* p) -> void* { return p; });
+    const gemm::C y = result_of(part, first, chunk.columns, room.y);
+    if (linear.bias_N.data != nullptr) start_with_bias(linear, rows, chunk, y);
     gemm::Slices(K).each([&](std::int64_t k, std::int64_t count, bool last) {
-      gemm::each_panel(R, [&](std::int64_t r, int size) {
-        gemm::multiply<gemm::Rows::kApart>(rows, from_column(x, k), panel_at(a_panels_, r, K, k),
-                                           count, {}, {xa + r, R, size, k > 0});
-      });
-      if (last) {
-        for (std::int64_t i = 0; i < rows * R; ++i) scaled[i] = f_.scale * xa[i];
-      }
-      gemm::each_panel(columns, [&](std::int64_t n, int size) {
-        const gemm::B panel = weight_panel(f_.weight, from + n, K, k, count, panel_room);
-        const gemm::Tail tail{{scaled, R}, panel_at(b_panels_, from + n, R, 0), last ? R : 0};
-        const bool accumulate = k > 0 || f_.bias_N.data != nullptr;
-        gemm::multiply<gemm::Rows::kApart>(rows, from_column(x, k), panel, count, tail,
-                                           at_column(y, n, size, accumulate));
+      for (const Piece& piece : room.pieces) add_xa(piece, k, count, last);
+      gemm::each_panel(chunk.columns, [&](std::int64_t n, int size) {
+        const std::int64_t column = chunk.from + n;
+        const gemm::B panel = weight_panel(linear.weight, column, K, k, count, room.panel);
+        const bool accumulate = k > 0 || linear.bias_N.data != nullptr;
+        if (!last) {
+          gemm::multiply<gemm::Rows::kApart>(rows, from(room.block, 0, k), panel, count, {},
+                                             at(y, 0, n, size, accumulate));
+          return;
+        }
+        for (const Piece& piece : room.pieces) {
+          const std::int64_t R = piece.update->R;
+          const gemm::Tail tail{{piece.scaled, R}, panel_at(piece.b_panels, column, R, 0), R};
+          gemm::multiply<gemm::Rows::kApart>(piece.rows, from(room.block, piece.first, k), panel,
+                                             count, tail, at(y, piece.first, n, size, accumulate));
+        }
       });
     });
-    round_block(y_chunk, first, rows, columns, y_room);
-    if (from == 0) std::copy_n(xa, rows * R, f_.xa_MR + first * R);
+    round_block(part, first, rows, chunk.columns, room.y);
+    if (chunk.from == 0) keep_xa(first, room);
   }
 
-  void start_with_bias(std::int64_t rows, std::int64_t from, std::int64_t columns,
-                       const gemm::C& y) const {
-    typed(f_.bias_N, 0, from, [&](auto* bias) {
+  void find_pieces(std::size_t linear, std::int64_t first, std::int64_t rows, Room& room) const {
+    room.pieces.clear();
+    const std::vector<Update>& updates = p_.linears[linear].updates;
+    const auto ends_before = [](std::int64_t row, const Update& u) {
+      return row < u.first + u.rows;
+    };
+    auto u = std::upper_bound(updates.begin(), updates.end(), first, ends_before);
+    for (; u != updates.end() && u->first < first + rows; ++u) {
+      const std::int64_t begin = std::max(first, u->first), at = begin - first;
+      const std::int64_t count = std::min(first + rows, u->first + u->rows) - begin;
+      if (count == 0) continue;
+      const float* panels = panels_.of(linear, static_cast<std::size_t>(u - updates.begin()));
+      room.pieces.push_back({&*u, panels, panels + gemm::panels_numel(u->R, p_.K), at, count,
+                             seen(u->drop, from(room.block, at, 0), begin - u->first, count, p_.K,
+                                  room.seen + at * p_.K),
+                             room.xa + at * rank_, room.scaled + at * rank_});
+    }
+  }
+
+  void add_xa(const Piece& piece, std::int64_t k, std::int64_t count, bool last) const {
+    const std::int64_t R = piece.update->R;
+    gemm::each_panel(R, [&](std::int64_t r, int size) {
+      gemm::multiply<gemm::Rows::kApart>(piece.rows, from(piece.x, 0, k),
+                                         panel_at(piece.a_panels, r, p_.K, k), count, {},
+                                         {piece.xa + r, R, size, k > 0});
+    });
+    if (!last) return;
+    for (std::int64_t i = 0; i < piece.rows * R; ++i) {
+      piece.scaled[i] = piece.update->scale * piece.xa[i];
+    }
+  }
+
+  static void keep_xa(std::int64_t first, const Room& room) {
+    for (const Piece& piece : room.pieces) {
+      const Update& u = *piece.update;
+      std::copy_n(piece.xa, piece.rows * u.R, u.xa + (first + piece.first - u.first) * u.R);
+    }
+  }
+
+  static void start_with_bias(const Linear& linear, std::int64_t rows, const Chunk& chunk,
+                              const gemm::C& y) {
+    typed(linear.bias_N, 0, chunk.from, [&](auto* bias) {
       for (std::int64_t i = 0; i < rows; ++i) {
-        for (std::int64_t n = 0; n < columns; ++n) y.data[i * y.stride + n] = widen(bias[n]);
+        for (std::int64_t n = 0; n < chunk.columns; ++n) y.data[i * y.stride + n] = widen(bias[n]);
       }
     });
   }
 
-  const Forward& f_;
+  const Pass& p_;
   Blocks blocks_;
-  std::int64_t chunk_ = 0;
-  float* a_panels_ = nullptr;
-  float* b_panels_ = nullptr;
+  UpdatePanels panels_;
+  std::int64_t rank_;
+  std::int64_t columns_;
+  bool drops_;
+  std::vector<Chunk> chunks_;
 };
 
 }  // namespace

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "../common/gemm.h"
+#include "../common/hash.h"
+#include "../common/threads.h"
 #include "launch.h"
 
 namespace crucible::lora_linear::cpu {
@@ -87,11 +89,101 @@ gemm::B weight_panel(const Panels& weight, std::int64_t column, std::int64_t dep
   return {room, gemm::kColumns};
 }
 
-gemm::A from_column(const gemm::A& a, std::int64_t column) { return {a.data + column, a.stride}; }
-
-gemm::C at_column(const gemm::C& c, std::int64_t column, int columns, bool accumulate) {
-  return {c.data + column, c.stride, columns, accumulate};
+gemm::A from(const gemm::A& a, std::int64_t row, std::int64_t column) {
+  return {a.data + row * a.stride + column, a.stride};
 }
+
+gemm::C at(const gemm::C& c, std::int64_t row, std::int64_t column, int columns, bool accumulate) {
+  return {c.data + row * c.stride + column, c.stride, columns, accumulate};
+}
+
+// What an update sees of a row of its x: the others are zero.
+void keep_seen(const Drop& drop, std::int64_t row, const float* from, std::int64_t columns,
+               float* to) {
+  const std::uint32_t key = hash_key(drop.seed, static_cast<std::uint32_t>(row));
+  for (std::int64_t j = 0; j < columns; ++j) {
+    to[j] = mix(static_cast<std::uint32_t>(j) ^ key) >= drop.threshold ? from[j] : 0.0F;
+  }
+}
+
+// A block of x, from its `first` row on among the update's own, as the update sees it.
+gemm::A seen(const Drop& drop, const gemm::A& x, std::int64_t first, std::int64_t rows,
+             std::int64_t columns, float* room) {
+  if (drop.threshold == 0) return x;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    keep_seen(drop, first + i, x.data + i * x.stride, columns, room + i * columns);
+  }
+  return {room, columns};
+}
+
+std::int64_t highest_rank(const Pass& pass) {
+  std::int64_t most = 1;
+  for (const Linear& linear : pass.linears) {
+    for (const Update& update : linear.updates) most = std::max(most, update.R);
+  }
+  return most;
+}
+
+std::int64_t most_columns(const Pass& pass) {
+  std::int64_t most = 0;
+  for (const Linear& linear : pass.linears) most = std::max(most, linear.N);
+  return most;
+}
+
+template <typename F>
+bool any_update(const Pass& pass, F&& holds) {
+  for (const Linear& linear : pass.linears) {
+    if (std::any_of(linear.updates.begin(), linear.updates.end(), holds)) return true;
+  }
+  return false;
+}
+
+bool drops(const Pass& pass) {
+  return any_update(pass, [](const Update& update) { return update.drop.threshold != 0; });
+}
+
+bool wants_da(const Pass& pass) {
+  return any_update(pass, [](const Update& update) { return update.da_RK.data != nullptr; });
+}
+
+// Where the panels of each update's A and B are, one after the other.
+class UpdatePanels {
+ public:
+  template <typename Numel>
+  UpdatePanels(const Pass& pass, Numel&& numel) {
+    for (const Linear& linear : pass.linears) {
+      starts_.push_back(places_.size());
+      for (const Update& update : linear.updates) {
+        places_.push_back({&linear, &update, total_});
+        total_ += numel(linear.N, update.R);
+      }
+    }
+  }
+  // Calls f(linear, update, its place in `memory`) for each.
+  template <typename F>
+  void pack(float* memory, int threads, F&& f) {
+    memory_ = memory;
+    parallel_for(static_cast<std::int64_t>(places_.size()), threads, [&](std::int64_t i) {
+      const Place& place = places_[static_cast<std::size_t>(i)];
+      f(*place.linear, *place.update, memory + place.offset);
+    });
+  }
+  std::int64_t numel() const { return total_; }
+  const float* of(std::size_t linear, std::size_t update) const {
+    return memory_ + places_[starts_[linear] + update].offset;
+  }
+
+ private:
+  struct Place {
+    const Linear* linear;
+    const Update* update;
+    std::int64_t offset;
+  };
+  std::vector<std::size_t> starts_;
+  std::vector<Place> places_;
+  std::int64_t total_ = 0;
+  float* memory_ = nullptr;
+};
 
 }  // namespace
 }  // namespace crucible::lora_linear::cpu

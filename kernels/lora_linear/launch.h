@@ -1,16 +1,10 @@
-// A frozen linear layer plus its low-rank update, on the CPU; letters as in README.md.
+// Frozen linear layers plus their low-rank updates, on the CPU; letters as in README.md.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace crucible::lora_linear {
-
-struct Size {
-  std::int64_t M;  // rows of x
-  std::int64_t N;  // out features
-  std::int64_t K;  // in features
-  std::int64_t R;  // rank
-};
 
 // Rows side by side, `stride` elements apart; null where it is not given or not wanted.
 struct Matrix {
@@ -27,30 +21,43 @@ struct Panels {
 
 enum class Direction { kForward, kBackward };
 
-struct Forward {
-  Size size;
-  float scale;
-  Matrix x_MK;
-  Panels weight;  // packed for kForward
-  Matrix lora_a_RK;
-  Matrix lora_b_NR;
-  Matrix bias_N;
-  Matrix y_MN;
-  float* xa_MR;  // x A^T, unscaled
+// What an update does not see of x: the elements whose hash (../common/hash.h) is below
+// `threshold`, at their row among the update's own and their column. 0 drops nothing.
+struct Drop {
+  std::uint32_t threshold;
+  std::uint64_t seed;
 };
 
-struct Backward {
-  Size size;
+// The low-rank update of consecutive rows of x. `scale` is divided by the share that is kept.
+struct Update {
+  std::int64_t first;
+  std::int64_t rows;
+  std::int64_t R;  // rank
   float scale;
-  Matrix dy_MN;
-  Matrix x_MK;    // null if dA is
-  Panels weight;  // packed for kBackward; null if dx is
+  Drop drop;
   Matrix lora_a_RK;
   Matrix lora_b_NR;
-  const float* xa_MR;
-  Matrix dx_MK;
-  Matrix da_RK;
+  float* xa;     // x A^T of what it sees, unscaled, [rows, R]
+  Matrix da_RK;  // backward only
   Matrix db_NR;
+};
+
+// A frozen layer and its updates, which cover all rows of x in order.
+struct Linear {
+  std::int64_t N;  // out features
+  Panels weight;   // packed for the direction; null where dx is not wanted
+  Matrix bias_N;
+  Matrix y_MN;  // backward: dy
+  std::vector<Update> updates;
+};
+
+// Layers that read the same x, the rows of all split in the same way.
+struct Pass {
+  std::int64_t M;  // rows of x
+  std::int64_t K;  // in features
+  Matrix x_MK;     // backward: null if no dA is wanted
+  Matrix dx_MK;    // backward only: the sum over the layers
+  std::vector<Linear> linears;
 };
 
 namespace cpu {
@@ -65,8 +72,9 @@ bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direct
                  const void* panels);
 
 // The same bits for any number of threads.
-void forward(const Forward& f, int threads);
-void backward(const Backward& b, int threads);
+// The same bits for any number of threads, and for an update whatever stands beside it.
+void forward(const Pass& pass, int threads);
+void backward(const Pass& pass, int threads);
 
 }  // namespace cpu
 }  // namespace crucible::lora_linear

@@ -7,15 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .variant import Forward, Gradients, Variant
+from crucible_kitchen.kernels.common.hash import kept
+
+from .variant import NO_DROP, Drop, Forward, Gradients, Variant
 
 
 def forward(
-    x_MK: Tensor, w_NK: Tensor, a_RK: Tensor, b_NR: Tensor, scale: float, bias_N: Tensor | None
+    x_MK: Tensor,
+    w_NK: Tensor,
+    a_RK: Tensor,
+    b_NR: Tensor,
+    scale: float,
+    bias_N: Tensor | None,
+    drop: Drop = NO_DROP,
 ) -> Forward:
-    """y = x W^T + s (x A^T) B^T + b, and x A^T."""
+    """y = x W^T + s ((m * x) A^T) B^T + b, and (m * x) A^T."""
     x, w, a, b = (t.double() for t in (x_MK, w_NK, a_RK, b_NR))
-    xa = x @ a.T
+    xa = (x * kept_of(x, drop)) @ a.T
     y = x @ w.T + scale * xa @ b.T
     if bias_N is not None:
         y = y + bias_N.double()
@@ -31,17 +39,27 @@ def backward(
     scale: float,
     xa_MR: Tensor,
     wanted: Sequence[bool],
+    drop: Drop = NO_DROP,
 ) -> Gradients:
-    """dx = dy W + s (dy B) A;  dA = s (dy B)^T x;  dB = s dy^T (x A^T)."""
+    """dx = dy W + s m * (dy B) A;  dA = s (dy B)^T (m * x);  dB = s dy^T ((m * x) A^T)."""
     dy, w, a, b, xa = (t.double() for t in (dy_MN, w_NK, a_RK, b_NR, xa_MR))
-    dx = dy @ w + scale * (dy @ b) @ a if wanted[0] else None
-    da = scale * (dy @ b).T @ x_MK.double() if wanted[1] and x_MK is not None else None
+    dx = da = None
+    if wanted[0]:
+        through = (dy @ b) @ a
+        dx = dy @ w + scale * through * kept_of(through, drop)
+    if wanted[1] and x_MK is not None:
+        da = scale * (dy @ b).T @ (x_MK.double() * kept_of(x_MK, drop))
     db = scale * dy.T @ xa if wanted[2] else None
     return Gradients(
         None if dx is None else dx.to(dy_MN.dtype),
         None if da is None else da.to(a_RK.dtype),
         None if db is None else db.to(b_NR.dtype),
     )
+
+
+def kept_of(x_MK: Tensor, drop: Drop) -> Tensor:
+    """The mask m, [M, K]: 1 for what the update sees of x."""
+    return kept(*x_MK.shape, drop.share, drop.seed, x_MK.device).double()
 
 
 lora_linear = Variant(forward, backward)

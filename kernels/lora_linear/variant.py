@@ -21,6 +21,23 @@ class Forward(NamedTuple):
     xa: Tensor
 
 
+class Drop(NamedTuple):
+    """Which elements of x an update does not see: `common.hash.kept` has the rule.
+
+    The scale that goes with it is divided by the share that is kept, so nothing else is.
+
+    Args:
+        share: of the elements, in [0, 1); 0 drops none.
+        seed: 64 bits; the same seed drops the same elements, in every pass and on every backend.
+    """
+
+    share: float
+    seed: int
+
+
+NO_DROP = Drop(0.0, 0)
+
+
 class Gradients(NamedTuple):
     """What a backward returns; None where it was not wanted, else in the dtype of its tensor."""
 
@@ -34,10 +51,10 @@ class Variant:
     """One backend.
 
     Args:
-        forward: takes x [M, K], weight [N, K], lora_a [R, K], lora_b [N, R], scale and bias [N],
-            which may be None.
+        forward: takes x [M, K], weight [N, K], lora_a [R, K], lora_b [N, R], scale, bias [N],
+            which may be None, and a `Drop`.
         backward: takes dy [M, N], x [M, K] (None where dA is not wanted), weight, lora_a, lora_b,
-            scale, xa, and three bools: which of dx, dA, dB are wanted.
+            scale, xa, three bools (which of dx, dA, dB are wanted), and a `Drop`.
     """
 
     forward: Callable[..., Forward]
@@ -51,8 +68,12 @@ class Variant:
         lora_b: Tensor,
         scale: float,
         bias: Tensor | None = None,
+        *,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> Tensor:
         """y alone, [..., N] from x [..., K]."""
         rows = x.reshape(-1, x.shape[-1])
-        y = self.forward(rows, weight, lora_a, lora_b, scale, bias).y
+        drop = Drop(dropout, seed)
+        y = self.forward(rows, weight, lora_a, lora_b, scale / (1 - dropout), bias, drop).y
         return y.view(*x.shape[:-1], weight.shape[0])

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from crucible_kitchen import _C
-from crucible_kitchen.kernels.lora_linear.variant import Forward, Gradients, Variant
+from crucible_kitchen.kernels.lora_linear.variant import (
+    NO_DROP,
+    Drop,
+    Forward,
+    Gradients,
+    Variant,
+)
 
 
 class _Packed(NamedTuple):
@@ -58,20 +64,29 @@ def _rows(matrix: Tensor) -> Tensor:
 
 
 def _forward(
-    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    drop: Drop = NO_DROP,
 ) -> Forward:
     M, N = x.shape[0], weight.shape[0]
     y = torch.empty((M, N), dtype=x.dtype)
     xa = torch.empty((M, lora_a.shape[0]), dtype=torch.float32)
     _C.lora_linear_forward(
         _rows(x),
-        panels_of(weight, backward=False),
-        _rows(lora_a),
-        _rows(lora_b),
-        scale,
-        None if bias is None else bias.contiguous(),
-        y,
-        xa,
+        (panels_of(weight, backward=False),),
+        () if bias is None else (bias.contiguous(),),
+        (y,),
+        (M,),
+        (_rows(lora_a),),
+        (_rows(lora_b),),
+        (scale,),
+        (xa,),
+        drop.share,
+        (drop.seed,),
         torch.get_num_threads(),
     )
     return Forward(y, xa)
@@ -86,21 +101,26 @@ def _backward(
     scale: float,
     xa: Tensor,
     wanted: Sequence[bool],
+    drop: Drop = NO_DROP,
 ) -> Gradients:
-    dx = torch.empty((dy.shape[0], weight.shape[1]), dtype=dy.dtype) if wanted[0] else None
+    M = dy.shape[0]
+    dx = torch.empty((M, weight.shape[1]), dtype=dy.dtype) if wanted[0] else None
     da = torch.empty(lora_a.shape, dtype=lora_a.dtype) if wanted[1] else None
     db = torch.empty(lora_b.shape, dtype=lora_b.dtype) if wanted[2] else None
     _C.lora_linear_backward(
-        _rows(dy),
         None if x is None else _rows(x),
-        panels_of(weight, backward=True) if wanted[0] else None,
-        _rows(lora_a),
-        _rows(lora_b),
-        scale,
-        xa,
+        (panels_of(weight, backward=True) if wanted[0] else None,),
+        (_rows(dy),),
+        (M,),
+        (_rows(lora_a),),
+        (_rows(lora_b),),
+        (scale,),
+        (xa,),
+        drop.share,
+        (drop.seed,),
         dx,
-        da,
-        db,
+        (da,),
+        (db,),
         torch.get_num_threads(),
     )
     return Gradients(dx, da, db)

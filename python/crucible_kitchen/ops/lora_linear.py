@@ -13,7 +13,7 @@ from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
 if TYPE_CHECKING:
-    from crucible_kitchen.kernels.lora_linear.variant import Gradients
+    from crucible_kitchen.kernels.lora_linear.variant import Drop, Gradients
 
 
 def lora_linear(
@@ -23,8 +23,15 @@ def lora_linear(
     lora_b: Tensor,
     scale: float,
     bias: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
 ) -> Tensor:
     """y = x W^T + scale (x A^T) B^T (+ bias), differentiable in x, A, B and bias, never in W.
+
+    With dropout, A sees ``m * x / (1 - dropout)`` in place of x; W never does. The mask m is a hash
+    of the seed, the row and the column: the same for every number of threads and on every backend,
+    computed again in the backward pass and stored nowhere.
 
     Args:
         x: activations, [..., K], float32, bfloat16 or float16.
@@ -35,13 +42,16 @@ def lora_linear(
         lora_b: B, [N, R], in x's dtype or float32.
         scale: alpha / rank (or alpha / sqrt(rank)), dimensionless.
         bias: [N], in x's dtype or float32.
+        dropout: share of x that the update does not see, in [0, 1).
+        seed: of the mask, 64 bits; take another one for each pass and each layer.
 
     Returns:
         y, [..., N], in x's dtype. Products accumulate in float32; gradients come in the dtypes of
         their tensors.
 
     Raises:
-        ValueError: shapes or devices that do not fit, or a weight that requires a gradient.
+        ValueError: shapes or devices that do not fit, a weight that requires a gradient, or
+            dropout out of range.
         TypeError: dtypes that do not fit.
         KernelError: no kernel takes the device or the dtype.
 
@@ -50,8 +60,10 @@ def lora_linear(
     refuse_transforms("lora_linear")
     x, weight = lowered(x, weight)
     _check(x, weight, lora_a, lora_b, bias)
+    check_dropout("lora_linear", dropout)
+    scale = scale / (1 - dropout)
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y: Tensor = _lora_linear(rows, weight, lora_a, lora_b, scale, bias)[0]
+    y: Tensor = _lora_linear(rows, weight, lora_a, lora_b, scale, bias, dropout, seed)[0]
     return y if x.ndim == 2 else y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -97,12 +109,18 @@ def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tens
         )
 
 
+def check_dropout(op: str, dropout: float) -> None:
+    """Raises ValueError unless it is in [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{op}: dropout must be in [0, 1), got {dropout}")
+
+
 def _got(tensor: Tensor) -> str:
     return f"got {list(tensor.shape)} ({tensor.dtype})"
 
 
 # A choice looks at tensors only: x's place may hold dy, which has its dtype and device.
-def _refuse_cpu(x: Tensor, *args: Any) -> str | None:
+def _refuse_cpu(x: Tensor, *args: Any, **options: Any) -> str | None:
     if x.device.type != "cpu":
         return f"the tensors are on {x.device.type}"
     if x.dtype not in (torch.float32, torch.bfloat16):
@@ -110,7 +128,7 @@ def _refuse_cpu(x: Tensor, *args: Any) -> str | None:
     return None
 
 
-def _refuse_triton(x: Tensor, *args: Any) -> str | None:
+def _refuse_triton(x: Tensor, *args: Any, **options: Any) -> str | None:
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
     return triton_refuses(x)
@@ -128,22 +146,44 @@ LORA_LINEAR = Op(
         Kernel(
             "reference",
             "crucible_kitchen.kernels.lora_linear.reference:lora_linear",
-            lambda *args: None,
+            lambda *args, **options: None,
         ),
     ),
 )
 
 
+def _drop(dropout: float, seed: int) -> Drop:
+    # Imported here: kernels load when they first run.
+    from crucible_kitchen.kernels.lora_linear.variant import Drop
+
+    return Drop(dropout, seed)
+
+
 def _run(
-    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dropout: float,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     kernel: Any = LORA_LINEAR.choose(x)
-    made: tuple[Tensor, Tensor] = kernel.forward(x, weight, lora_a, lora_b, scale, bias)
+    drop = _drop(dropout, seed)
+    made: tuple[Tensor, Tensor] = kernel.forward(x, weight, lora_a, lora_b, scale, bias, drop)
     return made
 
 
 def _fake(
-    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, bias: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dropout: float,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     xa_dtype = torch.promote_types(x.dtype, torch.float32)
     rows = x.shape[0]
@@ -162,9 +202,12 @@ def _run_backward(
     scale: float,
     xa: Tensor,
     wanted: Sequence[bool],
+    dropout: float,
+    seed: int,
 ) -> tuple[Tensor, ...]:
     kernel: Any = LORA_LINEAR.choose(dy)
-    made: Gradients = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted)
+    drop = _drop(dropout, seed)
+    made: Gradients = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted, drop)
     return tuple(dy.new_empty(0) if part is None else part for part in made)
 
 
@@ -177,6 +220,8 @@ def _fake_backward(
     scale: float,
     xa: Tensor,
     wanted: Sequence[bool],
+    dropout: float,
+    seed: int,
 ) -> tuple[Tensor, ...]:
     return (
         dy.new_empty((dy.shape[0], weight.shape[1]) if wanted[0] else 0),
@@ -186,7 +231,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, lora_a, lora_b, ctx.scale, bias = inputs
+    x, weight, lora_a, lora_b, ctx.scale, bias, *ctx.drop = inputs
     xa = output[1]
     ctx.mark_non_differentiable(xa)
     ctx.bias_dtype = None if bias is None else bias.dtype
@@ -200,16 +245,18 @@ def _backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ..
     wanted = (needs[0], needs[2], needs[3])
     dx = da = db = bias = None
     if any(wanted):
-        made = _lora_linear_backward(dy, x, weight, lora_a, lora_b, ctx.scale, xa, wanted)
+        made = _lora_linear_backward(
+            dy, x, weight, lora_a, lora_b, ctx.scale, xa, wanted, *ctx.drop
+        )
         dx, da, db = (part if want else None for part, want in zip(made, wanted, strict=True))
     if needs[5]:
         bias = dy.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(ctx.bias_dtype)
-    return dx, None, da, db, None, bias
+    return dx, None, da, db, None, bias, None, None
 
 
 _lora_linear = register(
-    "lora_linear(Tensor x, Tensor weight, Tensor lora_a, Tensor lora_b, float scale, Tensor? bias) "
-    "-> (Tensor y, Tensor xa)",
+    "lora_linear(Tensor x, Tensor weight, Tensor lora_a, Tensor lora_b, float scale, Tensor? bias, "
+    "float dropout, int seed) -> (Tensor y, Tensor xa)",
     _run,
     _fake,
     setup_context=_setup_context,
@@ -218,7 +265,8 @@ _lora_linear = register(
 
 _lora_linear_backward = register(
     "lora_linear_backward(Tensor dy, Tensor? x, Tensor weight, Tensor lora_a, Tensor lora_b, "
-    "float scale, Tensor xa, bool[] wanted) -> (Tensor dx, Tensor da, Tensor db)",
+    "float scale, Tensor xa, bool[] wanted, float dropout, int seed) "
+    "-> (Tensor dx, Tensor da, Tensor db)",
     _run_backward,
     _fake_backward,
 )
