@@ -20,7 +20,8 @@ def calls(problem: Problem) -> dict[str, Call]:
     made = {"PEFT": _by(problem, _peft, adapter_dtype=torch.float32)}
     if problem.dtype != torch.float32:
         made["PEFT same dtype"] = _by(problem, _peft)
-    made["unsloth addmm"] = _by(problem, _addmm)
+    if not problem.options:  # unsloth's own path takes no dropout
+        made["unsloth addmm"] = _by(problem, _addmm)
     made["frozen layer alone"] = _frozen(problem)
     return made
 
@@ -35,10 +36,20 @@ def _by(
     return problem.forward_and_backward(forward, tuple(args))
 
 
-def _peft(x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+def _peft(
+    x: Tensor,
+    w: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
     """Source: https://github.com/huggingface/peft, peft/tuners/lora/layer.py, Linear.forward"""
     y = functional.linear(x, w, bias)
-    low_rank = functional.linear(functional.linear(x.to(a.dtype), a), b)
+    seen = functional.dropout(x.to(a.dtype), dropout)
+    low_rank = functional.linear(functional.linear(seen, a), b)
     return (y + scale * low_rank).to(x.dtype)
 
 

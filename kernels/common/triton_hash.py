@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import triton
+import triton.language as tl
 
 from crucible_kitchen.kernels.common.hash import seed_key, threshold_of
 
 
 @triton.jit
 def mix(h):
-    """A bijection of 32-bit integers, uint32, as in hash.h."""
+    """A bijection of 32-bit integers, as in hash.h: uint32."""
+    h = h.to(tl.uint32)
     h = h ^ (h >> 16)
     h = h * 0x7FEB352D
     h = h ^ (h >> 15)

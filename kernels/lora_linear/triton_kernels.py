@@ -22,6 +22,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from crucible_kitchen.kernels.common.triton_hash import key_argument, mix, threshold_argument
+
+from .variant import NO_DROP, Drop
+
 # Tokens that one program of `_rank_gradient` sums before its part is added to the others'.
 TOKENS_A_SPLIT = 2048
 
@@ -69,15 +73,25 @@ def block_of_rank(rank: int) -> int:
 
 
 @triton.jit
+def _seen(rows, columns, seed_key, threshold):
+    """The dropout mask of a tile, [rows, columns]: what the update sees of x (common/hash.h)."""
+    row = mix(rows.to(tl.uint32) ^ seed_key.to(tl.uint32))
+    return mix(row[:, None] ^ columns.to(tl.uint32)[None, :]) >= threshold.to(tl.uint32)
+
+
+@triton.jit(do_not_specialize=["seed_key", "threshold"])
 def _multiply(
     x_ptr, p_ptr, q_ptr, z_ptr, bias_ptr, y_ptr, xq_ptr,
-    M, N, K, R, scale,
+    M, N, K, R, scale, seed_key, threshold,
     stride_xm, stride_pk, stride_pn, stride_qk, stride_qr, stride_zr, stride_zn,
-    BIAS: tl.constexpr,
+    BIAS: tl.constexpr, DROP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of y = x P + scale (x Q) Z + bias; the first column of tiles also writes x Q."""
+    """One tile of y = x P + scale (x Q) Z + bias; the first column of tiles also writes x Q.
+
+    DROP is "x" where Q sees a masked x, "y" where the mask is on what Z adds, or "none".
+    """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(N, BLOCK_N)
     pid_m, pid_n = tl.swizzle2d(
@@ -109,6 +123,8 @@ def _multiply(
             other=0.0,
         )  # [BLOCK_K, BLOCK_R]
         y = tl.dot(x, p, y, input_precision=PRECISION)
+        if DROP == "x":
+            x = tl.where(_seen(ms, ks, seed_key, threshold), x, 0.0)
         xq = tl.dot(x, q, xq, input_precision=PRECISION)
 
     z = tl.load(
@@ -116,7 +132,11 @@ def _multiply(
         rank[:, None] & column[None, :],
         other=0.0,
     )  # [BLOCK_R, BLOCK_N]
-    y = tl.dot((scale * xq).to(z.dtype), z, y, input_precision=PRECISION)
+    if DROP == "y":
+        added = tl.dot((scale * xq).to(z.dtype), z, input_precision=PRECISION)
+        y += tl.where(_seen(ms, ns, seed_key, threshold), added, 0.0)
+    else:
+        y = tl.dot((scale * xq).to(z.dtype), z, y, input_precision=PRECISION)
     if BIAS:
         y += tl.load(bias_ptr + ns, column, other=0.0).to(tl.float32)[None, :]
     tl.store(
@@ -132,11 +152,12 @@ def _multiply(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_key", "threshold"])
 def _rank_gradient(
     x_ptr, s_ptr, parts_ptr,
-    M, C, R, scale, tokens,
+    M, C, R, scale, tokens, seed_key, threshold,
     stride_xm, stride_part, stride_c, stride_r,
+    DROP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -155,6 +176,8 @@ def _rank_gradient(
             row[None, :] & column[:, None],
             other=0.0,
         )  # [BLOCK_C, BLOCK_M]
+        if DROP:
+            x = tl.where(tl.trans(_seen(ms, cs, seed_key, threshold)), x, 0.0)
         s = tl.load(
             s_ptr + ms[:, None] * R + rs[None, :], row[:, None] & rank[None, :], other=0.0
         )  # [BLOCK_M, BLOCK_R]
@@ -173,30 +196,45 @@ def forward(
     lora_b_NR: Tensor,
     scale: float,
     bias_N: Tensor | None = None,
+    drop: Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor]:
     """y [M, N] and x A^T [M, R], which backward wants; both in x's dtype, summed in float32."""
-    return _update(x_MK, weight_NK.T, lora_a_RK.T, lora_b_NR.T, scale, bias_N)
+    return _update(x_MK, weight_NK.T, lora_a_RK.T, lora_b_NR.T, scale, bias_N, drop, "x")
 
 
 def grad_x(
-    dy_MN: Tensor, weight_NK: Tensor, lora_a_RK: Tensor, lora_b_NR: Tensor, scale: float
+    dy_MN: Tensor,
+    weight_NK: Tensor,
+    lora_a_RK: Tensor,
+    lora_b_NR: Tensor,
+    scale: float,
+    drop: Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor]:
     """dx [M, K] = dy W + scale (dy B) A, and dy B [M, R], which dA wants."""
-    return _update(dy_MN, weight_NK, lora_b_NR, lora_a_RK, scale, None)
+    return _update(dy_MN, weight_NK, lora_b_NR, lora_a_RK, scale, None, drop, "y")
 
 
-def grad_a(x_MK: Tensor, dyb_MR: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+def grad_a(
+    x_MK: Tensor, dyb_MR: Tensor, scale: float, dtype: torch.dtype, drop: Drop = NO_DROP
+) -> Tensor:
     """dA [R, K] = scale (dy B)^T x, in `dtype`."""
-    return _sum_over_tokens(x_MK, dyb_MR, scale, rank_first=True).to(dtype)
+    return _sum_over_tokens(x_MK, dyb_MR, scale, drop, rank_first=True).to(dtype)
 
 
 def grad_b(dy_MN: Tensor, xa_MR: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """dB [N, R] = scale dy^T (x A^T), in `dtype`."""
-    return _sum_over_tokens(dy_MN, xa_MR, scale, rank_first=False).to(dtype)
+    return _sum_over_tokens(dy_MN, xa_MR, scale, NO_DROP, rank_first=False).to(dtype)
 
 
 def _update(
-    x_MK: Tensor, p_KN: Tensor, q_KR: Tensor, z_RN: Tensor, scale: float, bias_N: Tensor | None
+    x_MK: Tensor,
+    p_KN: Tensor,
+    q_KR: Tensor,
+    z_RN: Tensor,
+    scale: float,
+    bias_N: Tensor | None,
+    drop: Drop,
+    dropped: str,
 ) -> tuple[Tensor, Tensor]:
     """y = x P + scale (x Q) Z + bias, and x Q."""
     x_MK = _rows(x_MK)
@@ -211,16 +249,18 @@ def _update(
     tiles = tiles_for(x_MK.dtype, block_r)
     _multiply[(triton.cdiv(M, tiles.m) * triton.cdiv(N, tiles.n),)](
         x_MK, p_KN, q_KR, z_RN, bias_N, y_MN, xq_MR,
-        M, N, K, R, scale,
+        M, N, K, R, scale, key_argument(drop.seed), threshold_argument(drop.share),
         x_MK.stride(0), *p_KN.stride(), *q_KR.stride(), *z_RN.stride(),
-        BIAS=bias_N is not None,
+        BIAS=bias_N is not None, DROP=dropped if drop.share else "none",
         BLOCK_M=tiles.m, BLOCK_N=tiles.n, BLOCK_K=tiles.k, BLOCK_R=block_r,
         PRECISION=precision_of(x_MK.dtype), num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return y_MN, xq_MR
 
 
-def _sum_over_tokens(x_MC: Tensor, s_MR: Tensor, scale: float, *, rank_first: bool) -> Tensor:
+def _sum_over_tokens(
+    x_MC: Tensor, s_MR: Tensor, scale: float, drop: Drop, *, rank_first: bool
+) -> Tensor:
     """scale x^T s as [C, R], or its transpose, float32."""
     x_MC, s_MR = _rows(x_MC), s_MR.to(x_MC.dtype).contiguous()
     (M, C), R = x_MC.shape, s_MR.shape[1]
@@ -233,8 +273,9 @@ def _sum_over_tokens(x_MC: Tensor, s_MR: Tensor, scale: float, *, rank_first: bo
     tiles = rank_tiles_for(x_MC.dtype)
     _rank_gradient[(triton.cdiv(C, tiles.n), splits)](
         x_MC, s_MR, parts,
-        M, C, R, scale, TOKENS_A_SPLIT,
+        M, C, R, scale, TOKENS_A_SPLIT, key_argument(drop.seed), threshold_argument(drop.share),
         x_MC.stride(0), parts.stride(0), stride_c, stride_r,
+        DROP=drop.share > 0,
         BLOCK_M=tiles.k, BLOCK_C=tiles.n, BLOCK_R=block_of_rank(R),
         PRECISION=precision_of(x_MC.dtype), num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C, ops
+from crucible_kitchen.kernels.common.hash import kept
 from crucible_kitchen.kernels.lora_linear import cases
 from crucible_kitchen.kernels.lora_linear.reference import lora_linear as reference
 from crucible_kitchen.ops import _lora_linear_cpu as cpu
@@ -101,10 +102,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             made = []
-            for size in ("one_row", "many_blocks"):
+            for size in ("one_row", "many_blocks", "dropout"):
                 x, weight, a, b, *rest = inputs(size, dtype)
                 leaves = [t.requires_grad_() for t in (x, a, b)]
-                y = ops.lora_linear(x, weight, a, b, *rest)
+                options = cases.options(cases.SIZES[size])
+                y = ops.lora_linear(x, weight, a, b, *rest, **options)
                 made += [y, *torch.autograd.grad(y.sum(), leaves)]
             results.append(made)
     finally:
@@ -183,3 +185,44 @@ def test_bad_arguments_are_named(i: int, bad: Tensor, error: type[Exception], me
     args[i] = bad
     with pytest.raises(error, match=f"lora_linear: {message}"):
         ops.lora_linear(*args)
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
+def test_dropout_out_of_range_is_refused(dropout: float) -> None:
+    with pytest.raises(ValueError, match=r"lora_linear: dropout must be in \[0, 1\), got"):
+        ops.lora_linear(*inputs(), dropout=dropout)
+
+
+def test_a_mask_drops_its_share_and_follows_its_seed() -> None:
+    masks = [kept(512, 300, 0.3, seed, torch.device("cpu")) for seed in (1, 2, 1 << 40)]
+    for mask in masks:
+        assert abs(mask.double().mean() - 0.7) < 0.005
+        assert (mask.double().mean(0) - 0.7).abs().max() < 0.1
+        assert (mask.double().mean(1) - 0.7).abs().max() < 0.13
+    agreement = [(masks[0] == other).double().mean() for other in masks[1:]]
+    assert all(abs(share - (0.7**2 + 0.3**2)) < 0.01 for share in agreement)
+
+
+def test_dropout_is_the_update_of_a_masked_x() -> None:
+    """The frozen layer sees all of x; nothing of x beyond the mask reaches the update."""
+    x, weight, a, b, scale, bias = inputs()
+    leaf = x.clone().requires_grad_()
+    y = ops.lora_linear(leaf, weight, a, b, scale, bias, dropout=0.4, seed=3)
+    dy = torch.ones_like(y)
+    (dx,) = torch.autograd.grad(y, leaf, dy)
+    mask = kept(87, 71, 0.4, 3, x.device).view(3, 29, 71)
+    seen = (mask * x / 0.6).double()
+    update = scale * seen @ a.double().T @ b.double().T
+    assert agrees(y, x.double() @ weight.double().T + bias.double() + update)
+    through = scale / 0.6 * mask * (dy.double() @ b.double() @ a.double())
+    assert agrees(dx, dy.double() @ weight.double() + through)
+
+
+def test_dropout_compiles() -> None:
+    x, weight, a, b, scale, bias = inputs()
+
+    def both(x: Tensor) -> Tensor:
+        return ops.lora_linear(x * 2, weight, a, b, scale, bias, dropout=0.5, seed=9)
+
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), both(x))

@@ -104,7 +104,8 @@ def _lora_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
         tiles = lora.tiles_for(dtype, block_r)
         blocks = {"BLOCK_R": block_r, "PRECISION": precision}
         multiply = blocks | {
-            "BIAS": True, "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k,
+            "BIAS": True, "DROP": "none",
+            "BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k,
         }  # fmt: skip
         # Which stride is 1 depends on the direction; the compiler drops it from the arguments.
         forward = multiply | {"stride_pk": 1, "stride_qk": 1, "stride_zr": 1}
@@ -113,17 +114,16 @@ def _lora_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:
         yield f"forward-r{rank}", Build(lora._multiply, own, forward, *shape, ("scale",))
         yield f"backward-r{rank}", Build(lora._multiply, own, backward, *shape, ("scale",))
         sums = lora.rank_tiles_for(dtype)
-        yield (
-            f"rank_gradient-r{rank}",
-            Build(
-                lora._rank_gradient,
-                own,
-                blocks | {"BLOCK_M": sums.k, "BLOCK_C": sums.n},
-                sums.warps,
-                sums.stages,
-                ("scale",),
-            ),
-        )
+        gradient = blocks | {"BLOCK_M": sums.k, "BLOCK_C": sums.n}
+        own_shape = (sums.warps, sums.stages, ("scale",))
+        plain = gradient | {"DROP": False}
+        yield f"rank_gradient-r{rank}", Build(lora._rank_gradient, own, plain, *own_shape)
+        if rank == 16:
+            for name, side, dropped in (("forward", forward, "x"), ("backward", backward, "y")):
+                masked = side | {"DROP": dropped}
+                yield f"{name}-dropout", Build(lora._multiply, own, masked, *shape, ("scale",))
+            masked = gradient | {"DROP": True}
+            yield "rank_gradient-dropout", Build(lora._rank_gradient, own, masked, *own_shape)
 
 
 def _rms_norm_builds(dtype: torch.dtype) -> Iterator[tuple[str, Build]]:

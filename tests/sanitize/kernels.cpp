@@ -96,41 +96,88 @@ void check(const std::string& name, const std::function<Made(int)>& run) {
               !finite ? ": not finite" : (!same ? ": depends on the threads" : ""));
 }
 
+// `layers` layers that read the same x, whose rows have the updates of `rows`.
 template <typename T>
-Made lora_linear(std::int64_t M, std::int64_t N, std::int64_t K, std::int64_t R, int threads) {
+Made lora_linear(const std::vector<std::int64_t>& rows, std::int64_t layers, std::int64_t K,
+                 std::int64_t R, bool drop, int threads) {
   namespace op = crucible::lora_linear;
   constexpr bool narrow = sizeof(T) == 2;
-  auto x = drawn<T>(apart(M, K), 1), dy = drawn<T>(apart(M, N), 2);
-  auto w = drawn<T>(apart(N, K), 3), a = drawn<T>(apart(R, K), 4), b = drawn<T>(apart(N, R), 5);
-  auto bias = drawn<T>(N, 6);
-  auto y = unwritten<T>(apart(M, N)), dx = unwritten<T>(apart(M, K));
-  auto da = unwritten<T>(apart(R, K)), db = unwritten<T>(apart(N, R));
-  auto xa = unwritten<float>(M * R);
+  std::int64_t M = 0;
+  for (const std::int64_t count : rows) M += count;
   const auto matrix = [](std::vector<T>& of, std::int64_t columns) {
     return op::Matrix{of.data(), columns + kApart, narrow};
   };
-  const op::Size size{M, N, K, R};
-  for (const auto direction : {op::Direction::kForward, op::Direction::kBackward}) {
-    auto panels = unwritten<T>(op::cpu::panels_numel(N, K, direction));
-    op::cpu::pack(matrix(w, K), N, K, direction, panels.data(), threads);
-    if (!op::cpu::panels_hold(matrix(w, K), N, K, direction, panels.data())) ++failures;
-    const op::Panels weight{panels.data(), narrow};
-    if (direction == op::Direction::kForward) {
-      op::cpu::forward({size, 0.5F, matrix(x, K), weight, matrix(a, K), matrix(b, R),
-                        op::Matrix{bias.data(), 1, narrow}, matrix(y, N), xa.data()},
-                       threads);
-    } else {
-      op::cpu::backward({size, 0.5F, matrix(dy, N), matrix(x, K), weight, matrix(a, K),
-                         matrix(b, R), xa.data(), matrix(dx, K), matrix(da, K), matrix(db, R)},
-                        threads);
+  struct Update {
+    std::vector<T> a, b, da, db;
+    std::vector<float> xa;
+  };
+  struct Layer {
+    std::vector<T> w, bias, y, dy;
+    std::vector<Update> updates;
+  };
+  auto x = drawn<T>(apart(M, K), 1), dx = unwritten<T>(apart(M, K));
+  std::vector<Layer> made_of;
+  for (std::int64_t l = 0; l < layers; ++l) {
+    const std::int64_t N = K / (l + 1) + 13;
+    made_of.push_back({drawn<T>(apart(N, K), 3),
+                       drawn<T>(N, 6),
+                       unwritten<T>(apart(M, N)),
+                       drawn<T>(apart(M, N), 2),
+                       {}});
+    for (const std::int64_t count : rows) {
+      made_of.back().updates.push_back({drawn<T>(apart(R, K), 4), drawn<T>(apart(N, R), 5),
+                                        unwritten<T>(apart(R, K)), unwritten<T>(apart(N, R)),
+                                        unwritten<float>(count * R)});
     }
   }
+  for (const auto direction : {op::Direction::kForward, op::Direction::kBackward}) {
+    const bool forward = direction == op::Direction::kForward;
+    const op::Matrix none{nullptr, 0, false};
+    op::Pass pass{M, K, matrix(x, K), forward ? none : matrix(dx, K), {}};
+    std::vector<std::vector<T>> panels;
+    for (std::size_t l = 0; l < made_of.size(); ++l) {
+      Layer& layer = made_of[l];
+      const std::int64_t N = K / (static_cast<std::int64_t>(l) + 1) + 13;
+      panels.push_back(unwritten<T>(op::cpu::panels_numel(N, K, direction)));
+      op::cpu::pack(matrix(layer.w, K), N, K, direction, panels.back().data(), threads);
+      if (!op::cpu::panels_hold(matrix(layer.w, K), N, K, direction, panels.back().data())) {
+        ++failures;
+      }
+      op::Linear linear{N,
+                        {panels.back().data(), narrow},
+                        op::Matrix{layer.bias.data(), 1, narrow},
+                        matrix(forward ? layer.y : layer.dy, N),
+                        {}};
+      std::int64_t first = 0;
+      for (std::size_t u = 0; u < rows.size(); ++u) {
+        Update& own = layer.updates[u];
+        linear.updates.push_back({first,
+                                  rows[u],
+                                  R,
+                                  0.5F,
+                                  {drop && u != 1 ? 0x40000000U : 0U, 42},
+                                  matrix(own.a, K),
+                                  matrix(own.b, R),
+                                  own.xa.data(),
+                                  matrix(own.da, K),
+                                  matrix(own.db, R)});
+        first += rows[u];
+      }
+      pass.linears.push_back(linear);
+    }
+    forward ? op::cpu::forward(pass, threads) : op::cpu::backward(pass, threads);
+  }
   Made made;
-  made.add(y, M, N);
-  made.add(xa);
   made.add(dx, M, K);
-  made.add(da, R, K);
-  made.add(db, N, R);
+  for (std::size_t l = 0; l < made_of.size(); ++l) {
+    const std::int64_t N = K / (static_cast<std::int64_t>(l) + 1) + 13;
+    made.add(made_of[l].y, M, N);
+    for (const Update& own : made_of[l].updates) {
+      made.add(own.xa);
+      made.add(own.da, R, K);
+      made.add(own.db, N, R);
+    }
+  }
   return made;
 }
 
@@ -264,13 +311,18 @@ Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
 
 template <typename T>
 void check_all(const std::string& dtype) {
-  struct Linear {
-    std::int64_t M, N, K, R;
+  struct Linears {
+    std::vector<std::int64_t> rows;
+    std::int64_t layers, K, R;
+    bool drop;
   };
-  for (const auto& s : {Linear{1, 1, 1, 1}, Linear{5, 33, 47, 1}, Linear{87, 131, 71, 5},
-                        Linear{37, 40, 24, 67}, Linear{301, 83, 657, 17}}) {
-    check("lora_linear " + std::to_string(s.M) + " rows " + dtype,
-          [&](int threads) { return lora_linear<T>(s.M, s.N, s.K, s.R, threads); });
+  for (const auto& s :
+       {Linears{{1}, 1, 1, 1, false}, Linears{{5}, 1, 47, 1, true}, Linears{{87}, 2, 71, 5, false},
+        Linears{{37}, 1, 24, 67, false}, Linears{{301}, 1, 657, 17, true},
+        Linears{{1, 4, 0, 200, 7, 90, 60}, 3, 129, 9, true}}) {
+    check("lora_linear " + std::to_string(s.rows.size()) + " updates " + std::to_string(s.layers) +
+              " layers " + dtype,
+          [&](int threads) { return lora_linear<T>(s.rows, s.layers, s.K, s.R, s.drop, threads); });
   }
   struct Head {
     std::int64_t tokens, H, V;

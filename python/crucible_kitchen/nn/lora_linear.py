@@ -72,7 +72,8 @@ class LoraLinear(nn.Module):
         # Drawn on the CPU: the same numbers on every device.
         bound = 1 / math.sqrt(self.in_features)
         drawn = torch.empty(self.rank, self.in_features)
-        self.lora_a.copy_(drawn.uniform_(-bound, bound, generator=self._generator("init", "cpu")))
+        generator = torch.Generator().manual_seed(self._seed("init"))
+        self.lora_a.copy_(drawn.uniform_(-bound, bound, generator=generator))
         self.lora_b.zero_()
 
     @property
@@ -84,15 +85,17 @@ class LoraLinear(nn.Module):
         """Args: x, [..., K]. Returns: y, [..., N], in x's dtype."""
         if self.merged:
             return functional.linear(x, self.weight, self.bias)
-        if self.training and self.dropout > 0:
-            # The update sees another x than the frozen layer does, so one fused pass cannot serve.
-            low_rank = functional.linear(
-                functional.linear(self._dropped(x), self.lora_a), self.lora_b
-            )
-            return functional.linear(x, self.weight, self.bias) + (self.scale * low_rank).to(
-                x.dtype
-            )
-        return ops.lora_linear(x, self.weight, self.lora_a, self.lora_b, self.scale, self.bias)
+        dropout = self.dropout if self.training else 0.0
+        return ops.lora_linear(
+            x,
+            self.weight,
+            self.lora_a,
+            self.lora_b,
+            self.scale,
+            self.bias,
+            dropout=dropout,
+            seed=self._dropout_seed() if dropout > 0 else 0,
+        )
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -128,17 +131,13 @@ class LoraLinear(nn.Module):
             f"dropout={self.dropout}, bias={self.bias is not None}"
         )
 
-    def _dropped(self, x: Tensor) -> Tensor:
-        x = x.to(self.lora_a.dtype)
+    def _dropout_seed(self) -> int:
         if self.dropout_step is None:
-            return functional.dropout(x, self.dropout)
+            return int(torch.randint(2**63 - 1, ()))
         # A mask that depends on the step alone: a layer recomputed under gradient checkpointing
         # sees the mask of its first pass, and a resumed run sees the masks it would have seen.
-        generator = self._generator(f"dropout {self.dropout_step}", x.device)
-        kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
-        return x * kept / (1 - self.dropout)
+        return self._seed(f"dropout {self.dropout_step}")
 
-    def _generator(self, purpose: str, device: torch.device | str) -> torch.Generator:
+    def _seed(self, purpose: str) -> int:
         key = f"{self.seed}/{self.path}/{purpose}".encode()
-        seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
-        return torch.Generator(device).manual_seed(seed)
+        return int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
