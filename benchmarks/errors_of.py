@@ -21,10 +21,7 @@ class WrongResult(KernelError):
 def truth(problem: Problem) -> list[Tensor]:
     """Output and gradients by the reference, in float64."""
     reference = ops.OPS[problem.op].kernel("reference").load()
-    args = tuple(_widen(argument) for argument in problem.inputs())
-    for i in problem.gradients:
-        if isinstance(args[i], Tensor):
-            args[i].requires_grad_()
+    args = tuple(_widen(argument) for argument in problem.leaves())
     return problem.forward_and_backward(reference, args)()
 
 
@@ -60,7 +57,8 @@ def refuse_wrong(problem: Problem, backend: str, error: float) -> None:
 def _widen(value: Any) -> Any:
     if isinstance(value, Tensor):
         copy = value.detach().clone()
-        return copy.to(torch.float64) if copy.is_floating_point() else copy
+        copy = copy.to(torch.float64) if copy.is_floating_point() else copy
+        return copy.requires_grad_(value.requires_grad)
     if isinstance(value, list):
         return [_widen(item) for item in value]
     return value

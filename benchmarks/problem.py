@@ -66,8 +66,7 @@ class Problem:
         """Fresh arguments, those to be differentiated as leaves of a graph."""
         args = list(self.inputs())
         for i in self.gradients:
-            if isinstance(args[i], Tensor):
-                args[i] = args[i].detach().requires_grad_()
+            args[i] = _as_leaves(args[i])
         return tuple(args)
 
     def upstream(self, output: Tensor) -> Tensor:
@@ -86,17 +85,18 @@ class Problem:
 
     def forward_and_backward(self, forward: Callable[..., Any], args: tuple[Any, ...]) -> Call:
         """A call of `forward` on leaves, and of its gradients."""
-        wanted = [args[i] for i in self.gradients if isinstance(args[i], Tensor)]
+        wanted = [leaf for i in self.gradients for leaf in _tensors(args[i])]
         upstream: list[Tensor] = []  # drawn by the first call, which is never timed
 
         def call() -> list[Tensor]:
             returned = forward(*args, **self.options)
             if not wanted:
                 return self.changed(returned, args)
-            output = returned[0] if isinstance(returned, tuple) else returned
+            outputs = _tensors(returned[0] if isinstance(returned, tuple) else returned)
             if not upstream:
-                upstream.append(self.upstream(output))
-            return [output.detach(), *torch.autograd.grad(output, wanted, upstream[0])]
+                upstream.extend(self.upstream(output) for output in outputs)
+            gradients = torch.autograd.grad(outputs, wanted, upstream)
+            return [*(output.detach() for output in outputs), *gradients]
 
         return call
 
@@ -138,6 +138,19 @@ class Problem:
                 else:
                     refused[kernel.backend] = reason
         return takers, refused
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of a tensor or of a list; of anything else, such as None, none."""
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, Tensor)]
+
+
+def _as_leaves(value: Any) -> Any:
+    """A tensor, or each of a list, to be differentiated."""
+    if isinstance(value, list):
+        return [_as_leaves(item) for item in value]
+    return value.detach().requires_grad_() if isinstance(value, Tensor) else value
 
 
 def cases_of(op: str) -> ModuleType:

@@ -83,19 +83,18 @@ def results(
 ) -> dict[str, list[Tensor]]:
     """Everything a call makes: outputs, gradients, arguments changed in place; each by name."""
     leaves = list(args)
-    for i in trial.cases.GRADIENTS:
-        if isinstance(args[i], Tensor):  # an optional argument may be None
-            leaves[i] = args[i].detach().requires_grad_()
+    for i in trial.cases.GRADIENTS:  # an optional argument may be None
+        leaves[i] = for_each_tensor(lambda t: t.detach().requires_grad_(), args[i])
     returned = call(*leaves, **trial.options)
     made = {"output": tensors_in(returned)}
     for name, i in getattr(trial.cases, "RESULTS", {}).items():
         made[name] = tensors_in(leaves[i])
-    wanted = {i: leaves[i] for i in trial.cases.GRADIENTS if isinstance(leaves[i], Tensor)}
+    wanted = [(i, leaf) for i in trial.cases.GRADIENTS for leaf in tensors_in(leaves[i])]
     if wanted:
         outputs = [output for output in made["output"] if output.requires_grad]
-        gradients = torch.autograd.grad(outputs, list(wanted.values()), weights_like(outputs))
-        for i, gradient in zip(wanted, gradients, strict=True):
-            made[f"gradient of argument {i}"] = [gradient]
+        gradients = torch.autograd.grad(outputs, [t for _, t in wanted], weights_like(outputs))
+        for (i, _), gradient in zip(wanted, gradients, strict=True):
+            made.setdefault(f"gradient of argument {i}", []).append(gradient)
     return {name: [t.detach() for t in tensors] for name, tensors in made.items()}
 
 

@@ -16,6 +16,7 @@ from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
 from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
 from crucible_kitchen.ops.lora_linear import LORA_LINEAR, lora_linear
+from crucible_kitchen.ops.lora_linear_many import LORA_LINEAR_MANY, lora_linear_many
 from crucible_kitchen.ops.pairwise_loss import pairwise_loss
 from crucible_kitchen.ops.rms_norm import RMS_NORM, rms_norm
 from crucible_kitchen.ops.rope import ROPE, rope
@@ -28,6 +29,7 @@ OPS: dict[str, Op] = {
     "grad_norm": GRAD_NORM,
     "linear_logprobs": LINEAR_LOGPROBS,
     "lora_linear": LORA_LINEAR,
+    "lora_linear_many": LORA_LINEAR_MANY,
     "rms_norm": RMS_NORM,
     "rope": ROPE,
     "swiglu": SWIGLU,
@@ -70,6 +72,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_logprobs",
     "lora_linear",
+    "lora_linear_many",
     "pairwise_loss",
     "rms_norm",
     "rope",

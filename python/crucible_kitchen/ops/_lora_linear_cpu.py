@@ -38,7 +38,7 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     A change in place is seen by torch's version counter; one that goes round the counter, through
     `.data`, is seen if it changes any of 256 elements spread over the weight.
     """
-    rows = _rows(weight)
+    rows = rows_together(weight)
     # Tensors made under inference_mode count no versions.
     version = None if weight.is_inference() else weight._version
     known = _FOR_BACKWARD if backward else _FOR_FORWARD
@@ -58,7 +58,7 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     return panels
 
 
-def _rows(matrix: Tensor) -> Tensor:
+def rows_together(matrix: Tensor) -> Tensor:
     """The matrix itself if each of its rows lies together, else a copy."""
     return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] == 1 else matrix.contiguous()
 
@@ -76,13 +76,13 @@ def _forward(
     y = torch.empty((M, N), dtype=x.dtype)
     xa = torch.empty((M, lora_a.shape[0]), dtype=torch.float32)
     _C.lora_linear_forward(
-        _rows(x),
+        rows_together(x),
         (panels_of(weight, backward=False),),
         () if bias is None else (bias.contiguous(),),
         (y,),
         (M,),
-        (_rows(lora_a),),
-        (_rows(lora_b),),
+        (rows_together(lora_a),),
+        (rows_together(lora_b),),
         (scale,),
         (xa,),
         drop.share,
@@ -108,12 +108,12 @@ def _backward(
     da = torch.empty(lora_a.shape, dtype=lora_a.dtype) if wanted[1] else None
     db = torch.empty(lora_b.shape, dtype=lora_b.dtype) if wanted[2] else None
     _C.lora_linear_backward(
-        None if x is None else _rows(x),
+        None if x is None else rows_together(x),
         (panels_of(weight, backward=True) if wanted[0] else None,),
-        (_rows(dy),),
+        (rows_together(dy),),
         (M,),
-        (_rows(lora_a),),
-        (_rows(lora_b),),
+        (rows_together(lora_a),),
+        (rows_together(lora_b),),
         (scale,),
         (xa,),
         drop.share,

@@ -59,7 +59,7 @@ def lora_linear(
     """
     refuse_transforms("lora_linear")
     x, weight = lowered(x, weight)
-    _check(x, weight, lora_a, lora_b, bias)
+    check_lora_linear("lora_linear", x, weight, lora_a, lora_b, bias)
     check_dropout("lora_linear", dropout)
     scale = scale / (1 - dropout)
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
@@ -67,7 +67,10 @@ def lora_linear(
     return y if x.ndim == 2 else y.view(*x.shape[:-1], weight.shape[0])
 
 
-def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:
+def check_lora_linear(
+    op: str, x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None
+) -> None:
+    """Raises ValueError or TypeError, in the name of `op`, for tensors that do not fit."""
     if x.ndim == 0 or weight.ndim != 2 or lora_a.ndim != 2 or lora_a.shape[0] == 0:
         for name, tensor, letters, ndim in (
             ("x", x, "[..., K]", max(x.ndim, 1)),
@@ -75,7 +78,7 @@ def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tens
             ("lora_a", lora_a, "[R, K] with R >= 1", 2),
         ):
             if tensor.ndim != ndim or (tensor is lora_a and lora_a.shape[0] == 0):
-                raise ValueError(f"lora_linear: {name} must have shape {letters}, {_got(tensor)}")
+                raise ValueError(f"{op}: {name} must have shape {letters}, {_got(tensor)}")
     (N, K), R = weight.shape, lora_a.shape[0]
     wanted: list[tuple[str, Tensor, str, tuple[int, ...]]] = [
         ("x", x, "[..., K]", (*x.shape[:-1], K)),
@@ -87,24 +90,22 @@ def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tens
     for name, tensor, letters, shape in wanted:
         if tensor.shape != shape:
             raise ValueError(
-                f"lora_linear: {name} must have shape {letters} = {list(shape)}, {_got(tensor)}"
+                f"{op}: {name} must have shape {letters} = {list(shape)}, {_got(tensor)}"
             )
         if tensor.device != weight.device:
             raise ValueError(
-                f"lora_linear: {name} must be on weight's device, {weight.device}, "
-                f"got {tensor.device}"
+                f"{op}: {name} must be on weight's device, {weight.device}, got {tensor.device}"
             )
         if tensor.dtype not in (weight.dtype, torch.float32) or (
             tensor is x and x.dtype != weight.dtype
         ):
             also = "" if tensor is x or weight.dtype == torch.float32 else " or torch.float32"
             raise TypeError(
-                f"lora_linear: {name} must have weight's dtype, {weight.dtype}{also}, "
-                f"got {tensor.dtype}"
+                f"{op}: {name} must have weight's dtype, {weight.dtype}{also}, got {tensor.dtype}"
             )
     if weight.requires_grad:
         raise ValueError(
-            "lora_linear: weight must be frozen, got one that requires a gradient; "
+            f"{op}: weight must be frozen, got one that requires a gradient; "
             "call weight.requires_grad_(False)"
         )
 
@@ -120,7 +121,8 @@ def _got(tensor: Tensor) -> str:
 
 
 # A choice looks at tensors only: x's place may hold dy, which has its dtype and device.
-def _refuse_cpu(x: Tensor, *args: Any, **options: Any) -> str | None:
+def refuse_cpu(x: Tensor, *args: Any, **options: Any) -> str | None:
+    """Why the compiled kernel cannot compute it, or None."""
     if x.device.type != "cpu":
         return f"the tensors are on {x.device.type}"
     if x.dtype not in (torch.float32, torch.bfloat16):
@@ -128,7 +130,8 @@ def _refuse_cpu(x: Tensor, *args: Any, **options: Any) -> str | None:
     return None
 
 
-def _refuse_triton(x: Tensor, *args: Any, **options: Any) -> str | None:
+def refuse_triton(x: Tensor, *args: Any, **options: Any) -> str | None:
+    """Why the Triton kernels cannot compute it, or None."""
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
     return triton_refuses(x)
@@ -140,9 +143,9 @@ LORA_LINEAR = Op(
         Kernel(
             "triton",
             "crucible_kitchen.kernels.lora_linear.triton_launch:lora_linear",
-            _refuse_triton,
+            refuse_triton,
         ),
-        Kernel("cpu", "crucible_kitchen.ops._lora_linear_cpu:lora_linear", _refuse_cpu),
+        Kernel("cpu", "crucible_kitchen.ops._lora_linear_cpu:lora_linear", refuse_cpu),
         Kernel(
             "reference",
             "crucible_kitchen.kernels.lora_linear.reference:lora_linear",

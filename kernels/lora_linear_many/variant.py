@@ -1,0 +1,87 @@
+"""What every backend of `lora_linear_many` brings: a forward, and a backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from crucible_kitchen.kernels.lora_linear.variant import Drop
+
+
+class Updates(NamedTuple):
+    """The low-rank updates of a call: those of the first layer by rows, then of the next.
+
+    Args:
+        lora_a: A of each, [R, K].
+        lora_b: B of each, [N, R] with its layer's N.
+        scales: s of each, divided by the share that dropout keeps.
+        rows: rows of x that an update of each layer is for, in order; they sum to M.
+        drops: what each does not see of x; rows count from the update's first.
+    """
+
+    lora_a: Sequence[Tensor]
+    lora_b: Sequence[Tensor]
+    scales: Sequence[float]
+    rows: Sequence[int]
+    drops: Sequence[Drop]
+
+
+class Forward(NamedTuple):
+    """y of each layer, [M, N], and x A^T of each update, [rows, R]."""
+
+    ys: list[Tensor]
+    xas: list[Tensor]
+
+
+class Wanted(NamedTuple):
+    """Which gradients a backward is to make, of all layers and updates alike."""
+
+    x: bool
+    lora_a: bool
+    lora_b: bool
+
+
+class Gradients(NamedTuple):
+    """Of x (the sum over the layers), and of each A and B; None or empty where not wanted."""
+
+    x: Tensor | None
+    lora_a: list[Tensor]
+    lora_b: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One backend.
+
+    Args:
+        forward: takes x [M, K], weights [N, K], biases [N] (one a layer, or none), and `Updates`.
+        backward: takes dys [M, N], x (None where dA is not wanted), weights, `Updates`, xas and
+            `Wanted`.
+    """
+
+    forward: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Updates], Forward]
+    backward: Callable[..., Gradients]
+
+    def __call__(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        lora_a: Sequence[Tensor],
+        lora_b: Sequence[Tensor],
+        scales: Sequence[float],
+        rows: Sequence[int] | None = None,
+        biases: Sequence[Tensor] | None = None,
+        *,
+        dropout: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """The ys alone."""
+        rows = [x.shape[0]] if rows is None else rows
+        seeds = seeds or [0] * len(lora_a)
+        drops = [Drop(dropout, seed) for seed in seeds]
+        scaled = [scale / (1 - dropout) for scale in scales]
+        updates = Updates(lora_a, lora_b, scaled, rows, drops)
+        return self.forward(x, weights, biases or (), updates).ys

@@ -1,0 +1,79 @@
+"""`lora_linear_many` by the compiled kernel of `lora_linear`, in one call of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crucible_kitchen import _C
+from crucible_kitchen.kernels.lora_linear_many.variant import (
+    Forward,
+    Gradients,
+    Updates,
+    Variant,
+    Wanted,
+)
+from crucible_kitchen.ops._lora_linear_cpu import panels_of, rows_together
+
+
+def _forward(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], updates: Updates
+) -> Forward:
+    ys = [torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype) for weight in weights]
+    parts = len(updates.rows)
+    xas = [
+        torch.empty((updates.rows[i % parts], a.shape[0]), dtype=torch.float32)
+        for i, a in enumerate(updates.lora_a)
+    ]
+    _C.lora_linear_forward(
+        rows_together(x),
+        [panels_of(weight, backward=False) for weight in weights],
+        [bias.contiguous() for bias in biases],
+        ys,
+        updates.rows,
+        [rows_together(a) for a in updates.lora_a],
+        [rows_together(b) for b in updates.lora_b],
+        updates.scales,
+        xas,
+        updates.drops[0].share,
+        [drop.seed for drop in updates.drops],
+        torch.get_num_threads(),
+    )
+    return Forward(ys, xas)
+
+
+def _backward(
+    dys: Sequence[Tensor],
+    x: Tensor | None,
+    weights: Sequence[Tensor],
+    updates: Updates,
+    xas: Sequence[Tensor],
+    wanted: Wanted,
+) -> Gradients:
+    M, K = dys[0].shape[0], weights[0].shape[1]
+    dx = torch.empty((M, K), dtype=dys[0].dtype) if wanted.x else None
+    das = [torch.empty(a.shape, dtype=a.dtype) for a in updates.lora_a] if wanted.lora_a else []
+    dbs = [torch.empty(b.shape, dtype=b.dtype) for b in updates.lora_b] if wanted.lora_b else []
+    none = [None] * len(updates.lora_a)
+    _C.lora_linear_backward(
+        None if x is None else rows_together(x),
+        [panels_of(weight, backward=True) if wanted.x else None for weight in weights],
+        [rows_together(dy) for dy in dys],
+        updates.rows,
+        [rows_together(a) for a in updates.lora_a],
+        [rows_together(b) for b in updates.lora_b],
+        updates.scales,
+        xas,
+        updates.drops[0].share,
+        [drop.seed for drop in updates.drops],
+        dx,
+        das or none,
+        dbs or none,
+        torch.get_num_threads(),
+    )
+    return Gradients(dx, das, dbs)
+
+
+lora_linear_many = Variant(_forward, _backward)
