@@ -23,7 +23,7 @@ class Size(NamedTuple):
 SIZES: dict[str, Size] = {
     "empty": Size((0,), (8,), 16, 4),
     "one_of_each": Size((5,), (33,), 47, 1, bias=True),
-    "grouped": Size((37,), (48, 17, 17), 71, 5, bias=True),
+    "odd": Size((37,), (48, 17, 17), 71, 5, bias=True),
     "many": Size((1, 4, 0, 200, 7, 90, 60), (83,), 129, 9),
     "both": Size((3, 150, 2), (40, 24), 331, 16, dropout=0.3),
 }

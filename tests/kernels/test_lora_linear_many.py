@@ -60,7 +60,7 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_layers_of_a_group_with_leading_dimensions_and_one_unused() -> None:
-    x, weights, lora_a, lora_b, scales, _, biases = inputs("grouped")
+    x, weights, lora_a, lora_b, scales, _, biases = inputs("odd")
     leaf = x[:36].view(3, 12, 71).detach().requires_grad_()
     bias = biases[1].detach().requires_grad_()
     given = [biases[0], bias, biases[2]]
@@ -75,7 +75,7 @@ def test_layers_of_a_group_with_leading_dimensions_and_one_unused() -> None:
 
 
 def test_compiles() -> None:
-    x, weights, lora_a, lora_b, *rest = inputs("grouped")
+    x, weights, lora_a, lora_b, *rest = inputs("odd")
     leaf, *params = leaves_of(x, *lora_a, *lora_b)
 
     def loss(x: Tensor, *params: Tensor) -> Tensor:
