@@ -19,9 +19,7 @@ def calls(problem: Problem) -> dict[str, Call]:
     """Update by update in plain torch and by our own op, and the floor."""
     return {
         "PEFT one by one": problem.forward_and_backward(_by(_peft), problem.leaves()),
-        "lora_linear one by one": problem.forward_and_backward(
-            _by(ops.lora_linear), problem.leaves()
-        ),
+        "ours one by one": problem.forward_and_backward(_by(ops.lora_linear), problem.leaves()),
         "frozen layers alone": _frozen(problem),
     }
 
