@@ -43,7 +43,7 @@ def _by(one: Callable[..., Tensor]) -> Callable[..., Many]:
         for layer, weight in enumerate(weights):
             bias = None if biases is None else biases[layer]
             parts = []
-            for i, part in enumerate(x.split(rows), start=layer * len(rows)):
+            for i, part in enumerate(torch.split(x, rows), start=layer * len(rows)):
                 parts.append(one(part, weight, lora_a[i], lora_b[i], scales[i], bias))
             ys.append(torch.cat(parts) if len(parts) > 1 else parts[0])
         return ys

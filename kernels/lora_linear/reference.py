@@ -59,7 +59,8 @@ def backward(
 
 def kept_of(x_MK: Tensor, drop: Drop) -> Tensor:
     """The mask m, [M, K]: 1 for what the update sees of x."""
-    return kept(*x_MK.shape, drop.share, drop.seed, x_MK.device).double()
+    M, K = x_MK.shape
+    return kept(M, K, drop.share, drop.seed, x_MK.device).double()
 
 
 lora_linear = Variant(forward, backward)

@@ -62,5 +62,5 @@ def one_by_one(one: One) -> Variant:
 def _parts(updates: Updates, layer: int, rows_of: Tensor) -> list[tuple[int, Tensor]]:
     """Each update of a layer, by its place among all, with its rows of a matrix."""
     first = layer * len(updates.rows)
-    parts = rows_of.split(list(updates.rows))
+    parts = torch.split(rows_of, list(updates.rows))
     return [(first + i, part) for i, part in enumerate(parts)]
