@@ -225,32 +225,42 @@ class BackwardPass {
   void finish_a(const Update& u, const float* kept, std::int64_t stride, std::int64_t groups,
                 std::int64_t begin, std::int64_t end) const {
     if (u.da_RK.data == nullptr) return;
-    const std::int64_t K = p_.K;
     for (std::int64_t r = begin; r < end; ++r) {
-      typed(u.da_RK, r, 0, [&](auto* to) {
-        for (std::int64_t k = 0; k < K; ++k) {
-          float sum = 0.0F;
-          for (std::int64_t g = 0; g < groups; ++g) sum += kept[g * stride + r * K + k];
-          put_rounded(to[k], sum);
-        }
-      });
+      typed(u.da_RK, r, 0,
+            [&](auto* to) { add_groups(kept + r * p_.K, stride, groups, p_.K, 1.0F, to, 1); });
     }
   }
 
-  // Columns [begin, end) of dB, likewise.
+  // Columns [begin, end) of dB, likewise: in strips whose lines stay in the first-level cache.
   static void finish_b(const Linear& linear, const Update& u, const float* kept,
                        std::int64_t stride, std::int64_t groups, std::int64_t begin,
                        std::int64_t end) {
     if (u.db_NR.data == nullptr) return;
+    constexpr std::int64_t kStrip = 64;
     typed(u.db_NR, 0, 0, [&](auto* to) {
-      for (std::int64_t n = 0; n < linear.N; ++n) {
+      for (std::int64_t n = 0; n < linear.N; n += kStrip) {
+        const std::int64_t count = std::min(kStrip, linear.N - n);
         for (std::int64_t r = begin; r < end; ++r) {
-          float sum = 0.0F;
-          for (std::int64_t g = 0; g < groups; ++g) sum += kept[g * stride + r * linear.N + n];
-          put_rounded(to[n * u.db_NR.stride + r], u.scale * sum);
+          add_groups(kept + r * linear.N + n, stride, groups, count, u.scale,
+                     to + n * u.db_NR.stride + r, u.db_NR.stride);
         }
       }
     });
+  }
+
+  // to[i * step] = scale times the sum of the groups' element i.
+  template <typename T>
+  static void add_groups(const float* kept, std::int64_t stride, std::int64_t groups,
+                         std::int64_t count, float scale, T* to, std::int64_t step) {
+    if (groups == 1) {
+      for (std::int64_t i = 0; i < count; ++i) put_rounded(to[i * step], scale * kept[i]);
+      return;
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      float sum = 0.0F;
+      for (std::int64_t g = 0; g < groups; ++g) sum += kept[g * stride + i];
+      put_rounded(to[i * step], scale * sum);
+    }
   }
 
   static void put_rounded(float& to, float x) { to = x; }
