@@ -56,6 +56,8 @@ OTHERS = (
         for architecture in (80, 100)
     ),
 )
+# Ops that launch the kernels of another op and have none of their own.
+WITHOUT_OWN = {"lora_linear_many"}
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block may take
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -256,6 +258,7 @@ def test_compiles_without_spilling(
 def test_every_op_is_compiled_for_every_architecture() -> None:
     """A new op cannot be forgotten: it is in OPS here, and something of it in OTHERS."""
     compiled_for = {(op, ARCHITECTURE) for op in OPS} | {(op, at) for op, _, _, at in OTHERS}
-    wanted = {(op, architecture) for op in ops.OPS for architecture in ARCHITECTURES}
+    own = ops.OPS.keys() - WITHOUT_OWN
+    wanted = {(op, architecture) for op in own for architecture in ARCHITECTURES}
     missing = wanted - compiled_for
     assert not missing, f"nothing is compiled of {sorted(missing)}"
