@@ -11,6 +11,9 @@ import torch
 
 from crucible_kitchen import _C
 
+# Compute capability: what the kernels are compiled for begins here, and so does bfloat16.
+OLDEST_GPU = (8, 0)
+
 
 @cache
 def _triton_interpreted() -> bool | None:
@@ -32,12 +35,23 @@ def cuda_refuses(tensor: torch.Tensor) -> str | None:
     """Why our compiled CUDA code cannot run on this tensor's device here, or None."""
     if tensor.device.type != "cuda":
         return f"the tensors are on {tensor.device.type}"
-    return _why_no_cuda()
+    return _why_no_cuda() or gpu_refuses(tensor.device)
 
 
 @cache
 def _why_no_cuda() -> str | None:
     return _C.why_no_cuda() or None
+
+
+@cache
+def gpu_refuses(device: torch.device) -> str | None:
+    """Why none of our kernels runs on this GPU, or None; a device does not change."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if (capability := torch.cuda.get_device_capability(device)) < OLDEST_GPU:
+        have, oldest = ("sm_{}{}".format(*version) for version in (capability, OLDEST_GPU))
+        return f"{device} is {have}; our kernels are for {oldest} and later"
+    return None
 
 
 def triton_refuses(tensor: torch.Tensor) -> str | None:
@@ -49,7 +63,7 @@ def triton_refuses(tensor: torch.Tensor) -> str | None:
         return "Triton's interpreter does not support bfloat16"
     if not interpreted and tensor.device.type != "cuda":
         return f"the tensors are on {tensor.device.type}; Triton needs a GPU"
-    return None
+    return None if interpreted else gpu_refuses(tensor.device)
 
 
 def same_layout_refuses(
