@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -15,14 +13,13 @@ from fastapi.responses import JSONResponse
 from crucible_kitchen.errors import CrucibleError
 
 from . import bodies, wire
+from .admission import Admission
 from .kitchen import Kitchen, checkpoint_answer, run_answer
 from .state import Checkpoint, NotFound, Run, moment
 from .work import Busy, Promise
 
 # Clients wait 45 s for an answer.
 _PATIENCE_S: Final = 30.0
-_KEY_HEADER: Final = "x-api-key"
-_OPEN: Final = ("/api/v1/healthz",)
 
 
 def make_app(
@@ -38,20 +35,7 @@ def make_app(
     """
     app = FastAPI(title="crucible serve", docs_url=None, redoc_url=None)
     app.state.kitchen = kitchen
-    hashes = [_hash(key) for key in api_keys]
-
-    @app.middleware("http")
-    async def admit(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        given = _hash(request.headers.get(_KEY_HEADER, ""))
-        known = any(hmac.compare_digest(given, one) for one in hashes)
-        if hashes and not known and request.url.path not in _OPEN:
-            return _refusal(401, "the header X-API-Key must hold a key of this server")
-        length = request.headers.get("content-length", "0")
-        if "transfer-encoding" in request.headers:
-            return _refusal(411, "a request must say its length")
-        if not length.isdigit() or int(length) > max_body_bytes:
-            return _refusal(413, f"a request must have at most {max_body_bytes} bytes")
-        return await go_on(request)
+    app.add_middleware(Admission, keys=api_keys, max_body_bytes=max_body_bytes)
 
     @app.exception_handler(CrucibleError)
     async def refuse(_: Request, error: CrucibleError) -> JSONResponse:
@@ -283,10 +267,6 @@ async def _answer(promise: Promise) -> Response:
     if isinstance(result, bytes):
         return Response(result, media_type=wire.MEDIA_TYPE)
     return JSONResponse(result)
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _refusal(status: int, said: str) -> JSONResponse:
