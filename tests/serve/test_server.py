@@ -317,6 +317,29 @@ def test_noise_in_a_binary_body_is_never_an_error_of_the_server(client, noise, c
         answer.json()
 
 
+def test_the_dry_server_keeps_weights_to_draw_with(tmp_path):
+    from crucible_kitchen import bootstrap
+    from crucible_kitchen.errors import ConfigError
+
+    kitchen = bootstrap.open_kitchen(["noop"], tmp_path)
+    with testclient.TestClient(make_app(kitchen)) as client:
+        session = _post(client, "create_session").json()["session_id"]
+        new = {"session_id": session, "model_seq_id": 0, "base_model": "noop"}
+        model = _result(client, _post(client, "create_model", **new)).json()["model_id"]
+        named = {"model_id": model, "seq_id": 1, "path": "here"}
+        asked = client.post("/api/v1/save_weights_for_sampler", json=named)
+        saved = _result(client, asked).json()
+        assert saved["path"] == f"tinker://{model}/sampler_weights/here"
+        prompt = {"chunks": [{"tokens": [5, 6]}]}
+        body = {"prompt": prompt, "sampling_params": {"max_tokens": 2}, "model_path": saved["path"]}
+        samples = wire._message("Samples")()
+        samples.ParseFromString(_result(client, _post(client, "asample", **body)).content)
+        assert len(samples.sequences) == 1
+    kitchen.close()
+    with pytest.raises(ConfigError, match="noop must be served alone, got noop, smollm2-135m"):
+        bootstrap.open_kitchen(["noop", "smollm2-135m"], tmp_path)
+
+
 def test_overhead_of_a_step_is_a_few_milliseconds(client, model):
     """Measured here without a socket; `docs/serve.md` has the figure of the real SDK."""
     random.seed(0)

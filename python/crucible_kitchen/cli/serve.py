@@ -22,7 +22,10 @@ _PREFIX: Final = "tml-"
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument(
-        "--model", action="append", required=True, help="a model to serve; may be given again"
+        "--model",
+        action="append",
+        required=True,
+        help="a model to serve; may be given again; noop: a dry server, without a model",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8700, help="port; 0 takes any that is free")
@@ -61,7 +64,9 @@ def main(arguments: argparse.Namespace) -> int:
         # What a client sends is not checked where no keys are; it only has to look like one.
         _say(arguments.host, listening.getsockname()[1], keys[0] if keys else f"{_PREFIX}local")
         made = app.make_app(kitchen, api_keys=keys, max_body_bytes=arguments.max_body << 20)
-        server = uvicorn.Server(uvicorn.Config(made, log_level="warning", access_log=False))
+        # No client reads who served it and when; each header costs it time.
+        settings = {"access_log": False, "server_header": False, "date_header": False}
+        server = uvicorn.Server(uvicorn.Config(made, log_level="warning", **settings))
         server.run([listening])
     finally:
         kitchen.close()

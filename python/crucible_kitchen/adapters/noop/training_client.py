@@ -81,12 +81,16 @@ class TrainingClient(ports.TrainingClient):
     The loss falls with every `optim_step` that has gradients to apply and a learning rate above 0.
     Checkpoints whose path has a folder in it are written there; a bare name stays in memory.
 
+    Args:
+        weights_dir: where `save_weights_for_sampler` writes; by default they stay in memory.
+
     Attributes:
         calls: everything asked for, in order, for tests to look at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, weights_dir: str | os.PathLike[str] | None = None) -> None:
         self.calls: list[Call] = []
+        self._weights_dir = weights_dir
         self._executor: ThreadPoolExecutor | None = None
         self._checkpoints: dict[str, dict[str, int]] = {}
         self._sessions: list[NoopSession] = []
@@ -204,7 +208,10 @@ class TrainingClient(ports.TrainingClient):
 
     def save_weights_for_sampler(self, session: ports.Session, name: str) -> Future[str]:
         """As `save_checkpoint`; the noop `SamplingClient` takes any name."""
-        return self._save("save_weights_for_sampler", session, os.fspath(name))
+        folder = os.fspath(name)
+        if folder and self._weights_dir is not None:
+            folder = os.path.join(self._weights_dir, folder)
+        return self._save("save_weights_for_sampler", session, folder)
 
     def _save(self, method: str, session: ports.Session, path: str) -> Future[str]:
         if not path:
