@@ -156,7 +156,7 @@ def test_tokens_left_out_are_never_computed() -> None:
     targets = torch.where(keep, targets, 999)  # would be out of range
     hidden = torch.where(keep[:, None], hidden, torch.nan).requires_grad_()
     weight.requires_grad_()
-    got = score("test", hidden, weight, targets, keep=keep)
+    got = score("test", hidden, weight, targets, keep=keep).logprobs
     assert (got[~keep] == 0).all()
     want = ops.linear_logprobs(hidden[keep], weight, targets[keep])
     torch.testing.assert_close(got[keep], want, rtol=0, atol=0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.errors import did_you_mean
-from crucible_kitchen.ops.linear_logprobs import check, score
+from crucible_kitchen.ops.linear_logprobs import check, score, with_bias
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -23,6 +23,8 @@ def linear_cross_entropy(
     reduction: Reduction = "mean",
     logit_softcap: float | None = None,
     label_smoothing: float = 0.0,
+    bias: Tensor | None = None,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of softmax(hidden @ weight.T) against targets, [T, V] never in memory.
 
@@ -38,6 +40,10 @@ def linear_cross_entropy(
             count; "none", weight times loss of each token, [T].
         logit_softcap: c replaces a logit z by c tanh(z / c).
         label_smoothing: share of the target's mass spread evenly over the vocabulary, in [0, 1].
+        bias: added to the logits, [V], in weight's dtype; see `linear_logprobs`.
+        z_loss: factor of the squared log of the partition function, which is added to each token's
+            loss and keeps the logits near zero (Chowdhery et al. 2022, section 5,
+            https://arxiv.org/abs/2204.02311); not with a softcap and smoothing at once.
 
     Returns:
         Nats, float32. Where no token counts the result is 0 in every reduction, and so are its
@@ -51,10 +57,17 @@ def linear_cross_entropy(
     op = "linear_cross_entropy"
     check(op, hidden, weight, targets)
     _check_options(op, targets, weights, reduction, logit_softcap, label_smoothing)
+    if not z_loss >= 0.0 or (z_loss and logit_softcap and label_smoothing):
+        raise ValueError(
+            f"{op}: z_loss must be 0 or more, and 0 with a softcap and smoothing at once, "
+            f"got {z_loss}"
+        )
+    if bias is not None:
+        hidden, weight = with_bias(op, hidden, weight, bias)
     keep = targets != ignore_index
     if weights is not None:
         keep = keep & (weights != 0)
-    logprobs = score(
+    made = score(
         op,
         hidden,
         weight,
@@ -62,9 +75,13 @@ def linear_cross_entropy(
         keep=keep,
         logit_softcap=logit_softcap or 0.0,
         label_smoothing=label_smoothing,
+        want_lse=z_loss > 0.0,
     )
-    factors = keep.to(logprobs.dtype) if weights is None else weights.to(logprobs.dtype) * keep
-    losses = -logprobs * factors
+    dtype = made.logprobs.dtype
+    factors = keep.to(dtype) if weights is None else weights.to(dtype) * keep
+    losses = -made.logprobs * factors
+    if z_loss:
+        losses = losses + z_loss * made.lse.square() * factors
     if reduction == "none":
         return losses
     if reduction == "sum":

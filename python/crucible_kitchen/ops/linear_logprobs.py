@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,19 +16,52 @@ from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 
 
-def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+@overload
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    return_entropy: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    return_entropy: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    return_entropy: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target under softmax(hidden @ weight.T), [T, V] never in memory.
 
-    Differentiable in `hidden` and `weight`. With a frozen head the forward computes the whole
-    gradient but for its scale: two matrix products in all, one where nothing needs a gradient.
+    Differentiable in `hidden`, `weight` and `bias`. With a frozen head the forward computes the
+    whole gradient but for its scale: two matrix products in all, one where none is needed.
 
     Args:
         hidden: activations, [T, H], float32, bfloat16 or float16.
         weight: the head, [V, H], in hidden's dtype.
         targets: token ids, each in [0, V), [T] int64.
+        bias: added to the logits, [V], in weight's dtype. It rides as one more column of the head,
+            which is copied for it.
+        return_entropy: give the entropy of each token's distribution too. It has no gradient, is
+            right to 1e-5 of the largest logit, and costs the second product where nothing else
+            asks for it.
 
     Returns:
-        Log-probabilities in nats, [T] float32; the logits were summed and kept in float32.
+        Log-probabilities in nats, [T] float32; the logits were summed and kept in float32. With
+        `return_entropy` also the entropies in nats, [T] float32.
 
     Raises:
         ValueError: shapes that do not fit, or a target that is no row of `weight`.
@@ -37,7 +70,33 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
     Source: kernels/linear_logprobs/README.md
     """
-    return score("linear_logprobs", hidden, weight, targets)
+    op = "linear_logprobs"
+    if bias is not None:
+        check(op, hidden, weight, targets)
+        hidden, weight = with_bias(op, hidden, weight, bias)
+    if not return_entropy:
+        return score(op, hidden, weight, targets).logprobs
+    made = score(op, hidden, weight, targets, want_slope=True)
+    # slope . hidden is the target's logit less the mean logit, so this is lse - mean logit.
+    lead = (made.slope.double() * hidden.detach().double()).sum(-1)
+    entropy = (lead - made.logprobs.detach().double()).clamp_min(0.0)
+    return made.logprobs, entropy.to(made.logprobs.dtype)
+
+
+def with_bias(op: str, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations and head with the bias as one more column, which the activations meet with 1."""
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"{op}: bias must have shape [V] = [{weight.shape[0]}], got {list(bias.shape)}"
+        )
+    if bias.dtype != weight.dtype:
+        raise TypeError(f"{op}: bias must have weight's dtype, {weight.dtype}, got {bias.dtype}")
+    if bias.device != weight.device:
+        raise ValueError(
+            f"{op}: bias must be on weight's device, {weight.device}, got {bias.device}"
+        )
+    ones = hidden.new_ones(len(hidden), 1)
+    return torch.cat((hidden, ones), dim=1), torch.cat((weight, bias[:, None]), dim=1)
 
 
 def score(
@@ -49,7 +108,9 @@ def score(
     keep: Tensor | None = None,
     logit_softcap: float = 0.0,
     label_smoothing: float = 0.0,
-) -> Tensor:
+    want_slope: bool = False,
+    want_lse: bool = False,
+) -> Forward:
     """`linear_logprobs` with options; `op` is the name that errors carry.
 
     Args:
@@ -57,18 +118,19 @@ def score(
             at. [T] bool.
         logit_softcap: c > 0 replaces a logit z by c tanh(z / c); 0 leaves it.
         label_smoothing: share of the target's mass spread evenly over V, in [0, 1].
+        want_slope: compute it also where no gradient asks for it.
+        want_lse: let `lse` be differentiable too; not with a softcap and smoothing at once.
 
     Returns:
-        sum over v of q_tv log p_tv, with q the smoothed target, nats, [T] float32.
+        As a variant's forward; `logprobs` is the sum over v of q_tv log p_tv, with q the smoothed
+        target, nats, [T] float32.
     """
     refuse_transforms(op)
     hidden, weight = lowered(hidden, weight)
     check(op, hidden, weight, targets)
-    want_slope = torch.is_grad_enabled() and hidden.requires_grad
-    logprobs: Tensor = _linear_logprobs(
-        hidden, weight, targets, keep, logit_softcap, label_smoothing, want_slope, op
-    )[0]
-    return logprobs
+    want_slope = want_slope or (torch.is_grad_enabled() and hidden.requires_grad)
+    options = (logit_softcap, label_smoothing, want_slope, want_lse, op)
+    return Forward._make(_linear_logprobs(hidden, weight, targets, keep, *options))
 
 
 def check(op: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
@@ -165,6 +227,7 @@ def _run(
     logit_softcap: float,
     label_smoothing: float,
     want_slope: bool,
+    want_lse: bool,
     caller: str,
 ) -> Forward:
     T, H = hidden.shape
@@ -174,7 +237,7 @@ def _run(
     _check_targets(caller, targets, kept, weight.shape[0])
     options = (logit_softcap, label_smoothing, want_slope)
     if len(targets) == 0:
-        made = _fake(hidden, weight, targets, None, *options, caller)
+        made = _fake(hidden, weight, targets, None, *options, want_lse, caller)
     else:
         kernel: Any = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # a Variant
         made = kernel.forward(hidden, weight, targets, *options)
@@ -195,6 +258,7 @@ def _fake(
     logit_softcap: float,
     label_smoothing: float,
     want_slope: bool,
+    want_lse: bool,
     caller: str,
 ) -> Forward:
     T, H = hidden.shape
@@ -205,23 +269,74 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, targets, keep, ctx.logit_softcap, ctx.label_smoothing, *_ = inputs
-    _, lse, miss, slope = output
-    ctx.mark_non_differentiable(lse, miss, slope)
+    hidden, weight, targets, keep, ctx.logit_softcap, ctx.label_smoothing, _, want_lse, _ = inputs
+    logprobs, lse, miss, slope = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*([] if want_lse else [lse]), miss, slope)
     ctx.hidden_dtype = hidden.dtype
     ctx.save_for_backward(slope)
-    if ctx.needs_input_grad[1]:
-        ctx.save_for_backward(slope, hidden, weight, targets, keep, lse, miss)
+    if ctx.needs_input_grad[1] or want_lse:
+        ctx.save_for_backward(slope, hidden, weight, targets, keep, lse, miss, logprobs)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """With p = q - (q - p), the gradient of the lse is that of its own share of q, less the slope.
+
+    d lse / d z_v = p_v, and the slope has q - p for p.
+    """
     slope, *rest = ctx.saved_tensors
+    if grad_lse is not None:
+        grad = -grad_lse if grad is None else grad - grad_lse
+    if grad is None:
+        return (None,) * 9
     grad_hidden = grad_weight = None
     if ctx.needs_input_grad[0]:
-        grad_hidden = (grad[:, None] * slope).to(ctx.hidden_dtype)
+        grad_hidden = grad[:, None] * slope
     if ctx.needs_input_grad[1]:
-        grad_weight = _grad_weight(grad, *rest, ctx.logit_softcap, ctx.label_smoothing)
-    return grad_hidden, grad_weight, *[None] * 6
+        options = (ctx.logit_softcap, ctx.label_smoothing)
+        grad_weight = _grad_weight(grad, *rest[:-1], *options)
+    if grad_lse is not None:
+        _add_shares(ctx, grad_lse, grad_hidden, grad_weight, *rest)
+    if grad_hidden is not None:
+        grad_hidden = grad_hidden.to(ctx.hidden_dtype)
+    return grad_hidden, grad_weight, *[None] * 7
+
+
+def _add_shares(
+    ctx: Any,
+    grad: Tensor,
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    keep: Tensor | None,
+    lse: Tensor,
+    miss: Tensor,
+    logprobs: Tensor,
+) -> None:
+    """Add grad_t sum_v q_tv bend_tv W_v to the one, grad_t q_tv bend_tv h_t to the other.
+
+    There is a softcap or smoothing, never both: the bends of all v are not kept.
+    """
+    even = ctx.label_smoothing / weight.shape[0]
+    at_target = (1.0 - ctx.label_smoothing) * grad
+    if keep is not None:
+        targets = torch.where(keep, targets, 0)
+        at_target, grad = at_target * keep, grad * keep
+    if ctx.logit_softcap:
+        at_target = at_target * (1 - ((logprobs + lse) / ctx.logit_softcap).square())
+    if grad_hidden is not None:
+        grad_hidden += at_target[:, None] * weight[targets]
+        if even:
+            grad_hidden += (even * grad)[:, None] * weight.sum(0, dtype=grad.dtype)
+    if grad_weight is not None:
+        pulls = (at_target[:, None] * hidden).to(weight.dtype)
+        grad_weight.index_add_(0, targets, pulls)
+        if even:
+            grad_weight += (even * grad @ hidden.to(grad.dtype)).to(weight.dtype)
 
 
 def _run_grad_weight(
@@ -253,7 +368,7 @@ def _fake_grad_weight(grad: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> 
 
 _linear_logprobs = register(
     "linear_logprobs(Tensor hidden, Tensor weight, Tensor targets, Tensor? keep, "
-    "float logit_softcap, float label_smoothing, bool want_slope, str caller) "
+    "float logit_softcap, float label_smoothing, bool want_slope, bool want_lse, str caller) "
     "-> (Tensor logprobs, Tensor lse, Tensor miss, Tensor slope)",
     _run,
     _fake,
