@@ -134,6 +134,7 @@ def test_a_bad_batch_keeps_its_place_and_the_next_one_goes_on(client, model):
         ),
         ("create_model", {"model_seq_id": 0}, 422, "session_id"),
         ("get_info", {"model_id": "no"}, 404, "no training run"),
+        ("optim_step", {"model_id": "no", "seq_id": 1}, 404, "no training run"),
         ("retrieve_future", {"request_id": "no"}, 404, "no request"),
         ("weights_info", {"tinker_path": "no"}, 400, "tinker://RUN"),
         ("weights_info", {"tinker_path": "tinker://a/weights/../x"}, 400, "tinker://RUN"),
@@ -145,6 +146,13 @@ def test_what_cannot_be_done_is_said(client, path, body, status, said):
     answer = _post(client, path, **body)
     assert answer.status_code == status, answer.text
     assert said in str(answer.json()["detail"])
+
+
+def test_a_load_is_of_a_session_or_of_an_open_model(client):
+    for more in ({}, {"session_id": "s", "model_id": "m"}):
+        answer = client.post("/api/v1/load_weights", json={"path": "tinker://a/weights/b", **more})
+        assert answer.status_code == 400
+        assert "either session_id or model_id" in answer.json()["detail"]
 
 
 def test_an_option_that_is_not_supported_is_refused_by_name(client, model):

@@ -111,6 +111,24 @@ def test_the_sdk_trains_saves_goes_on_and_draws(service, server):
     assert sum(trained) > sum(base)
 
 
+def test_an_open_model_takes_up_a_checkpoint(service, server):
+    """The way older programs load, with and without the optimizer's state."""
+    client = service.create_lora_training_client(server.model, rank=4, seed=1).result()
+    _train(client, 3)
+    path = client.save_state("three").result().path
+    went_on = _train(client, 2)
+    for method, same in (("load_state_with_optimizer", True), ("load_state", False)):
+        other = service.create_lora_training_client(server.model, rank=4, seed=9).result()
+        _train(other, 1)
+        assert getattr(other, method)(path).result().path == path
+        first, second = _train(other, 2)
+        assert first == pytest.approx(went_on[0], rel=1e-6)
+        assert (second == pytest.approx(went_on[1], rel=1e-6)) == same
+    wrong = service.create_lora_training_client(server.model, rank=2).result()
+    with pytest.raises(tinker.TinkerError, match="base, rank and layers"):
+        wrong.load_state(path).result()
+
+
 def test_a_custom_loss_of_the_sdk(service, server):
     client = service.create_lora_training_client(server.model, rank=4, seed=3).result()
 

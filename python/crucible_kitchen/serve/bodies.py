@@ -74,10 +74,13 @@ class CreateModel(OfSession):
     optimizer_config: Optimizer | None = None
 
 
-class LoadWeights(OfSession):
-    """A model to train on from a checkpoint."""
+class LoadWeights(Body):
+    """A model to train on from a checkpoint: a new one of a session, or one that is open."""
 
-    model_seq_id: int = Field(ge=0)
+    session_id: str = ""
+    model_seq_id: int = Field(0, ge=0)
+    model_id: str | None = None
+    seq_id: int = Field(0, ge=0)
     path: str
     optimizer: bool = False
     user_metadata: Mapping[str, Any] | None = None

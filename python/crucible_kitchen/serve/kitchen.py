@@ -92,17 +92,38 @@ class Kitchen:
         return run.id, self.work.do(("create", run.id), lambda: self._start(run, config))
 
     def load_weights(self, body: bodies.LoadWeights) -> tuple[str, Promise]:
-        """Open a model from a checkpoint, with its optimizer or with a fresh one."""
+        """Open a model from a checkpoint, with its optimizer or with a fresh one.
+
+        A model that is open, as older programs ask for, is opened anew, in its place in the order.
+        """
+        if bool(body.session_id) == (body.model_id is not None):
+            raise Refused("load_weights: needs either session_id or model_id")
         source, checkpoint = self.state.find(body.path)
         if body.optimizer and checkpoint.state is None:
             raise Refused(f"path: {body.path} has no optimizer's state; sampler weights have none")
-        run = self._new_run(body, source.base_model, source)
+        again = body.model_id is not None
+        run = (
+            self.state.run(body.model_id)
+            if body.model_id is not None
+            else self._new_run(body, source.base_model, source)
+        )
+        if (run.base_model, run.rank, run.targets) != (
+            source.base_model,
+            source.rank,
+            source.targets,
+        ):
+            raise Refused(f"path: {body.path} must be of the model's base, rank and layers")
         folder = checkpoint.state if body.optimizer else checkpoint.weights
         config = {**_config(run), "seed": source.seed or 0, "checkpoint_path": folder}
 
         def start() -> dict[str, Any]:
+            if again:
+                self._training.close_session(self._session(run.id))
+                del self._open[run.id]
             return {**self._start(run, config), "path": body.path, "type": "load_weights"}
 
+        if again:
+            return run.id, self._in_order(run.id, body.seq_id, start)
         return run.id, self.work.do(("create", run.id), start)
 
     def info(self, model_id: str) -> dict[str, Any]:
@@ -390,10 +411,9 @@ def _checkpoint(
 
 
 def _config(run: Run) -> dict[str, Any]:
-    targets = "all-linear" if run.train_mlp and run.train_attn else None
     return {
         "model": run.base_model,
         "lora_rank": run.rank,
         "lora_alpha": ALPHA,
-        "lora_targets": targets or ("mlp" if run.train_mlp else "attention"),
+        "lora_targets": run.targets,
     }

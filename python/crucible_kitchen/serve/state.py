@@ -72,6 +72,13 @@ class Run:
     user_metadata: dict[str, Any] | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
 
+    @property
+    def targets(self) -> str:
+        """Which layers are trained, as a session's configuration says it."""
+        if self.train_mlp and self.train_attn:
+            return "all-linear"
+        return "mlp" if self.train_mlp else "attention"
+
     def path(self, checkpoint: Checkpoint) -> str:
         """What a client calls one of its checkpoints."""
         return f"tinker://{self.id}/{checkpoint.kind}/{checkpoint.name}"
