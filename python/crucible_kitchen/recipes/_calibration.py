@@ -8,49 +8,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from crucible_kitchen import engine
+from crucible_kitchen.data import size_of
 from crucible_kitchen.engine import Event
-from crucible_kitchen.graph import Estimate, Workflow, loop, workflow
+from crucible_kitchen.graph import Estimate, Workflow
 from crucible_kitchen.ports import Ports
-from crucible_kitchen.stages import (
-    assemble,
-    choose_probes,
-    close_session,
-    evaluate,
-    forward_backward,
-    init_session,
-    load_data,
-    optim_step,
-    order_batches,
-    prepare,
-    prepare_held_out,
-    resolve_model,
-    sample,
-    save_adapter,
-    save_checkpoint,
-)
 from crucible_kitchen.stages._memory import memory_used
+from crucible_kitchen.workflows import SHOWN
 
-_SETUP: Final = ("load_data", "resolve_model", "init_session", "prepare", "prepare_held_out")
-
-sft_calibration = workflow("calibration")[
-    load_data,
-    resolve_model,
-    init_session,
-    prepare,
-    prepare_held_out,
-    order_batches.bind(epoch=0),
-    choose_probes,
-    loop("batches", over="probe_batches")[
-        assemble.bind(batch="batches.item"),
-        loop("micro", over="micro_batches")[forward_backward.bind(micro_batch="micro.item")],
-        optim_step,
-    ],
-    evaluate.bind(eval_datums="probe_datums"),
-    sample.bind(samples=1),
-    save_checkpoint,
-    save_adapter,
-].finally_[close_session]
-"""The parts of `sft`, each run as often as it takes to know how long it takes."""
+_SETUP: Final = (
+    "load_data",
+    "resolve_model",
+    "init_session",
+    "resolve_reference",
+    "prepare",
+    "prepare_pairs",
+    "prepare_held_out",
+    "prepare_held_out_pairs",
+)
 
 
 def measure(calibration: Workflow, config: Any, adapters: Mapping[str, Any] | Ports) -> Estimate:
@@ -73,29 +47,29 @@ def measure(calibration: Workflow, config: Any, adapters: Mapping[str, Any] | Po
     probes = [record.value for record in result.metrics.history("tokens")]
     first, *others = [spent.inside(f"batches[{number}]") for number in range(len(probes))]
     per_token = sum(others) / sum(probes[1:])
-    each_eval = spent.of("evaluate") * _ratio(state.eval_tokens, state.probe_datums)
+    per_eval = spent.of("evaluate") / max(1, sum(map(size_of, state.probe_datums)))
     evaluations = 2 + (math.ceil(steps / config.eval_every) - 1 if config.eval_every else 0)
     saves = steps // config.save_every if config.save_every else 0
-    samples = 2 * min(config.samples, len(state.held_out_rows))
+    held_out = len(state.held_out_rows)
+    shown = 2 * min(config.samples, held_out) / max(1, min(SHOWN, held_out))
+    asked = state.get("reference_tokens", 0)
+    loads = asked > 0 and state.get("reference_path") is not None
+    seconds = {
+        "set up": sum(map(spent.of, _SETUP)),
+        "train": tokens * per_token + max(0.0, first - probes[0] * per_token),
+        "evaluate": evaluations * state.eval_tokens * per_eval,
+        "sample": shown * spent.of("show"),
+        "save": saves * spent.of("save_checkpoint") + spent.of("save_adapter"),
+    }
+    if asked:
+        seconds["reference"] = asked * per_eval + loads * spent.of("init_session")
     return Estimate(
         steps=steps,
         tokens=round(tokens),
-        seconds={
-            "set up": sum(map(spent.of, _SETUP)),
-            "train": tokens * per_token + max(0.0, first - probes[0] * per_token),
-            "evaluate": evaluations * each_eval,
-            "sample": samples * spent.of("sample"),
-            "save": saves * spent.of("save_checkpoint") + spent.of("save_adapter"),
-        },
+        seconds=seconds,
         memory_bytes=memory_used(),
         measured_steps=len(probes),
     )
-
-
-def _ratio(tokens: int, measured: Iterable[Any]) -> float:
-    """How many times as many tokens there are as were measured."""
-    seen = sum(datum.model_input.length for datum in measured)
-    return tokens / seen if seen else 0.0
 
 
 class _Spent:

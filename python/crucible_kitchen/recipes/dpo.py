@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from crucible_kitchen.workflows import dpo, preview_dpo
+from crucible_kitchen.workflows import dpo, dpo_calibration, preview_dpo
 
 from ._config import Recipe
 from ._training import Mixture, Positive, Text, TrainingConfig
@@ -46,6 +46,7 @@ class DPO(Recipe):
     required_ports = ("training_client", "dataset_store")
     optional_ports = ("hub_client", "completer", "metrics_store", "blob_store", "model_registry")
     workflow = dpo
+    calibration = dpo_calibration
     preview = preview_dpo
 
     class Config(TrainingConfig):

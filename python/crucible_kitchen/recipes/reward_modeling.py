@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from crucible_kitchen.workflows import preview_reward, reward
+from crucible_kitchen.workflows import preview_reward, reward, reward_calibration
 
 from ._config import Recipe
 from ._training import LoopConfig, Mixture, Positive, Text, Whole
@@ -23,6 +23,7 @@ class RewardModeling(Recipe):
     required_ports = ("training_client", "dataset_store")
     optional_ports = ("hub_client", "metrics_store", "blob_store", "model_registry")
     workflow = reward
+    calibration = reward_calibration
     preview = preview_reward
 
     class Config(LoopConfig):

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from crucible_kitchen.workflows import preview_sft, sft
+from crucible_kitchen.workflows import preview_sft, sft, sft_calibration
 
-from ._calibration import sft_calibration
 from ._config import Recipe
 from ._training import Mixture, Text, TrainingConfig
 

@@ -3,6 +3,7 @@
 from . import schedules
 from .assemble import assemble
 from .assemble_pairs import assemble_pairs
+from .assume_reference import assume_reference
 from .check_stop import check_stop
 from .choose_probes import choose_probes
 from .close_session import close_session
@@ -43,6 +44,7 @@ from .track_best import track_best
 __all__ = [
     "assemble",
     "assemble_pairs",
+    "assume_reference",
     "check_stop",
     "choose_probes",
     "close_session",

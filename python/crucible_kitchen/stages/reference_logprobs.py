@@ -78,26 +78,19 @@ def reference_logprobs(
     """
     sizes = [size_of(pair) for pair in train_pairs]
     steps = StepOrder(sizes, batch_size, gradient_accumulation, seed, order, pack_tokens)
-    places = range(len(sizes)) if window_rows else _places(steps, total_steps)
+    places = pairs_to_ask(steps, total_steps, window_rows)
     wanted = [train_pairs[place] for place in places]
     wanted += eval_pairs if eval_reference is None else []
-    by_hash = {row_hash(datum): datum for datum in interleaved(wanted)}
     config = reference_config(session.config, reference_path)
-    key = _key(config, training_client)
-    cache = None if key is None else RowValues("reference", key)
-    values = {} if cache is None else cache.read()
-    missing = [name for name in by_hash if name not in values]
-    metrics.record("reference_answers_computed", len(missing))
-    if missing:
-        asked = {name: by_hash[name] for name in missing}
+    answers = Answers(wanted, config, training_client)
+    metrics.record("reference_answers_computed", len(answers.missing))
+    if answers.missing:
         with _frozen(session, config, step, tokenizer, training_client) as frozen:
-            for computed in _ask(frozen, asked, 2 * batch_size, training_client):
-                if cache is not None:
-                    cache.add(computed)
-                values.update(computed)
+            for computed in _ask(frozen, answers.missing, 2 * batch_size, training_client):
+                answers.add(computed)
 
     def both(pair: Pair) -> tuple[float, float]:
-        return _value(values, pair.chosen), _value(values, pair.rejected)
+        return answers.of(pair.chosen), answers.of(pair.rejected)
 
     return Referenced(
         {place: both(train_pairs[place]) for place in places},
@@ -109,12 +102,42 @@ def reference_logprobs(
     )
 
 
-def _value(values: dict[str, float], datum: Datum) -> float:
-    return values[row_hash(datum)]
+class Answers:
+    """What the frozen model says of some answers, from the cache where that has it.
+
+    Args:
+        wanted: the pairs whose answers are asked for.
+        config: of the session that is asked.
+    Attributes:
+        missing: answers that must be computed, by their hash.
+    Raises:
+        CrucibleError: the cache cannot be read.
+    """
+
+    def __init__(
+        self, wanted: Sequence[Pair], config: SessionConfig, client: TrainingClient
+    ) -> None:
+        key = _key(config, client)
+        self._cache = None if key is None else RowValues("reference", key)
+        self._values = {} if self._cache is None else self._cache.read()
+        by_hash = {row_hash(datum): datum for datum in interleaved(wanted)}
+        self.missing = {name: by_hash[name] for name in by_hash if name not in self._values}
+
+    def add(self, computed: Mapping[str, float]) -> None:
+        """Remember what was computed, in the cache too."""
+        if self._cache is not None:
+            self._cache.add(computed)
+        self._values.update(computed)
+
+    def of(self, datum: Datum) -> float:
+        """The log probability of an answer, in nats."""
+        return self._values[row_hash(datum)]
 
 
-def _places(steps: StepOrder, total_steps: int) -> list[int]:
-    """The pairs that the steps of a run will meet, in order."""
+def pairs_to_ask(steps: StepOrder, total_steps: int, window_rows: int | None) -> Sequence[int]:
+    """Places of the pairs that the steps of a run will meet, in order; of a window, of all."""
+    if window_rows is not None:
+        return range(len(steps.sizes))
     met: set[int] = set()
     for epoch, first in enumerate(range(0, total_steps, len(steps))):
         met.update(*steps.epoch(epoch)[: total_steps - first])

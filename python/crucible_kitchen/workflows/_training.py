@@ -6,18 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Final, Literal
 
 from crucible_kitchen.graph import Node, StageNode, Workflow, loop, when, workflow
 from crucible_kitchen.stages import (
     check_stop,
+    choose_probes,
     close_session,
     next_window,
+    order_batches,
     register_model,
     restore_best,
     save_adapter,
     save_checkpoint,
     track_best,
 )
+
+SHOWN: Final = 2
+"""Most held-out rows that a calibration shows."""
 
 
 def epochs(
@@ -68,24 +74,26 @@ class Training:
         start: load the rows and the model.
         prepare: rows that are trained as datums, also those of every further window.
         held_out: what is evaluated.
-        order: the rows of an epoch in steps.
+        rows: what rows become, ``datums`` or ``pairs``.
         step: one optimizer step.
         evaluate: the held-out loss.
         show: some held-out rows before and after; writes one key.
         keep: put these side by side.
         ask: what must be known of the datums before the first of them is trained.
+        assume: what a calibration has in place of that.
     """
 
     name: str
     start: Sequence[Node]
     prepare: Sequence[Node]
     held_out: Sequence[Node]
-    order: StageNode
+    rows: Literal["datums", "pairs"]
     step: Sequence[Node]
     evaluate: StageNode
     show: StageNode
     keep: StageNode
     ask: Sequence[Node] = ()
+    assume: Sequence[Node] = ()
 
     def workflow(self) -> Workflow:
         """The whole training."""
@@ -106,7 +114,7 @@ class Training:
             track_best.with_(name="first_best"),
             self.show.bind(writes=f"{shown}_before").with_(name=f"{name}_before"),
             loop("epochs", over=epochs, while_=goes_on)[
-                self.order.bind(epoch="epochs.item"),
+                self._order.bind(epoch="epochs.item"),
                 loop("batches", over="epoch_batches", while_=goes_on)[step],
                 when(reads_on)[window],
             ],
@@ -121,3 +129,28 @@ class Training:
             self.keep,
         )
         return workflow(self.name)[whole].finally_[close_session]
+
+    def calibration(self) -> Workflow:
+        """The parts of the training, each run as often as it takes to know how long it takes."""
+        held_out = f"eval_{self.rows}"
+        probed = {held_out: "probe_datums"}
+        if self.rows == "pairs":
+            probed["eval_judgements"] = "probe_judgements"
+        parts = (
+            *self.start,
+            *self.prepare,
+            *self.held_out,
+            *self.assume,
+            self._order.bind(epoch=0),
+            choose_probes.bind(train_datums=f"train_{self.rows}", eval_datums=held_out),
+            loop("batches", over="probe_batches")[tuple(self.step)],
+            self.evaluate.bind(**probed).with_(name="evaluate"),
+            self.show.bind(samples=SHOWN).with_(name="show"),
+            save_checkpoint,
+            save_adapter,
+        )
+        return workflow("calibration")[parts].finally_[close_session]
+
+    @property
+    def _order(self) -> StageNode:
+        return order_batches.bind(train_datums=f"train_{self.rows}")

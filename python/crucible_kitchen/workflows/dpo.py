@@ -5,12 +5,12 @@ from __future__ import annotations
 from crucible_kitchen.graph import loop
 from crucible_kitchen.stages import (
     assemble_pairs,
+    assume_reference,
     dpo_forward_backward,
     evaluate_pairs,
     init_session,
     load_data,
     optim_step,
-    order_batches,
     prepare_held_out_pairs,
     prepare_pairs,
     record_preferences,
@@ -23,12 +23,12 @@ from crucible_kitchen.stages import (
 
 from ._training import Training
 
-dpo_training = Training(
+_training = Training(
     "dpo",
     start=[load_data, resolve_model, init_session, resolve_reference],
     prepare=[prepare_pairs],
     held_out=[prepare_held_out_pairs],
-    order=order_batches.bind(train_datums="train_pairs"),
+    rows="pairs",
     step=[
         assemble_pairs.bind(batch="batches.item"),
         loop("micro", over="micro_batches")[dpo_forward_backward.bind(micro_batch="micro.item")],
@@ -39,5 +39,7 @@ dpo_training = Training(
     show=sample.bind(held_out_rows="held_out_chats", writes="samples"),
     keep=save_samples,
     ask=[reference_logprobs],
+    assume=[assume_reference],
 )
-dpo = dpo_training.workflow()
+dpo = _training.workflow()
+dpo_calibration = _training.calibration()

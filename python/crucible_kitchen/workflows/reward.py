@@ -10,7 +10,6 @@ from crucible_kitchen.stages import (
     init_session,
     load_data,
     optim_step,
-    order_batches,
     prepare_held_out_pairs,
     prepare_pairs,
     record_scores,
@@ -30,12 +29,12 @@ def gives_scores(comparator: bool) -> bool:
     return not comparator
 
 
-reward_training = Training(
+_training = Training(
     "reward",
     start=[load_data, resolve_model, init_session.bind(scored=True)],
     prepare=[prepare_pairs.bind(scored=True)],
     held_out=[prepare_held_out_pairs.bind(scored=True)],
-    order=order_batches.bind(train_datums="train_pairs"),
+    rows="pairs",
     step=[
         _assemble,
         loop("micro", over="micro_batches")[
@@ -50,4 +49,5 @@ reward_training = Training(
     show=score_samples,
     keep=save_scored_samples,
 )
-reward = reward_training.workflow()
+reward = _training.workflow()
+reward_calibration = _training.calibration()

@@ -10,7 +10,6 @@ from crucible_kitchen.stages import (
     init_session,
     load_data,
     optim_step,
-    order_batches,
     prepare,
     prepare_held_out,
     resolve_model,
@@ -20,12 +19,12 @@ from crucible_kitchen.stages import (
 
 from ._training import Training
 
-sft_training = Training(
+_training = Training(
     "sft",
     start=[load_data, resolve_model, init_session],
     prepare=[prepare],
     held_out=[prepare_held_out],
-    order=order_batches,
+    rows="datums",
     step=[
         assemble.bind(batch="batches.item"),
         loop("micro", over="micro_batches")[forward_backward.bind(micro_batch="micro.item")],
@@ -35,4 +34,5 @@ sft_training = Training(
     show=sample.bind(writes="samples"),
     keep=save_samples,
 )
-sft = sft_training.workflow()
+sft = _training.workflow()
+sft_calibration = _training.calibration()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,7 +53,8 @@ class RewardModel:
         if not saved.scored:
             raise ConfigError(
                 f"reward_model: {saved.path} must hold a scalar head beside LoRA, got none; "
-                "the recipe `reward` trains one"
+                "the recipe `reward` trains one; what it trains with comparator=true is read by "
+                "Comparator"
             )
         base = os.fspath(prepare_model(model or saved.base_model, hub_client))
         self._tokenizer = load_tokenizer(base, port="reward_model")
@@ -87,6 +89,15 @@ class RewardModel:
         rows = enumerate(zip(prompts, responses, strict=True))
         sequences = [self._tokens(prompt, response, row) for row, (prompt, response) in rows]
         return self._model.score(sequences, tokens_per_pass=self._tokens_per_pass)
+
+    def compare(self, prompt: Turns, first: Turns, second: Turns) -> float:
+        """The probability that the first answer is the better one, as `Comparator.compare`.
+
+        Raises:
+            DataError: as `score`.
+        """
+        one, other = self.scores([prompt] * 2, [first, second])
+        return 0.5 * (1.0 + math.tanh((one - other) / 2.0))
 
     def __call__(
         self, prompts: Sequence[Turns], completions: Sequence[Turns], **columns: Any
