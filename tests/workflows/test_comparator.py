@@ -87,17 +87,18 @@ def test_a_tiny_model_learns_to_say_which_is_better(run, tmp_path) -> None:
     model = tiny_llama(tmp_path / "tiny")
     result = run(
         model=model,
-        epochs=3,
+        epochs=12,
         batch_size=4,
         eval_rows=4,
         eval_every=0,
         learning_rate=1e-2,
-        lora_rank=4,
+        lora_rank=8,
         dtype="float32",
     )
     losses = values(result, "eval_loss")
     assert losses[-1] < 0.7 < losses[0]
-    assert values(result, "eval_accuracy")[-1] == 1.0
+    assert values(result, "eval_accuracy")[0] < values(result, "eval_accuracy")[-1] == 1.0
+    assert values(result, "eval_agreement") == [0.0, 1.0]
     comparator = Comparator(result.run_dir)
     better = comparator.compare("Q 20?", "one 20", "no! 20")
     assert better > 0.5
@@ -121,7 +122,7 @@ def test_a_tiny_model_learns_to_say_which_is_better(run, tmp_path) -> None:
 
 @pytest.mark.parametrize("truncation", ["left", "middle"])
 def test_a_long_conversation_is_cut_and_never_an_answer(run, recorder, rows, truncation) -> None:
-    rows[3]["prompt"] = "start " + "very " * 200 + "end"
+    rows[3]["prompt"] = "begin " + "very " * 200 + "end"
     client = recorder()
     result = run(client, epochs=1, eval_rows=0, max_length=500, truncation=truncation)
     assert values(result, "truncated_rows") == [1]
@@ -130,14 +131,14 @@ def test_a_long_conversation_is_cut_and_never_an_answer(run, recorder, rows, tru
     (one, two) = [text for text in texts if "one 3" in text]
     assert "no! 3" in one
     assert "end" in one
-    assert ("start" in one) == (truncation == "middle")
+    assert ("begin" in one) == (truncation == "middle")
     assert 490 < max(datum.model_input.length for datum in trained) <= 499
     assert one != two
 
 
 def test_rows_that_cannot_be_compared_are_named(run, rows) -> None:
     rows[3]["prompt"] = "very " * 200
-    with pytest.raises(StageError, match="row 3: has 1... tokens with both answers, more than"):
+    with pytest.raises(StageError, match=r"row 3: has 1... tokens with both answers, more than"):
         run(noop.TrainingClient(), epochs=1, eval_rows=0, truncation="error")
     assert values(
         run(noop.TrainingClient(), epochs=1, eval_rows=0, truncation="drop"), "dropped_rows"

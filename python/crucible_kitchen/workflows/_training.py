@@ -145,7 +145,7 @@ class Training:
             choose_probes.bind(train_datums=f"train_{self.rows}", eval_datums=held_out),
             loop("batches", over="probe_batches")[tuple(self.step)],
             self.evaluate.bind(**probed).with_(name="evaluate"),
-            self.show.bind(samples=SHOWN).with_(name="show"),
+            self.show.bind(samples=SHOWN, writes="shown").with_(name="show"),
             save_checkpoint,
             save_adapter,
         )
