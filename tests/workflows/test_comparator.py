@@ -113,7 +113,7 @@ def test_a_tiny_model_learns_to_say_which_is_better(run, tmp_path) -> None:
     asked = sample["messages"][0]["content"]
     assert comparator.compare(asked, *texts) == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-4)
     with pytest.raises(DataError, match="row 0"):
-        comparator.compare("", "a", "b")
+        comparator.compare([{"content": "no role"}], "a", "b")
     with pytest.raises(ValueError, match="firsts and seconds must be one for each of 1 prompts"):
         comparator.compare_all(["a"], ["b"], [])
     with pytest.raises(ConfigError, match="must hold a scalar head"):

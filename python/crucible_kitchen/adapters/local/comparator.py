@@ -67,7 +67,7 @@ class Comparator:
             prompt: what was asked, as text or as messages.
             first, second: the answers, as text or as messages.
         Raises:
-            DataError: one of them is empty or malformed, or the model's template refuses them.
+            DataError: one of them is malformed, or the model's template refuses them.
         """
         return self.compare_all([prompt], [first], [second])[0]
 
