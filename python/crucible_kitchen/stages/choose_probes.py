@@ -27,7 +27,7 @@ class Probes(NamedTuple):
     """
 
     probe_batches: list[list[int]]
-    probe_datums: list[Datum] | list[Pair]
+    probe_datums: list[Datum | Pair]
     probe_judgements: list[Judgement]
     tokens_per_step: float
     eval_tokens: int
@@ -62,7 +62,7 @@ def choose_probes(
     seen = _spread(lengths, _EVALUATED * batch_size)
     return Probes(
         [list(epoch_batches[place]) for place in [most, *usual[:_TYPICAL]]],
-        [eval_datums[place] for place in seen],  # type: ignore[misc]  # of one kind, as they came
+        [eval_datums[place] for place in seen],
         [eval_judgements[place] for place in seen] if eval_judgements else [],
         mean,
         sum(lengths),

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.batch import Packed
-from crucible_kitchen.adapters.local.model import CausalModel, groups
+from crucible_kitchen.adapters.local.model import CausalModel, Packed, groups
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.reward_model import Turns
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
