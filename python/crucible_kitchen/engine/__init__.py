@@ -1,12 +1,21 @@
-"""Runs workflows: `run`, `arun`, events and those who listen to them."""
+"""Runs workflows: `run`, `arun`, events and those who listen to them.
+
+`Rng` loads when it is first used: it needs numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Every, Policy, Seconds
 from .events import Emitter, Event, Handler
-from .rng import Rng
 from .run import RunResult, arun, run
 from .spin import RecordInputs, spin
 from .stepping import Pause, steps
 from .telemetry import Attachment, attach_telemetry
+
+if TYPE_CHECKING:
+    from .rng import Rng
 
 __all__ = [
     "Attachment",
@@ -26,3 +35,12 @@ __all__ = [
     "spin",
     "steps",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Rng":
+        from .rng import Rng
+
+        globals()[name] = Rng
+        return Rng
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

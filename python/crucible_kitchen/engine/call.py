@@ -12,7 +12,6 @@ from crucible_kitchen.graph.annotations import runtime_classes, show
 from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature
 from crucible_kitchen.graph.stage import Literal
 
-from .rng import Rng
 from .runtime import BorderError, Runtime
 
 Gather = Callable[[dict[Any, Any]], tuple[Any, ...]]
@@ -58,6 +57,8 @@ def _service(injected: Injected, rt: Runtime, path: str) -> Any:
 
 def _fresh(injected: Injected, rt: Runtime, name: str) -> Callable[[], Any]:
     if injected.role == "rng":
+        from .rng import Rng  # here and not above: it loads numpy
+
         return lambda: Rng(rt.seed, rt.prefix + name)
     return lambda: rt.context(rt.prefix + name)
 

@@ -13,7 +13,6 @@ from crucible_kitchen.graph import (
     Node,
     Parallel,
     Scope,
-    Stage,
     StageNode,
     Switch,
     When,
@@ -106,5 +105,5 @@ def _whole(node: Node, step: Step, rt: Runtime) -> Step:
 
 def _used(node: StageNode, keepers: tuple[str, ...]) -> frozenset[str]:
     """Ports with handles that a stage may change: those it names, or all where it sees them all."""
-    anything = isinstance(node.call, Stage) or node.signature.sees_context
+    anything = node.of_class or node.signature.sees_context
     return frozenset(name for name in keepers if anything or name in node.ports)

@@ -15,7 +15,6 @@ from crucible_kitchen.context import Context, MetricLog, MetricRecord
 from crucible_kitchen.errors import ConfigError, CrucibleError
 from crucible_kitchen.graph import Workflow, describe
 from crucible_kitchen.ports import MetricsStore
-from crucible_kitchen.types import MetricPoint
 
 from .checkpoint import Every, Policy, Seconds
 from .handlers.jsonl import plain
@@ -119,6 +118,8 @@ def records(story: Story, vault: Vault) -> list[MetricRecord]:
 
 def rewind_metrics(store: MetricsStore, run_id: str, known: list[MetricRecord]) -> None:
     """Have a store hold what the journal does."""
+    from crucible_kitchen.types import MetricPoint  # here and not above: it loads numpy
+
     points = [
         MetricPoint(run_id, r.name, float(r.value), r.step, r.time, dict(r.metadata)) for r in known
     ]

@@ -6,10 +6,10 @@ import random
 import time
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crucible_kitchen.context import Context
-from crucible_kitchen.graph import Stage, StageNode
+from crucible_kitchen.graph import StageNode
 from crucible_kitchen.graph.executors import is_async
 
 from .call import arguments, no_keywords, store
@@ -18,12 +18,15 @@ from .events import Event
 from .executors import executor
 from .runtime import BorderError, Runtime
 
+if TYPE_CHECKING:
+    from crucible_kitchen.graph import Stage
+
 Step = Callable[[], None]
 
 
 def compile_stage(node: StageNode, rt: Runtime, path: str) -> Step:
     """A closure that runs one stage."""
-    attempt = _class_attempt(node, rt) if isinstance(node.call, Stage) else _attempt(node, rt, path)
+    attempt = _class_attempt(node, rt) if node.of_class else _attempt(node, rt, path)
     if node.retry is not None:
         attempt = _retrying(attempt, node, rt)
     return _quiet(attempt, node, rt) if rt.emit is None else _loud(attempt, node, rt)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from crucible_kitchen.errors import CrucibleError, did_you_mean
 
 from .signature import Defect
-from .stage import NAME_ADVICE, NAME_RULE, Stage, StageNode, class_node, is_name, snake_case
+from .stage import NAME_ADVICE, NAME_RULE, ClassStage, StageNode, class_node, is_name, snake_case
 from .values import Value
 
 B = TypeVar("B")
@@ -142,9 +142,9 @@ def _flatten(items: Any, source: str) -> list[Node]:
         return [node for item in items for node in _flatten(item, source)]
     if isinstance(items, (StageNode, Alien, Block)) and items.kind != "workflow":
         return [items]
-    if isinstance(items, Stage):
+    if isinstance(items, ClassStage):
         return [class_node(items)]
-    if isinstance(items, type) and issubclass(items, Stage):
+    if isinstance(items, type) and issubclass(items, ClassStage):
         try:
             return [class_node(items())]
         except (CrucibleError, TypeError) as error:

@@ -11,12 +11,12 @@ from typing import Any
 from crucible_kitchen.errors import Problem
 
 from .checked import Checked, Rule
-from .stage import Stage, StageNode
+from .stage import StageNode
 
 
 def is_async(node: StageNode) -> bool:
     """Whether a stage is awaited."""
-    if isinstance(node.call, Stage):
+    if node.of_class:
         return inspect.iscoroutinefunction(node.call.execute)
     return node.signature.is_async
 
@@ -64,7 +64,7 @@ def processes(checked: Checked) -> Iterator[Problem]:
 def _no_process(node: StageNode) -> Iterator[tuple[str, str]]:
     if os.name != "posix":
         yield "runs in another process, which needs Linux or macOS", "leave out executor="
-    if isinstance(node.call, Stage):
+    if node.of_class:
         yield "is a class, which is handed the whole context", "make it a function with @stage"
         return
     try:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .blocks import MISSING, Block, caller, count_defects, name_defects, unknown_options
 from .signature import Defect
-from .stage import Stage, StageNode
+from .stage import ClassStage, StageNode
 from .values import Value, as_value
 
 
@@ -200,7 +200,7 @@ def _producer(given: Any) -> tuple[Value, tuple[Defect, ...]]:
     if given is MISSING:
         defect = Defect("bad-option", "an async_loop needs producer=", "what makes one item a call")
         return NOTHING, (defect,)
-    if isinstance(given, StageNode) and not isinstance(given.call, Stage):
+    if isinstance(given, StageNode) and not given.of_class:
         if given != StageNode(given.name, given.call, given.signature):
             advice = "pass the function itself; its parameters are the keys"
             defect = Defect("bad-option", "producer: options of a stage have no effect", advice)
@@ -208,7 +208,7 @@ def _producer(given: Any) -> tuple[Value, tuple[Defect, ...]]:
         given = given.call
     if isinstance(given, (str, Value)):  # the name of a method, in a `Workflow` class
         return as_value(given, 3), ()
-    if not callable(given) or isinstance(given, (type, Stage, StageNode)):
+    if not callable(given) or isinstance(given, (type, ClassStage, StageNode)):
         message = f"producer must be a function that makes one item, got {given!r}"
         defect = Defect("bad-option", message[:160], "stream_loop goes through an iterable")
         return NOTHING, (defect,)

@@ -20,7 +20,7 @@ from .branches import Switch
 from .flow import keys_read
 from .keys import is_exclusive, ports_used
 from .order import touches
-from .stage import Stage, StageNode
+from .stage import StageNode
 from .together import Parallel, Scope
 
 
@@ -126,7 +126,7 @@ def _keeps_order(port: str, adapters: Mapping[str, Any] | Ports | None) -> bool:
 
 
 def _keeps_its_place(stage: StageNode) -> bool:
-    if isinstance(stage.call, Stage) or stage.signature.sees_context or stage.executor == "inline":
+    if stage.of_class or stage.signature.sees_context or stage.executor == "inline":
         return True
     return not (stage.reads or stage.writes or stage.ports)
 

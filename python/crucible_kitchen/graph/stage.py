@@ -1,20 +1,16 @@
-"""Stages: `@stage` for functions, `Stage` for classes, `StageNode` for a place in a workflow."""
+"""Stages: `@stage` for functions, `StageNode` for a place in a workflow."""
 
 from __future__ import annotations
 
 import re
 import sys
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import FrameType
 from typing import Any, ClassVar, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from crucible_kitchen.context import Context
-from crucible_kitchen.errors import ConfigError, did_you_mean
+from crucible_kitchen.errors import did_you_mean
 
 from .retry import Retry
 from .signature import Defect, Read, Signature, Write, read_signature
@@ -22,6 +18,10 @@ from .values import code_location
 
 OPTIONS = ("name", "after", "retry", "timeout", "executor", "cache")
 EXECUTORS = ("inline", "thread", "process")
+
+
+class ClassStage:
+    """What every `Stage` is; unlike that class, it can be asked for without loading pydantic."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,24 @@ class StageNode:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself, as in a test of the stage alone."""
-        if isinstance(self.call, Stage):
+        if self.of_class:
             return self.call.execute(*args, **kwargs)
         return self.call(*args, **kwargs)
 
     @property
+    def of_class(self) -> bool:
+        """Whether it is a `Stage` object, not a function."""
+        return isinstance(self.call, ClassStage)
+
+    @property
     def opaque(self) -> bool:
         """Whether it may write keys that it does not declare."""
-        return isinstance(self.call, Stage) and type(self.call).writes is None
+        return self.of_class and type(self.call).writes is None
 
     @cached_property
     def ports(self) -> tuple[str, ...]:
         """Names of the ports it uses."""
-        if isinstance(self.call, Stage):
+        if self.of_class:
             return tuple(type(self.call).ports)
         return tuple(injected.role for injected in self.signature.injected if injected.is_port)
 
@@ -281,68 +286,14 @@ def stage(
     return declare if function is None else declare(function, 3)
 
 
-class Stage(BaseModel):
-    """A stage as a class: options are pydantic fields, `execute` makes the next context.
-
-    Without `writes` it is opaque: it may write any key, and is checked only when it has run.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    reads: ClassVar[Sequence[str] | None] = None
-    """Keys that must be there before it runs."""
-    writes: ClassVar[Sequence[str] | None] = None
-    """Keys it may write, and all that it may write."""
-    ports: ClassVar[Sequence[str]] = ()
-    """Names of the ports it uses."""
-    declared_at: ClassVar[str] = ""
-    """``file:line`` of the class, filled in when it is defined."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
-            frame = frame.f_back
-        cls.declared_at = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-    def __init__(self, **options: Any) -> None:
-        name, fields = type(self).__name__, type(self).model_fields
-        unknown = [option for option in options if option not in fields]
-        if unknown:
-            raise ConfigError(
-                f"{name}: no option {unknown[0]!r}; {did_you_mean(unknown[0], fields)}"
-            )
-        try:
-            super().__init__(**options)
-        except ValidationError as error:
-            # Without the values: they may be secrets.
-            said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise ConfigError(f"{name}: {'; '.join(said)}") from None
-
-    @abstractmethod
-    def execute(self, ctx: Context) -> Context:
-        """Do the work and return the context with what it gave; may be ``async``."""
-
-    def validate(self, ctx: Context) -> None:  # type: ignore[override]
-        """Raise if it cannot run; called before `execute`."""
-
-    def rollback(self, ctx: Context, error: BaseException) -> Context:
-        """Undo what a failed `execute` left behind; the error goes on afterwards."""
-        return ctx
-
-    def with_(self, **options: Any) -> StageNode:
-        """This stage with options of its place in a workflow, see `StageNode.with_`."""
-        return class_node(self).with_(**options)
-
-
 def snake_case(name: str) -> str:
     """``TrainEpoch`` as ``train_epoch``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def class_node(given: Stage) -> StageNode:
+def class_node(given: ClassStage) -> StageNode:
     """The place in a workflow of a stage written as a class."""
-    kind = type(given)
+    kind: Any = type(given)
     signature = Signature(
         reads=tuple(Read(key, key) for key in kind.reads or ()),
         writes=tuple(Write(key) for key in kind.writes or ()),

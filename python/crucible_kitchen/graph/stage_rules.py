@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crucible_kitchen.errors import Problem
 
 from .checked import Checked, Rule
-from .stage import Stage, StageNode
+from .stage import StageNode
 
 
 def cacheable(checked: Checked) -> Iterator[Problem]:
@@ -21,7 +21,7 @@ def cacheable(checked: Checked) -> Iterator[Problem]:
 
 def _uncacheable(node: StageNode) -> tuple[str, str]:
     """Why a stage cannot be cached, and what to do about it; empty where it can."""
-    if isinstance(node.call, Stage):
+    if node.of_class:
         return "is cached, but a class is handed the whole context", "write it as a function"
     if node.ports:
         advice = "cache a stage behind it that only works on what it gives"

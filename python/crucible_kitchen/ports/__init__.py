@@ -1,4 +1,12 @@
-"""Ports: what a stage may ask of the world, as abstract classes. Adapters implement them."""
+"""Ports: what a stage may ask of the world, as abstract classes. Adapters implement them.
+
+What needs numpy or pydantic loads when it is first used, so that the engine's import needs neither.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .base import Port
 from .blob_store import BlobStore
@@ -8,13 +16,16 @@ from .dataset_store import BatchIterator, DatasetStore, Row
 from .evaluator import Evaluator
 from .future import Future
 from .hub_client import HubClient
-from .losses import CUSTOM_INPUTS, LOSSES, Loss, check_datums, check_loss
 from .metrics_store import HasMetadata, MetricsStore, Run, metric_point, run_id_of
 from .model_registry import ModelRegistry, already_registered, model_id, page
 from .sampling_client import Params, Prompt, SamplingClient
-from .session import Session, SessionConfig, check_head
+from .session import Session, check_head
 from .tokenizer import Tokenizer
 from .training_client import CustomLoss, Data, TrainingClient
+
+if TYPE_CHECKING:
+    from .losses import CUSTOM_INPUTS, LOSSES, Loss, check_datums, check_loss
+    from .session_config import SessionConfig
 
 __all__ = [
     "CUSTOM_INPUTS",
@@ -57,3 +68,17 @@ __all__ = [
     "resolve",
     "run_id_of",
 ]
+
+_LATER = {
+    "losses": ("CUSTOM_INPUTS", "LOSSES", "Loss", "check_datums", "check_loss"),
+    "session_config": ("SessionConfig",),
+}
+_HOME_OF = {name: home for home, names in _LATER.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

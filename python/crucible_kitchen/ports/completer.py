@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from crucible_kitchen.errors import ConfigError
-from crucible_kitchen.types import Completion, CompletionChunk, Message, SamplingParams
 
 from .base import Port
 
-Conversation = Sequence[Message | Mapping[str, Any]]
+if TYPE_CHECKING:
+    from crucible_kitchen.types import Completion, CompletionChunk, Message, SamplingParams
+
+Conversation = Sequence[Union["Message", Mapping[str, Any]]]
 
 
 class Completer(Port):
@@ -53,6 +55,8 @@ def completion_params(options: Mapping[str, Any]) -> SamplingParams:
     Raises:
         ConfigError: an unknown option or a wrong value.
     """
+    from crucible_kitchen.types import SamplingParams  # here: an import of the ports loads no numpy
+
     try:
         return SamplingParams.from_dict({"max_tokens": 1024, "temperature": 0.7, **options})
     except (TypeError, ValueError) as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
-
-from crucible_kitchen.types import MetricPoint
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from .base import Port
+
+if TYPE_CHECKING:
+    from crucible_kitchen.types import MetricPoint
 
 
 @runtime_checkable
@@ -54,6 +55,8 @@ def metric_point(
         TypeError: no run, a name that is not text, a value that is not a number, or a step that is
             not a whole number.
     """
+    from crucible_kitchen.types import MetricPoint  # here: an import of the ports loads no numpy
+
     if not isinstance(name, str) or not name:
         raise TypeError(f"metrics_store: name must be text, not empty, got {name!r}")
     try:

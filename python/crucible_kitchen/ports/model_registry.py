@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crucible_kitchen.errors import PortError
-from crucible_kitchen.types import RegisteredModel
 
 from .base import Port
+
+if TYPE_CHECKING:
+    from crucible_kitchen.types import RegisteredModel
 
 
 class ModelRegistry(Port):

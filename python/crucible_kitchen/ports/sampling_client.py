@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
-
-from crucible_kitchen.types import ModelInput, SampledSequence, SampledToken, SamplingParams
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from .base import Port
 from .future import Future
-from .session import Session, SessionConfig
+from .session import Session
 
-Prompt = ModelInput | Mapping[str, Any] | Sequence[int]
-Params = SamplingParams | Mapping[str, Any]
+if TYPE_CHECKING:
+    from crucible_kitchen.types import ModelInput, SampledSequence, SampledToken, SamplingParams
+
+    from .session_config import SessionConfig
+
+Prompt = Union["ModelInput", Mapping[str, Any], Sequence[int]]
+Params = Union["SamplingParams", Mapping[str, Any]]
 
 
 class SamplingClient(Port):
@@ -58,6 +61,8 @@ class SamplingClient(Port):
 
         An adapter that does not override this draws the whole before the first token comes.
         """
+        from crucible_kitchen.types import SampledToken  # here: see `completion_params`
+
         (sequence,) = self.sample(session, prompt, 1, params).result()
         yield from map(SampledToken, sequence.tokens, sequence.logprobs)
 

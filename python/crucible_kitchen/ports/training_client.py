@@ -5,28 +5,31 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from crucible_kitchen.errors import PortError
-from crucible_kitchen.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
 
 from .base import Port
 from .future import Future
-from .session import Session, SessionConfig
+from .session import Session
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
 
+    from crucible_kitchen.types import AdamParams, Datum, ForwardBackwardResult, OptimStepResult
+
+    from .session_config import SessionConfig
+
 CustomLoss = Callable[
-    [Sequence[Datum], Sequence["torch.Tensor"]], tuple["torch.Tensor", Mapping[str, float]]
+    [Sequence["Datum"], Sequence["torch.Tensor"]], tuple["torch.Tensor", Mapping[str, float]]
 ]
 """Given the datums and each one's log probabilities [T] (differentiable), a loss and metrics.
 
 In a session with a scalar head, each one's score [1] stands in place of its log probabilities.
 """
 
-Data = Sequence[Datum | Mapping[str, Any]]
+Data = Sequence[Union["Datum", Mapping[str, Any]]]
 
 
 class TrainingClient(Port):

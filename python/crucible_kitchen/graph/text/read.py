@@ -16,7 +16,7 @@ from crucible_kitchen.errors import (
 from crucible_kitchen.graph.blocks import Block, Node, as_nodes, name_defects
 from crucible_kitchen.graph.retry import Retry
 from crucible_kitchen.graph.signature import Defect
-from crucible_kitchen.graph.stage import OPTIONS, Literal, Stage, StageNode, class_node
+from crucible_kitchen.graph.stage import OPTIONS, ClassStage, Literal, StageNode, class_node
 from crucible_kitchen.graph.values import Value, as_value
 from crucible_kitchen.graph.workflow import Workflow, workflow
 
@@ -179,7 +179,7 @@ class _Reader:
             message = f"options must map names to values, got {options!r:.60}"
             self.note("bad-text", path, message, at)
             return None
-        if isinstance(found, type) and issubclass(found, Stage):
+        if isinstance(found, type) and issubclass(found, ClassStage):
             try:
                 return class_node(
                     found(**{name: self.plain(one, path, at) for name, one in options.items()})
@@ -189,7 +189,7 @@ class _Reader:
                 return None
         if options:
             self.note("unknown-option", path, "options are for stages that are classes", at)
-        if isinstance(found, Stage):
+        if isinstance(found, ClassStage):
             return class_node(found)
         if isinstance(found, StageNode):
             return found

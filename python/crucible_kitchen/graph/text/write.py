@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError
 
@@ -13,13 +13,16 @@ from crucible_kitchen.errors import Problem, WorkflowError
 from crucible_kitchen.graph.blocks import Block, Node, as_nodes, walk
 from crucible_kitchen.graph.branches import Case
 from crucible_kitchen.graph.retry import Retry
-from crucible_kitchen.graph.stage import OPTIONS, Literal, Stage, StageNode, class_node
+from crucible_kitchen.graph.stage import OPTIONS, Literal, StageNode, class_node
 from crucible_kitchen.graph.values import Value
 from crucible_kitchen.graph.workflow import Workflow
 
 from .forms import FORMS, written
 from .paths import Unwritable, find, find_path, path_of
 from .plain import from_plain, to_plain
+
+if TYPE_CHECKING:
+    from crucible_kitchen.graph.class_stage import Stage
 
 Text = dict[str, Any]
 
@@ -148,7 +151,7 @@ def _literal(value: Any) -> Any:
 def _stage(node: StageNode) -> Any:
     """A stage: its import path, and what its place in the workflow changes."""
     entry: Text = {}
-    if isinstance(node.call, Stage):
+    if node.of_class:
         entry["stage"] = path_of(type(node.call))
         base = class_node(node.call)
         options = _options_of_class(node.call)
