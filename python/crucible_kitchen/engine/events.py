@@ -80,6 +80,7 @@ class Emitter:
             self(event)
 
     def __call__(self, event: Event) -> None:
+        """Hand out an event; called by one thread at a time."""
         for handler in self.handlers:
             try:
                 handler(event)

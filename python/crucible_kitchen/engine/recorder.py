@@ -9,12 +9,12 @@ from typing import Any
 from crucible_kitchen.context import MetricRecord
 from crucible_kitchen.errors import CrucibleError
 
-from .checkpoint import Policy
+from .checkpoint import Every, Policy
 from .handlers.jsonl import JsonLines
 from .journal import Journal, Story
 from .sources import OpenLoop
 from .strand import Strand
-from .vault import CannotSave, Coded, Vault
+from .vault import ALWAYS_PLAIN, CannotSave, Coded, Vault
 
 
 class Recorder:
@@ -29,6 +29,8 @@ class Recorder:
 
     def __init__(self, journal: Journal, vault: Vault, policy: Policy, story: Story) -> None:
         self.journal, self.vault, self.policy, self.story = journal, vault, policy, story
+        self.every = policy.stages if isinstance(policy, Every) else 0
+        """How many stages at least come between two commits."""
         self.listener: JsonLines | None = None
         """Writes the run's events, where they are kept; it must be as far as the journal."""
         self.lines = 0
@@ -106,8 +108,12 @@ class Recorder:
         if strand.inside:
             commit["in"] = True
         commit["events"] = strand.events if strand.inside else self.events()
-        state = strand.rt.state
-        written = {key: self._coded(key, state[key]) for key in strand.touched if key in state}
+        state, coded, plain = strand.rt.state, self._coded, ALWAYS_PLAIN
+        written = {
+            key: value if type(value := state[key]) in plain else coded(key, value)
+            for key in strand.touched
+            if key in state
+        }
         if written:
             commit["set"] = written
         for loop in strand.loops:

@@ -17,7 +17,6 @@ from crucible_kitchen.errors import CrucibleError, StageError, WorkflowError
 from crucible_kitchen.graph import Workflow, as_workflow, find_problems
 from crucible_kitchen.graph.blocks import ERROR_KEYS, count_defects
 from crucible_kitchen.graph.keys import is_concurrent
-from crucible_kitchen.graph.overlap import may_overlap
 from crucible_kitchen.ports import Ports, resolve
 
 from .bridge import Bridge
@@ -282,12 +281,14 @@ class _Job:
 
     def _prepare(self, base: Context, seed: int, ports: Ports, emitter: Emitter | None) -> Runtime:
         redact = Redactor(dict(base.config), dict(base.adapters))
-        emit: Callable[[Event], None] | None = emitter
-        if emitter is not None and (
-            is_concurrent(self.workflow) or (self._width != 1 and may_overlap(self.workflow, ports))
-        ):
+        emit: Callable[[Event], None] | None = None if emitter is None else emitter.__call__
+        if emitter is not None and is_concurrent(self.workflow):
             emit = emitter.one_at_a_time
-        return Runtime(base, ports, emit, seed, self.bridge, redact, self._width)
+        runtime = Runtime(base, ports, emit, seed, self.bridge, redact, self._width)
+        if emitter is not None:
+            # What overlaps runs on forks while the run itself waits, and so tells nothing.
+            runtime.locks.emit = emitter.one_at_a_time
+        return runtime
 
 
 def _last_context(runtime: Runtime) -> Context:

@@ -35,13 +35,15 @@ class Locks:
     Args:
         family: held while forks come, while they are told to end, and while workers are made.
         store: held while the metrics store records.
+        emit: how forks tell of events, which run beside each other; None where all do alike.
         workers: processes of the run, None before the first one.
     """
 
-    __slots__ = ("family", "store", "workers")
+    __slots__ = ("emit", "family", "store", "workers")
 
     def __init__(self) -> None:
         self.family, self.store = threading.Lock(), threading.Lock()
+        self.emit: Callable[[Event], None] | None = None
         self.workers: Workers | None = None
 
 
@@ -148,8 +150,9 @@ class Runtime:
 
     def fork(self) -> Runtime:
         """A runtime with a state of its own, for closures that run in another thread or scope."""
+        emit = self.locks.emit or self.emit
         child = Runtime(
-            self.base, self.ports, self.emit, self.seed, self.bridge, self.redact, self.width
+            self.base, self.ports, emit, self.seed, self.bridge, self.redact, self.width
         )
         child.parent, child.locks, child.checked = self, self.locks, self.checked
         if self.strand is not None:

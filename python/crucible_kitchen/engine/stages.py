@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Step = Callable[[], None]
 
+_REST = (None,) * (len(Event._fields) - 4)
+"""Fields of an event that say nothing of a stage."""
+
 
 def compile_stage(node: StageNode, rt: Runtime, path: str) -> Step:
     """A closure that runs one stage."""
@@ -49,33 +52,13 @@ def _quiet(attempt: Step, node: StageNode, rt: Runtime) -> Step:
 def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
     name, source, emit, now = node.name, node.source, rt.emit, time.time
     assert emit is not None
-    new = tuple.__new__
+    new = tuple.__new__  # keyword arguments would cost more than the whole rest of the step
 
     def step() -> None:
         if rt.cancelled:
             rt.check_cancelled()
         path = rt.prefix + name
-        # Built as a tuple: keyword arguments would cost more than the whole rest of the step.
-        emit(
-            new(
-                Event,
-                (
-                    "stage.start",
-                    path,
-                    now(),
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                ),
-            )
-        )
+        emit(new(Event, ("stage.start", path, now(), None) + _REST))  # noqa: RUF005 - faster
         began = perf_counter()
         try:
             attempt()
@@ -88,26 +71,7 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
             rt.tell("stage.error", path, duration_s=spent, error=str(failure))
             raise failure from error
         spent = perf_counter() - began
-        emit(
-            new(
-                Event,
-                (
-                    "stage.stop",
-                    path,
-                    now(),
-                    spent,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                ),
-            )
-        )
+        emit(new(Event, ("stage.stop", path, now(), spent) + _REST))  # noqa: RUF005 - faster
 
     return step
 

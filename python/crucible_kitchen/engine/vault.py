@@ -27,6 +27,8 @@ Coded = Any
 
 _PICKLE, _BLOB = "$pickle", "$blob"
 _SCALARS = (int, str, bool, type(None))
+ALWAYS_PLAIN = frozenset({int, bool, type(None)})
+"""Types of which every value is JSON and fits into a line of the journal."""
 _MOST_INLINE = 512
 _MOST_ITEMS = 32
 _SWEEP_AFTER = 256

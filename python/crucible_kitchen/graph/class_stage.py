@@ -29,8 +29,6 @@ class Stage(ClassStage, BaseModel):
     """Keys it may write, and all that it may write."""
     ports: ClassVar[Sequence[str]] = ()
     """Names of the ports it uses."""
-    declared_at: ClassVar[str] = ""
-    """``file:line`` of the class, filled in when it is defined."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

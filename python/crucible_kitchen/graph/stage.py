@@ -23,6 +23,9 @@ EXECUTORS = ("inline", "thread", "process")
 class ClassStage:
     """What every `Stage` is; unlike that class, it can be asked for without loading pydantic."""
 
+    declared_at: ClassVar[str] = ""
+    """``file:line`` of the class, filled in when it is defined."""
+
 
 @dataclass(frozen=True)
 class Literal:
