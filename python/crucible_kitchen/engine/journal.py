@@ -64,11 +64,12 @@ class Saved:
             self.metadata = commit["metadata"]
         if "metrics" in commit:
             self.records += commit["metrics"]
-        for where, loop in commit.get("loops", {}).items():
-            self.loops[where] = {**self.loops.get(where, {}), **loop}
+        if "loops" in commit:
+            for where, loop in commit["loops"].items():
+                self.loops[where] = {**self.loops.get(where, {}), **loop}
         here = f"{self.at}["
-        for where in [where for where in self.loops if not here.startswith(f"{where}[")]:
-            del self.loops[where]
+        if not all(map(here.startswith, [where + "[" for where in self.loops])):
+            self.loops = {k: v for k, v in self.loops.items() if here.startswith(k + "[")}
 
     def values(self) -> Iterator[Coded]:
         """Every encoded value of the strand and of those inside it."""

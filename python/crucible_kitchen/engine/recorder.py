@@ -16,6 +16,9 @@ from .sources import OpenLoop
 from .strand import Strand
 from .vault import ALWAYS_PLAIN, CannotSave, Coded, Vault
 
+_UNREAD = 64
+"""Lines that are taken over at once: that is faster than one by one."""
+
 
 class Recorder:
     """What the strands of one run share.
@@ -39,7 +42,13 @@ class Recorder:
         self.finished_stages = 0
         self.used: set[str] = set()
         """Ports with handles that were used since those were saved."""
+        self._unread: list[dict[str, Any]] = []  # lines that the story has yet to take over
         self._next = max(story.strands) + 1
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the journal says where the run stands."""
+        return bool(self._unread or self.story.main.at)
 
     def events(self) -> int:
         """How many events have been written down."""
@@ -59,29 +68,34 @@ class Recorder:
             handles = {} if strand.concurrent else self.vault.save_handles(self.used)
             if handles is None:
                 return False
-            numbers = [one.number for one in chain]
             commits = [self._commit(one) for one in chain]
-            new = self.vault.save_handles(())
+            new = self.vault.save_handles(()) if self.vault.has_new else {}
             if new is None:
-                for one, number in zip(chain, numbers, strict=True):
-                    one.number = number  # nobody will read of the new ones
+                for one, commit in zip(chain, commits, strict=True):
+                    if "of" in commit:
+                        one.number = -1  # nobody will read of it
                 return False
             line: dict[str, Any] = {"commits": commits}
             if handles or new:
                 line["handles"] = handles = {**handles, **new}
-            self.story.apply(line)
-            for one, commit in zip(chain, commits, strict=True):
-                if one.sent < len(one.rt.metrics):
-                    commit["metrics"] = self._metrics(one)
+            told = [one for one in chain if one.sent < len(one.rt.metrics)]
+            for one in told:
+                commits[chain.index(one)]["metrics"] = self._metrics(one)
             if self.listener is not None:
                 self.listener.flush()
             self.journal.append(line, fsync=self.policy.fsync)
+            for one in told:  # the journal has them, and the story need not
+                del commits[chain.index(one)]["metrics"]
+            self._unread.append(line)
+            if len(self._unread) >= _UNREAD:
+                self._catch_up()
             if handles:
                 self.vault.saved(handles)
             if self.used and not strand.concurrent:
                 self.used.clear()
             self._committed(chain)
             if self.vault.has_grown:
+                self._catch_up()
                 self.vault.sweep(self.story.main.values())
             return True
 
@@ -97,6 +111,12 @@ class Recorder:
             state = strand.rt.state
             small = {key: value for key, value in state.items() if self.vault.is_small(value)}
             self.journal.append({"finished": small, "metrics": self._metrics(strand)})
+
+    def _catch_up(self) -> None:
+        """Have the story say what the journal says."""
+        for line in self._unread:
+            self.story.apply(line)
+        self._unread.clear()
 
     def _commit(self, strand: Strand) -> dict[str, Any]:
         commit: dict[str, Any] = {"strand": strand.number, "at": strand.at}

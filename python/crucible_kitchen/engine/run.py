@@ -331,7 +331,7 @@ def _execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     if first is not None:
         said = str(first) or type(first).__name__
         rt.tell("run.error", name, name=name, duration_s=spent, error=said)
-        if strand is not None and strand.recorder.story.main.at:
+        if strand is not None and strand.recorder.has_begun:
             _say_how_to_go_on(first, rt.base.get_metadata("run_dir"))
         raise first
     rt.tell("run.stop", name, name=name, duration_s=spent)

@@ -78,6 +78,11 @@ class Vault:
         """Whether it is time to `sweep`."""
         return self._since_sweep >= _SWEEP_AFTER
 
+    @property
+    def has_new(self) -> bool:
+        """Whether handles have come since the last were saved."""
+        return bool(self._unsaved)
+
     def encode(self, value: Any) -> Coded:
         """A value as JSON.
 
