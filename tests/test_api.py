@@ -58,6 +58,14 @@ def test_importing_is_cheap_and_loads_nothing_heavy() -> None:
     assert float(best) < 0.2
 
 
+def test_the_engine_loads_neither_numpy_nor_pydantic() -> None:
+    code = (
+        "import sys; import crucible_kitchen.engine;"
+        "print(*{'numpy', 'pydantic', 'networkx', 'torch', 'triton'} & set(sys.modules))"
+    )
+    assert python(code).split() == []
+
+
 def test_the_version_is_that_of_the_project() -> None:
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared
