@@ -45,6 +45,8 @@ class Completer(Port):
 
     def stream_complete(self, messages: Conversation, **options: Any) -> Iterator[CompletionChunk]:
         """Answer in pieces; by default the whole answer is one piece."""
+        from crucible_kitchen.types import CompletionChunk  # here: see `completion_params`
+
         answer = self.complete(messages, **options)
         yield CompletionChunk(answer.text, answer.finish_reason)
 
