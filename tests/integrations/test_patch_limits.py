@@ -92,7 +92,6 @@ def test_the_report_lists_every_module_in_80_columns() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"lora_dropout": 0.1}, "lora_dropout is 0.1; set it to 0"),
         ({"use_dora": True}, "it is DoraLinearVariant, not plain LoRA"),
         ({"lora_bias": True}, "its lora_B has a bias (lora_bias=True), or is no linear"),
     ],

@@ -137,7 +137,7 @@ def _rows(model: PreTrainedModel, loss: bool) -> Iterator[_Row]:
             found = _loss(model, padding) if loss else "patch(loss=False)"
         elif _is_attention(module):
             yield _attention_row(path, module, padding)
-        elif _is_peft_lora(module):
+        elif peft_lora.is_lora(module):
             inside.update(module.modules())
             found = _lora(module)
         elif isinstance(module, LoraLinear):
@@ -157,7 +157,12 @@ def _row(path: str, module: nn.Module, found: Candidate | str) -> _Row:
     like = found.weight.new_empty((1, 1))
     kernel = ops.explain(found.op, *[like] * (2 if found.op == "swiglu" else 1)).chosen
     op = "linear_cross_entropy" if found.op == "linear_logprobs" else found.op
-    return _Row(module, Part(path, kind, op, kernel), found.forward)
+    return _Row(module, Part(path, kind, op, kernel, note=_note(module)), found.forward)
+
+
+def _note(module: nn.Module) -> str:
+    dropped = peft_lora.share_dropped(module, training=True) if peft_lora.is_lora(module) else 0.0
+    return f"lora_dropout {dropped} by masks of its own" if dropped > 0 else ""
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -187,11 +192,6 @@ def _unpadded_row(
     if padding is not None:
         return _Row(module, Part(path, kind, reason=padding), None)
     return _Row(module, Part(path, kind, "unpadded", "torch"), forward)
-
-
-def _is_peft_lora(module: nn.Module) -> bool:
-    """Whether it is a layer of PEFT with LoRA in it, without importing PEFT."""
-    return type(module).__module__.startswith("peft.") and hasattr(module, "lora_A")
 
 
 def _lora(layer: Any) -> Candidate | str:

@@ -1,4 +1,10 @@
-"""A linear of PEFT with LoRA, computed in one pass by `ops.lora_linear`."""
+"""A linear of PEFT with LoRA, computed in one pass by `ops.lora_linear`.
+
+PEFT's `lora_dropout` draws a mask of x from torch's generator in every call. Ours draws one number
+there, the seed of a mask that the op computes: `torch.manual_seed` makes a run repeatable, and a
+layer that activation checkpointing runs again sees the mask of its first pass. The masks are others
+than PEFT's; each element is dropped with the same probability.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,11 @@ from crucible_kitchen import ops
 
 # Hooks of a module that is not called do not run.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_lora(module: nn.Module) -> bool:
+    """Whether it is a layer of PEFT with LoRA in it, without importing PEFT."""
+    return type(module).__module__.startswith("peft.") and hasattr(module, "lora_A")
 
 
 def lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -29,8 +40,26 @@ def lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return NotImplemented
     if not (torch.compiler.is_compiling() or ops.OPS["lora_linear"].serves(x)):
         return NotImplemented
+    dropout = share_dropped(layer)
+    if dropout > 0 and torch.compiler.is_compiling():
+        return NotImplemented  # a seed is a number, and a compiled graph holds none that changes
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return ops.lora_linear(x, base.weight, a, b, layer.scaling[name], base.bias)
+    seed = int(torch.randint(2**63 - 1, ())) if dropout > 0 else 0
+    return ops.lora_linear(
+        x, base.weight, a, b, layer.scaling[name], base.bias, dropout=dropout, seed=seed
+    )
+
+
+def share_dropped(layer: Any, *, training: bool | None = None) -> float:
+    """The share of x that the update of a layer with one active adapter does not see.
+
+    Args:
+        training: as if the layer were in training, or in evaluation; None: as it is.
+    """
+    drop = layer.lora_dropout[layer.active_adapters[0]]
+    if not isinstance(drop, nn.Dropout):
+        return 0.0
+    return drop.p if (drop.training if training is None else training) else 0.0
 
 
 def why_not(layer: Any) -> str | None:
@@ -56,10 +85,12 @@ def _why_not_now(layer: Any, name: str) -> str | None:
         return "its lora_B has a bias (lora_bias=True), or is no linear"
     if layer.fan_in_fan_out:
         return "it keeps its weight transposed (fan_in_fan_out=True)"
-    dropout = layer.lora_dropout[name]
+    drop = layer.lora_dropout[name]
     # Under evaluation dropout does nothing, but what is reported is what training runs.
-    if not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) > 0:
-        return f"lora_dropout is {getattr(dropout, 'p', '?')}; set it to 0"
+    if type(drop) not in (nn.Dropout, nn.Identity):
+        return f"its lora_dropout is {type(drop).__name__}, not torch's Dropout"
+    if share_dropped(layer, training=True) >= 1:
+        return "its lora_dropout is 1, which leaves nothing of the update"
     if layer.disable_adapters:
         return "its adapters are disabled"
     if layer.merged:

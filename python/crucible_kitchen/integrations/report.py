@@ -24,6 +24,7 @@ class Part:
         op: what computes it now, such as ``lora_linear``; None where it was left alone.
         kernel: ``cuda``, ``triton`` or ``cpu``, by the device it was on; None likewise.
         reason: why it was left alone; empty where it was not.
+        note: what is another than before where it was not; mostly empty.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Part:
     op: str | None = None
     kernel: str | None = None
     reason: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class PatchReport:
         said = f"{self.model}: our kernels compute {len(self.patched)} of {len(self.parts)} modules"
         lines = [said if self._switch.on else f"{said}, until undo() was called"]
         for part, paths in _alike(self.patched):
-            lines += _row(f"{part.op} ({part.kernel})", part.module, paths, "")
+            lines += _row(f"{part.op} ({part.kernel})", part.module, paths, part.note)
         if self.left:
             lines.append("left alone:")
         for part, paths in _alike(self.left):
@@ -88,18 +90,18 @@ def _alike(parts: Iterable[Part]) -> list[tuple[Part, list[str]]]:
     """Parts that differ in their paths only, as one of them and all paths."""
     groups: dict[tuple[str | None, ...], tuple[Part, list[str]]] = {}
     for part in parts:
-        key = (part.op, part.kernel, part.module, part.reason)
+        key = (part.op, part.kernel, part.module, part.reason, part.note)
         groups.setdefault(key, (part, []))[1].append(part.path)
     return list(groups.values())
 
 
-def _row(head: str, module: str, paths: list[str], reason: str) -> list[str]:
-    """``head  3 x module at layers.*.norm, norm: reason``, wrapped."""
+def _row(head: str, module: str, paths: list[str], said: str) -> list[str]:
+    """``head  3 x module at layers.*.norm, norm: said``, wrapped."""
     text = f"{head:<27}{len(paths)} x {module}" if module else f"{len(paths)} x {head}"
     if where := ", ".join(dict.fromkeys(_starred(path) for path in paths if path)):
         text += f" at {where}"
-    if reason:
-        text += f": {reason}"
+    if said:
+        text += f": {said}"
     return textwrap.wrap(
         text,
         _COLUMNS,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crucible_kitchen.integrations import peft_lora
 from crucible_kitchen.integrations.by_segment import Segments
 
 # What the bodies' forwards begin with.
@@ -40,7 +41,15 @@ def why_not(body: nn.Module) -> str | None:
 
 
 def _dropouts(body: nn.Module) -> list[float]:
-    return [module.p for module in body.modules() if isinstance(module, nn.Dropout)]
+    """Shares of the masks that torch draws; those of a LoRA that is ours are others in any case."""
+    ours = {
+        module
+        for layer in body.modules()
+        if peft_lora.is_lora(layer) and peft_lora.why_not(layer) is None
+        for module in layer.get_submodule("lora_dropout").children()
+    }
+    drops = (module for module in body.modules() if isinstance(module, nn.Dropout))
+    return [drop.p for drop in drops if drop not in ours]
 
 
 def is_put(body: nn.Module) -> bool:
