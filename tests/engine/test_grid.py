@@ -1,7 +1,8 @@
 """{error, timeout, SIGINT, SIGTERM, crash} x {sync, async, thread, process, parallel, loop}.
 
 Real signals to real processes: clean-up runs once, siblings are stopped, no thread, task or process
-is left, and the exit code is right. `grid_program` runs the cells.
+is left, the exit code is right; and another process goes on from the journal to the same result,
+with nothing done twice. `grid_program` runs the cells.
 """
 
 from __future__ import annotations
@@ -44,6 +45,17 @@ def ended_well(cell: dict[str, Any], cancelled: list[str], threads: str = "threa
     assert rest[len(cancelled) :] == ["told", "closed", threads, "no child"]
 
 
+def goes_on(grid: dict[str, Any], where: str, what: str, at: str) -> None:
+    """Whether the journal says where it stood, and a resume comes to what a calm run does."""
+    cell, calm = grid[f"{where}-{what}"], grid[f"{where}-calm"]
+    assert calm["code"] == 0
+    assert cell["at"] == at
+    assert cell["resumed"] == 0
+    assert cell["log_resumed"] == ["closed", "threads []", "no child"]
+    assert cell["did"] == calm["did"]
+    assert cell["state"] == calm["state"]
+
+
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("what", WHAT)
 def test_a_run_ends_well(grid: dict[str, Any], where: str, what: str) -> None:
@@ -51,7 +63,9 @@ def test_a_run_ends_well(grid: dict[str, Any], where: str, what: str) -> None:
     if (where, what) == ("sync", "timeout"):  # refused: nothing could end it
         assert cell["code"] == 2
         assert cell["log"] == ["threads []", "no child"]
+        assert "at" not in cell  # nothing has run, so there is nothing to go on with
         return
+    goes_on(grid, where, what, "w/l[2]/record" if where == "loop" else "w/prepare")
     if what == "crash" and where != "process":  # SIGKILL to the run itself: nothing can run
         assert cell["code"] == -9
         assert len(cell["log"]) == 1

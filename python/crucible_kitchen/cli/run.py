@@ -9,8 +9,10 @@ import tempfile
 from pathlib import Path
 
 from crucible_kitchen import bootstrap
-from crucible_kitchen.engine import Event, RunResult
+from crucible_kitchen.engine import Event, Every, RunResult, Seconds
+from crucible_kitchen.engine.checkpoint import Policy
 from crucible_kitchen.engine.handlers.console import Console
+from crucible_kitchen.errors import ConfigError
 
 from ._arguments import add_target, read_adapters, read_config
 
@@ -21,6 +23,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     add_target(parser)
     parser.add_argument("--run-dir", help="new folder for what the run leaves behind")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHEN",
+        default="auto",
+        help="when to write down where the run stands: stage (after each), 100 (after every "
+        "hundredth), 60s (once a minute) or never; by default a recipe does once a minute and a "
+        "workflow never",
+    )
     parser.add_argument("--quiet", action="store_true", help="print only the folder, at the end")
 
 
@@ -28,6 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Run it."""
     config = read_config(arguments.config)
     adapters = read_adapters(arguments.target, arguments.adapters, arguments.adapter)
+    checkpoint = read_checkpoint(arguments.checkpoint)
     if rank := int(os.environ.get("RANK", "0")):
         # One of several processes of `torchrun`: the first one's folder is the run's.
         with tempfile.TemporaryDirectory(prefix=f"crucible-rank-{rank}-") as folder:
@@ -41,12 +52,30 @@ def main(arguments: argparse.Namespace) -> int:
         adapters,
         run_dir=arguments.run_dir,
         handlers=handlers,
+        checkpoint=checkpoint,
     )
     if arguments.quiet:
         print(result.run_dir)
     else:
         print(summary(result))
     return 0
+
+
+def read_checkpoint(text: str) -> str | Policy | None:
+    """What ``--checkpoint`` asks for.
+
+    Raises:
+        ConfigError: it is no moment.
+    """
+    if text in ("auto", "stage"):
+        return text
+    if text == "never":
+        return None
+    number = text.removesuffix("s")
+    try:
+        return Every(int(number)) if number == text else Seconds(float(number))
+    except ValueError:
+        raise ConfigError(f"--checkpoint must be stage, 100, 60s or never, got {text!r}") from None
 
 
 class Progress(Console):
