@@ -63,4 +63,24 @@ def kept_of(x_MK: Tensor, drop: Drop) -> Tensor:
     return kept(M, K, drop.share, drop.seed, x_MK.device).double()
 
 
+def dora_linear(
+    x_MK: Tensor,
+    w_NK: Tensor,
+    a_RK: Tensor,
+    b_NR: Tensor,
+    m_N: Tensor,
+    scale: float,
+    bias_N: Tensor | None = None,
+    drop: Drop = NO_DROP,
+) -> Tensor:
+    """y = m / n * (x W^T + s ((m * x) A^T) B^T) + b, n = |rows of W + s B A|; in float64.
+
+    Differentiable by torch, which n is kept from.
+    """
+    x, w, a, b, m = (t.double() for t in (x_MK, w_NK, a_RK, b_NR, m_N))
+    n: Tensor = torch.linalg.vector_norm((w + scale * b @ a).detach(), dim=1)
+    y: Tensor = m / n * (x @ w.T + scale / (1 - drop.share) * (x * kept_of(x, drop)) @ a.T @ b.T)
+    return y if bias_N is None else y + bias_N.double()
+
+
 lora_linear = Variant(forward, backward)

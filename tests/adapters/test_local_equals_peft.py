@@ -22,6 +22,12 @@ def peft_twin(folder, adapter):
     return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True).eval()
 
 
+def our_name(name):
+    """A parameter of PEFT's as `nn.lora_state_dict` calls it, in lower case."""
+    name = name.replace("base_model.model.", "").replace(".default.weight", "").lower()
+    return name.replace("lora_magnitude_vector", "magnitude")
+
+
 def peft_loss(model, datum):
     """Sum of weight times -log p, one sequence at a time, through full logits."""
     inputs = datum["loss_fn_inputs"]
@@ -37,6 +43,7 @@ def peft_loss(model, datum):
         {},
         {"lora_targets": "attention", "use_rslora": True},
         {"gradient_checkpointing": True},
+        {"dora": True},
     ],
 )
 def test_loss_logprobs_and_every_gradient(
@@ -55,11 +62,7 @@ def test_loss_logprobs_and_every_gradient(
     assert result.metrics["loss:sum"] == pytest.approx(float(total.detach()), rel=1e-5)
     weight = sum(sum(datum["loss_fn_inputs"]["weights"]) for datum in datums)
     assert result.loss == pytest.approx(float(total.detach()) / weight, rel=1e-5)
-    gradients = {
-        name.replace("base_model.model.", "").replace(".default.weight", "").lower(): p.grad
-        for name, p in theirs.named_parameters()
-        if p.requires_grad
-    }
+    gradients = {our_name(name): p.grad for name, p in theirs.named_parameters() if p.requires_grad}
     names = nn.lora_state_dict(trainer.model.model)
     assert len(gradients) == len(names) == len(trainer.parameters)
     for name, parameter in zip(names, trainer.parameters, strict=True):

@@ -36,6 +36,15 @@ def test_lora_on_every_architecture(name: str) -> None:
     assert_same_step(model, plain, FLOAT32)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_dora(name: str) -> None:
+    model = with_lora(tiny(name), use_dora=True)
+    plain = copy.deepcopy(model)
+    assert sum(part.op == "lora_linear" for part in ck.patch(model).patched) == 14
+    assert_same_step(model, plain, FLOAT32)
+    assert_same_step(model.eval(), plain.eval(), FLOAT32)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_all_weights_of_every_architecture(name: str) -> None:
     model = tiny(name)

@@ -92,7 +92,10 @@ def test_the_report_lists_every_module_in_80_columns() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"use_dora": True}, "it is DoraLinearVariant, not plain LoRA"),
+        (
+            {"use_dora": True, "lora_dropout": 0.1},
+            "it is DoRA with lora_dropout, whose mask PEFT lets the frozen weight see too",
+        ),
         ({"lora_bias": True}, "its lora_B has a bias (lora_bias=True), or is no linear"),
     ],
 )

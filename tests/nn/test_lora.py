@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.nn import (
@@ -16,6 +17,7 @@ from crucible_kitchen.nn import (
     lora_parameters,
     lora_state_dict,
     merge_lora,
+    merged_state_dict,
     set_dropout_step,
     unmerge_lora,
 )
@@ -105,6 +107,44 @@ def test_forward_is_the_formula(use_rslora, bias):
     x = torch.randn(3, 5, 12)
     wanted = base(x) + scale * (x @ layer.lora_a.T) @ layer.lora_b.T
     torch.testing.assert_close(layer(x), wanted)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_dora_is_the_formula_and_starts_as_the_layer(bias):
+    base = nn.Linear(12, 7, bias=bias)
+    layer = LoraLinear(base, rank=4, alpha=6.0, dora=True)
+    x = torch.randn(3, 5, 12)
+    torch.testing.assert_close(layer(x), base(x))
+    nn.init.normal_(layer.lora_b)
+    nn.init.normal_(layer.magnitude)
+    weight = layer.weight + layer.scale * layer.lora_b @ layer.lora_a
+    weight = layer.magnitude[:, None] * weight / weight.norm(dim=1, keepdim=True)
+    wanted = nn.functional.linear(x, weight, base.bias)
+    torch.testing.assert_close(layer(x), wanted)
+    frozen = layer.weight.clone()
+    layer.merge()
+    torch.testing.assert_close(layer.weight.data, weight.data)
+    torch.testing.assert_close(layer(x), wanted)
+    layer.unmerge()
+    assert torch.equal(layer.weight, frozen)
+    layer.reset_lora()
+    torch.testing.assert_close(layer(x), base(x))
+
+
+def test_dora_trains_and_merges_in_a_model(tiny, tokens):
+    apply_lora(tiny, LoraConfig(rank=4, dora=True))
+    randomise(tiny)
+    assert {name.rpartition(".")[2] for name in lora_state_dict(tiny)} == {
+        "lora_a",
+        "lora_b",
+        "magnitude",
+    }
+    tiny(tokens).logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in lora_parameters(tiny))
+    wanted = tiny(tokens).logits
+    plain = AutoModelForCausalLM.from_config(tiny.config)
+    plain.load_state_dict(merged_state_dict(tiny))
+    torch.testing.assert_close(plain(tokens).logits, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_parameters_are_float32_over_a_bfloat16_base():

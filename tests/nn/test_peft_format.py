@@ -1,5 +1,6 @@
 """Adapters on disk: PEFT reads ours, we read PEFT's, and a failed save leaves nothing behind."""
 
+import copy
 import errno
 import json
 
@@ -48,6 +49,27 @@ def test_peft_loads_what_we_save(tiny, fresh, tokens, tmp_path, targets, use_rsl
     assert (got - wanted).norm() <= 1e-4 * wanted.norm()
 
 
+def test_dora_to_peft_and_back(tiny, fresh, tokens, tmp_path):
+    wanted = trained(tiny, dora=True)(tokens).logits
+    folder = save_lora(tiny, tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), folder)
+    assert theirs.peft_config["default"].use_dora
+    got = theirs(tokens).logits
+    assert (got - wanted).norm() <= 1e-4 * wanted.norm()
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert load_lora(fresh, tmp_path / "theirs").dora
+    state = lora_state_dict(tiny)
+    assert len(state) == 3 * 14
+    assert all(torch.equal(t, state[name]) for name, t in lora_state_dict(fresh).items())
+
+
+def test_dora_and_plain_lora_do_not_mix(tiny, fresh, tmp_path):
+    save_lora(trained(tiny, dora=True), tmp_path / "adapter")
+    apply_lora(fresh, LoraConfig(rank=4, alpha=6.0))
+    with pytest.raises(ConfigError, match="magnitude' in the saved weights only"):
+        load_lora(fresh, tmp_path / "adapter")
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
 def test_we_load_what_peft_saves(tiny, fresh, tokens, tmp_path, targets):
     config = peft.LoraConfig(
@@ -83,8 +105,8 @@ def test_another_scale_is_refused(tiny, fresh, tmp_path):
 def test_what_we_do_not_compute_is_refused(tiny, fresh, tmp_path):
     folder = save_lora(trained(tiny), tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "use_dora": True}))
-    with pytest.raises(ConfigError, match="use_dora must be unused"):
+    file.write_text(json.dumps({**json.loads(file.read_text()), "lora_bias": True}))
+    with pytest.raises(ConfigError, match="lora_bias must be unused"):
         load_lora(fresh, folder)
 
 

@@ -20,6 +20,7 @@ def test_defaults_are_the_interfaces() -> None:
         "lora_dropout": 0.0,
         "lora_targets": "all-linear",
         "use_rslora": False,
+        "dora": False,
         "dtype": "auto",
         "seed": 0,
         "gradient_checkpointing": False,

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from crucible_kitchen import ops
 
+# PEFT's name of what makes a LoRA layer DoRA.
+_DORA = "DoraLinearVariant"
 # Hooks of a module that is not called do not run.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -44,6 +46,9 @@ def lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     if dropout > 0 and torch.compiler.is_compiling():
         return NotImplemented  # a seed is a number, and a compiled graph holds none that changes
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    if name in layer.lora_variant:
+        magnitude = layer.lora_magnitude_vector[name].weight
+        return ops.dora_linear(x, base.weight, a, b, magnitude, layer.scaling[name], base.bias)
     seed = int(torch.randint(2**63 - 1, ())) if dropout > 0 else 0
     return ops.lora_linear(
         x, base.weight, a, b, layer.scaling[name], base.bias, dropout=dropout, seed=seed
@@ -79,8 +84,9 @@ def _why_not_now(layer: Any, name: str) -> str | None:
         return "its weight is quantised or sharded"
     if base.weight.requires_grad:
         return "its own weight is trained too; lora_linear wants it frozen"
-    if name in layer.lora_variant:
-        return f"it is {type(layer.lora_variant[name]).__name__}, not plain LoRA"
+    variant = type(layer.lora_variant[name]).__name__ if name in layer.lora_variant else None
+    if variant not in (None, _DORA):
+        return f"it is {variant}, neither plain LoRA nor DoRA"
     if type(a) is not nn.Linear or type(b) is not nn.Linear or b.bias is not None:
         return "its lora_B has a bias (lora_bias=True), or is no linear"
     if layer.fan_in_fan_out:
@@ -91,6 +97,8 @@ def _why_not_now(layer: Any, name: str) -> str | None:
         return f"its lora_dropout is {type(drop).__name__}, not torch's Dropout"
     if share_dropped(layer, training=True) >= 1:
         return "its lora_dropout is 1, which leaves nothing of the update"
+    if variant == _DORA and share_dropped(layer, training=True) > 0:
+        return "it is DoRA with lora_dropout, whose mask PEFT lets the frozen weight see too"
     if layer.disable_adapters:
         return "its adapters are disabled"
     if layer.merged:

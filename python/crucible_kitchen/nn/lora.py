@@ -32,6 +32,7 @@ class LoraConfig:
         targets: ``all-linear`` (every linear but the head over the vocabulary), ``attention``,
             ``mlp``, or names of layers: a full path, or its end such as ``q_proj``.
         use_rslora: rank-stabilised scale.
+        dora: train the magnitude of each output too; see `LoraLinear`.
         seed: fixes the initial weights and the dropout masks.
     """
 
@@ -40,6 +41,7 @@ class LoraConfig:
     dropout: float = 0.0
     targets: str | Sequence[str] = "all-linear"
     use_rslora: bool = False
+    dora: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ def apply_lora(model: Model, config: LoraConfig) -> Model:
             alpha=config.alpha,
             dropout=config.dropout,
             use_rslora=config.use_rslora,
+            dora=config.dora,
             path=path,
             seed=config.seed,
         )
@@ -86,17 +89,21 @@ def lora_modules(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Every trained matrix, in the model's order: A then B of each layer."""
-    return [p for _, module in lora_modules(model) for p in (module.lora_a, module.lora_b)]
+    """What is trained, in the model's order: A, B and, with DoRA, the magnitudes of each layer."""
+    return [p for _, module in lora_modules(model) for p in module.trained.values()]
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The trained weights, as ``<path>.lora_a`` [R, K] and ``<path>.lora_b`` [N, R], not copied."""
-    state = {}
-    for path, module in lora_modules(model):
-        state[f"{path}.lora_a"] = module.lora_a.detach()
-        state[f"{path}.lora_b"] = module.lora_b.detach()
-    return state
+    """The trained weights, not copied.
+
+    They are ``<path>.lora_a`` [R, K], ``<path>.lora_b`` [N, R], and with DoRA ``<path>.magnitude``
+    [N].
+    """
+    return {
+        f"{path}.{name}": parameter.detach()
+        for path, module in lora_modules(model)
+        for name, parameter in module.trained.items()
+    }
 
 
 @torch.no_grad()
@@ -139,7 +146,7 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
     for path, module in lora_modules(model):
         # A state dict holds the frozen weight, also of a layer that is merged.
         state[f"{path}.weight"] = module.weight.detach()
-        for own in ("lora_a", "lora_b"):
+        for own in module.trained:
             del state[f"{path}.{own}"]
     return state
 

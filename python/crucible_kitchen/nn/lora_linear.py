@@ -26,12 +26,14 @@ class LoraLinear(nn.Module):
         alpha: strength; the scale s is ``alpha / rank``, or ``alpha / sqrt(rank)`` with rsLoRA.
         dropout: share of x that the update (never the frozen layer) does not see in training.
         use_rslora: rank-stabilised scale.
+        dora: train the magnitude of each output too: ``m / |W + s B A| * (W + s B A)`` is the
+            weight then, by rows, m in float32 and in the beginning |W|.
         path: the layer's name in its model; with `seed` it fixes A and the dropout masks, so that
             neither depends on the order in which layers are made or run.
         seed: see `path`.
 
     Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023,
-        https://arxiv.org/abs/2312.03732
+        https://arxiv.org/abs/2312.03732; DoRA: Liu et al. 2024, https://arxiv.org/abs/2402.09353
     """
 
     weight: Tensor
@@ -45,6 +47,7 @@ class LoraLinear(nn.Module):
         alpha: float,
         dropout: float = 0.0,
         use_rslora: bool = False,
+        dora: bool = False,
         path: str = "",
         seed: int = 0,
     ) -> None:
@@ -63,18 +66,32 @@ class LoraLinear(nn.Module):
         device = base.weight.device
         self.lora_a = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_b = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
+        magnitude = torch.empty(self.out_features, device=device) if dora else None
+        self.magnitude = None if magnitude is None else nn.Parameter(magnitude)
         self._frozen_weight: Tensor | None = None
         self.reset_lora()
 
     @torch.no_grad()
     def reset_lora(self) -> None:
-        """Start over: A Kaiming-uniform from the seed and the path, B zero, so y is the base's."""
+        """Start over: A Kaiming-uniform from the seed and the path, B zero, so y is the base's.
+
+        With DoRA the magnitudes are the norms of the frozen weight.
+        """
         # Drawn on the CPU: the same numbers on every device.
         bound = 1 / math.sqrt(self.in_features)
         drawn = torch.empty(self.rank, self.in_features)
         generator = torch.Generator().manual_seed(self._seed("init"))
         self.lora_a.copy_(drawn.uniform_(-bound, bound, generator=generator))
         self.lora_b.zero_()
+        if self.magnitude is not None:
+            self.unmerge()
+            self.magnitude.copy_(torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32))
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name: A, B, and with DoRA the magnitudes."""
+        trained = {"lora_a": self.lora_a, "lora_b": self.lora_b}
+        return trained if self.magnitude is None else {**trained, "magnitude": self.magnitude}
 
     @property
     def merged(self) -> bool:
@@ -86,16 +103,11 @@ class LoraLinear(nn.Module):
         if self.merged:
             return functional.linear(x, self.weight, self.bias)
         dropout = self.dropout if self.training else 0.0
-        return ops.lora_linear(
-            x,
-            self.weight,
-            self.lora_a,
-            self.lora_b,
-            self.scale,
-            self.bias,
-            dropout=dropout,
-            seed=self._dropout_seed() if dropout > 0 else 0,
-        )
+        seed = self._dropout_seed() if dropout > 0 else 0
+        layer, scale, bias = (self.weight, self.lora_a, self.lora_b), self.scale, self.bias
+        if self.magnitude is None:
+            return ops.lora_linear(x, *layer, scale, bias, dropout=dropout, seed=seed)
+        return ops.dora_linear(x, *layer, self.magnitude, scale, bias, dropout=dropout, seed=seed)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -104,8 +116,11 @@ class LoraLinear(nn.Module):
             return
         frozen = self.weight
         update = self.scale * (self.lora_b @ self.lora_a)
-        merged = (frozen.to(update.dtype) + update).to(frozen.dtype)
-        self.weight = nn.Parameter(merged, requires_grad=False)
+        merged = frozen.to(update.dtype) + update
+        if self.magnitude is not None:
+            norm = ops.dora_norm(frozen, self.lora_a, self.lora_b, self.scale)
+            merged = (self.magnitude / norm)[:, None] * merged
+        self.weight = nn.Parameter(merged.to(frozen.dtype), requires_grad=False)
         self._frozen_weight = frozen
 
     def unmerge(self) -> None:
@@ -128,7 +143,8 @@ class LoraLinear(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}, "
-            f"dropout={self.dropout}, bias={self.bias is not None}"
+            f"dropout={self.dropout}, bias={self.bias is not None}, "
+            f"dora={self.magnitude is not None}"
         )
 
     def _dropout_seed(self) -> int:

@@ -28,7 +28,11 @@ from crucible_kitchen.nn.scalar_head import HEAD, scalar_head, trained_state_dic
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_SUFFIXES = {".lora_A.weight": ".lora_a", ".lora_B.weight": ".lora_b"}
+_SUFFIXES = {
+    ".lora_A.weight": ".lora_a",
+    ".lora_B.weight": ".lora_b",
+    ".lora_magnitude_vector": ".magnitude",
+}
 _HEAD_WEIGHT = f"{HEAD}.weight"
 # What PEFT writes beside the head that it saved: names under which models may have one.
 _HEAD_NAMES = frozenset({HEAD, "classifier"})
@@ -40,7 +44,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "lora_bias": (None, False),
     "rank_pattern": (None, {}),
     "trainable_token_indices": (None, [], {}),
-    "use_dora": (None, False),
 }
 
 
@@ -94,6 +97,7 @@ def load_lora(model: nn.Module, path: str | os.PathLike[str], *, seed: int = 0) 
         alpha=config["lora_alpha"],
         dropout=config.get("lora_dropout") or 0.0,
         use_rslora=bool(config.get("use_rslora")),
+        dora=bool(config.get("use_dora")),
         targets=targets,
         seed=seed,
     )
@@ -180,6 +184,7 @@ def _peft_config(model: nn.Module, base_model: str) -> dict[str, Any]:
         "r": first.rank,
         "target_modules": _target_modules(model, list(modules)),
         "task_type": "SEQ_CLS" if scored else "CAUSAL_LM",
+        "use_dora": first.magnitude is not None,
         "use_rslora": first.use_rslora,
     }
 
@@ -195,15 +200,17 @@ def _target_modules(model: nn.Module, paths: list[str]) -> list[str]:
 def _peft_name(name: str) -> str:
     if name == _HEAD_WEIGHT:
         return f"{_PREFIX}{name}"
-    path, _, matrix = name.rpartition(".")
-    return f"{_PREFIX}{path}.lora_{matrix[-1].upper()}.weight"
+    for theirs, ours in _SUFFIXES.items():
+        if name.endswith(ours):
+            return f"{_PREFIX}{name.removesuffix(ours)}{theirs}"
+    raise AssertionError(f"{name} is none of LoraLinear's")
 
 
 def _our_name(name: str) -> str:
     for suffix, ours in _SUFFIXES.items():
         if name.startswith(_PREFIX) and name.endswith(suffix):
             return name[len(_PREFIX) : -len(suffix)] + ours
-    raise ConfigError(f"lora: weights must be lora_A and lora_B matrices, got {name!r}")
+    raise ConfigError(f"lora: weights must be LoRA's matrices and magnitudes, got {name!r}")
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from crucible_kitchen.errors import KernelError, did_you_mean
 from crucible_kitchen.ops._dpo_formulas import DIVERGENCES, DPO_LOSSES
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
+from crucible_kitchen.ops.dora_linear import dora_linear, dora_norm
 from crucible_kitchen.ops.dpo_loss import WITH_MARGINS, answer_logprobs, dpo_loss
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
@@ -66,6 +67,8 @@ __all__ = [
     "Op",
     "adamw_step",
     "answer_logprobs",
+    "dora_linear",
+    "dora_norm",
     "dpo_loss",
     "explain",
     "grad_norm",

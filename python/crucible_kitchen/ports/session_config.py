@@ -20,6 +20,7 @@ class SessionConfig(BaseModel):
         lora_dropout: share of the update's inputs that are dropped while training, in [0, 1).
         lora_targets: ``all-linear``, ``attention``, ``mlp``, or names of linear layers.
         use_rslora: rank-stabilised scale.
+        dora: train the magnitude of each output beside its direction (weight-decomposed LoRA).
         dtype: of the frozen weights; ``auto`` takes what the device is good at.
         seed: of the update's initial values and of dropout.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
@@ -40,6 +41,7 @@ class SessionConfig(BaseModel):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_targets: Literal["all-linear", "attention", "mlp"] | list[str] = "all-linear"
     use_rslora: bool = False
+    dora: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     gradient_checkpointing: bool = False

@@ -56,6 +56,7 @@ class Trainer:
                 dropout=config.lora_dropout,
                 targets=config.lora_targets,
                 use_rslora=config.use_rslora,
+                dora=config.dora,
                 seed=config.seed,
             ),
         )

@@ -154,6 +154,7 @@ def lora_options(config: SessionConfig) -> dict[str, Any]:
         "lora_alpha": _ALPHA,
         "lora_dropout": 0.0,
         "use_rslora": False,
+        "dora": False,
         "dtype": "auto",
         "gradient_checkpointing": False,
     }
