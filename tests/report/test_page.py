@@ -130,6 +130,15 @@ def test_a_damaged_line_is_named(run_dir) -> None:
         report.write(run_dir)
 
 
+def test_a_run_without_a_loss_has_no_picture(tmp_path) -> None:
+    @ck.stage
+    def nothing() -> None: ...
+
+    ck.run(ck.workflow("w")[nothing], run_dir=tmp_path / "run", handlers=())
+    with pytest.raises(CrucibleError, match="must hold a run with a loss, got none recorded"):
+        report.picture(report.read_run(tmp_path / "run"))
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path) -> None:
     with pytest.raises(CrucibleError, match=r"must be a run's folder, with config\.json"):
         report.write(tmp_path)

@@ -3,7 +3,7 @@
 from .asked import asked, asked_before, config_of, identity
 from .folder import CONFIG, EVENTS, REPORT, SAMPLES, Run, read_run, write_config
 from .job import Job
-from .page import render, write, write_after
+from .page import picture, render, write, write_after
 from .timings import read_timings
 from .versions import versions
 
@@ -18,6 +18,7 @@ __all__ = [
     "asked_before",
     "config_of",
     "identity",
+    "picture",
     "read_run",
     "read_timings",
     "render",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 import warnings
@@ -17,6 +18,8 @@ from crucible_kitchen.stages._folder import write_text
 
 from .charts import Chart, chart, short
 from .folder import REPORT, Point, Run, read_run
+
+_HEADING = 34.0  # of a chart in a picture: its title and legend
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,8 @@ def write_after(folder: Path, failed: bool) -> None:
 
 def render(run: Run) -> str:
     """The page as HTML."""
-    # jinja2 takes a tenth of a second to import, and only reports need it.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("crucible_kitchen.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     spent = time_by_stage(run)
-    return environment.get_template("page.html").render(
+    return _template("page.html").render(
         run=run,
         about=run.about,
         started=_date(run.about.get("started_at")),
@@ -102,6 +95,34 @@ def render(run: Run) -> str:
         shown=shown,
         duration=duration,
     )
+
+
+def picture(run: Run) -> str:
+    """What a run learnt as one SVG image that stands alone: its loss and, of pairs, its accuracy.
+
+    Raises:
+        CrucibleError: the run recorded neither.
+    """
+    drawn = [one for one in (loss_chart(run), accuracy_chart(run, width=1000)) if one is not None]
+    if not drawn:
+        raise CrucibleError(f"picture: {run.folder} must hold a run with a loss, got none recorded")
+    tops = list(itertools.accumulate((one.height + _HEADING for one in drawn), initial=0.0))
+    placed = list(zip(drawn, tops, strict=False))
+    return _template("picture.svg").render(placed=placed, width=1000, height=tops[-1])
+
+
+def _template(name: str) -> Any:
+    # jinja2 takes a tenth of a second to import, and only reports need it.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("crucible_kitchen.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def figures(run: Run) -> list[Figure]:
@@ -150,34 +171,11 @@ def _from_to(points: Sequence[Point]) -> str:
 
 def charts(run: Run) -> Iterator[Chart]:
     """Loss, then what explains it."""
-    first = chart(
-        "Loss",
-        loss_unit(run),
-        [
-            ("training", "train", run.metric("loss")),
-            ("held-out", "held", run.metric("eval_loss")),
-        ],
-        width=1000,
-        height=340,
-    )
     others = (
         ("Learning rate", "", "learning_rate", "rate"),
         ("Gradient norm", "", "grad_norm", "norm"),
         ("Throughput", "tokens/s", "tokens_per_second", "speed"),
     )
-    pairs = [
-        chart(
-            title,
-            "",
-            [
-                ("training", "train", run.metric(name)),
-                ("held-out", "held", run.metric(f"eval_{name}")),
-            ],
-            width=480,
-            height=230,
-        )
-        for title, name in (("Accuracy", "accuracy"), ("Reward margin", "margin"))
-    ]
     rest = [
         chart(
             title,
@@ -189,7 +187,29 @@ def charts(run: Run) -> Iterator[Chart]:
         )
         for title, unit, name, style in others
     ]
-    yield from (one for one in (first, *pairs, *rest) if one is not None)
+    found = (loss_chart(run), accuracy_chart(run), _both(run, "Reward margin", "margin"), *rest)
+    yield from (one for one in found if one is not None)
+
+
+def loss_chart(run: Run) -> Chart | None:
+    """Training and held-out loss."""
+    return _both(run, "Loss", "loss", loss_unit(run), width=1000, height=340)
+
+
+def accuracy_chart(run: Run, width: float = 480) -> Chart | None:
+    """How often the chosen answer is above the rejected one, of runs on pairs."""
+    return _both(run, "Accuracy", "accuracy", width=width)
+
+
+def _both(
+    run: Run, title: str, name: str, unit: str = "", *, width: float = 480, height: float = 230
+) -> Chart | None:
+    """A metric of the training, and of held-out rows."""
+    series = (
+        ("training", "train", run.metric(name)),
+        ("held-out", "held", run.metric(f"eval_{name}")),
+    )
+    return chart(title, unit, series, width=width, height=height)
 
 
 def time_by_stage(run: Run) -> list[Spent]:
