@@ -7,6 +7,7 @@ import os
 import time
 
 import pytest
+import torch  # noqa: F401 - which otherwise the first of plan and run would wait for, and not both
 
 import crucible_kitchen as ck
 from crucible_kitchen.adapters import noop
@@ -30,6 +31,14 @@ class Slow(noop.TrainingClient):
         time.sleep(EVAL_TOKEN_S * sum(datum.model_input.length for datum in datums))
         return super().forward(session, datums, *rest)
 
+    def forward_backward_custom(self, session, datums, fn):
+        time.sleep(TOKEN_S * sum(datum.model_input.length for datum in datums))
+        return super().forward_backward_custom(session, datums, fn)
+
+    def score(self, session, datums):
+        time.sleep(EVAL_TOKEN_S * sum(datum.model_input.length for datum in datums))
+        return super().score(session, datums)
+
     def optim_step(self, session, params):
         time.sleep(STEP_S)
         return super().optim_step(session, params)
@@ -42,23 +51,29 @@ class SlowCompleter(noop.Completer):
 
 
 @pytest.fixture
-def config(tmp_path):
-    """Rows of very different lengths."""
+def config(tmp_path, monkeypatch):
+    """Rows of very different lengths; no answer of a reference is kept from an earlier test."""
+    monkeypatch.setenv("CRUCIBLE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "rows.jsonl"
-    rows = [
-        {"prompt": f"What is {n}?", "completion": f"It is {n}. " * (n * 7 % 40 + 1)}
-        for n in range(120)
-    ]
+    rows = []
+    for n in range(120):
+        answer = f"It is {n}. " * (n * 7 % 40 + 1)
+        other = {"chosen": answer, "rejected": "no" + "!" * (n * 3 % 20)}
+        rows.append({"prompt": f"What is {n}?", "completion": answer, **other})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"model": "none", "dataset": str(path), "epochs": 2, "eval_every": 15, "eval_rows": 24}
 
 
-def test_time_is_reckoned_within_a_fifth(config, tmp_path) -> None:
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_time_is_reckoned_within_a_fifth(recipe, config, tmp_path) -> None:
     adapters = {"training_client": Slow(), "completer": SlowCompleter()}
-    estimate = ck.plan("sft", config, adapters, calibrate=True).estimate
-    result = ck.run("sft", config, adapters, run_dir=tmp_path / "run", handlers=())
+    if recipe == "reward":
+        del adapters["completer"]
+    config |= {"epochs": 1}
+    estimate = ck.plan(recipe, config, adapters, calibrate=True).estimate
+    result = ck.run(recipe, config, adapters, run_dir=tmp_path / "run", handlers=())
     assert estimate is not None
-    assert estimate.steps == result.context.state.step == 48
+    assert estimate.steps == result.context.state.step == 24
     tokens = sum(record.value for record in result.metrics.history("tokens"))
     assert estimate.tokens == pytest.approx(tokens, rel=0.02)
     assert estimate.total_s == pytest.approx(result.duration_s, rel=0.2)

@@ -1,4 +1,4 @@
-"""Losses and gradients of `reward` and `dpo` against TRL on one batch of a tiny model."""
+"""Masks, losses and gradients of the recipes against TRL on one batch of a tiny model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from crucible_kitchen import nn, ops
 from crucible_kitchen.adapters.local import TrainingClient
-from crucible_kitchen.data import prepare_pairs
+from crucible_kitchen.data import prepare, prepare_pairs
 from crucible_kitchen.stages._pairs import interleaved
 from crucible_kitchen.stages._scores import score_losses
 from crucible_kitchen.testing.tiny_model import tiny_llama
@@ -98,6 +98,48 @@ def options(tmp_path):
         "disable_tqdm": True,
         "max_length": None,
     }
+
+
+@pytest.mark.parametrize("train_on", ["completion_only", "all_tokens"])
+def test_sft_is_trls(base, client, tmp_path, train_on) -> None:
+    """The same tokens are trained, to the same mean per token and the same gradients."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    session = start(client, base)
+    folder = weights(client, session, tmp_path / "start")
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    alone = train_on == "completion_only"
+    trainer = trl.SFTTrainer(
+        model=peft.PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base), folder, is_trainable=True
+        ),
+        args=trl.SFTConfig(completion_only_loss=alone, **options(tmp_path)),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    trainer.model.train()
+    want = trainer.compute_loss(trainer.model, dict(batch))
+    want.backward()
+
+    datums = prepare(rows, client.get_tokenizer(session), train_on=train_on).datums
+    labels = batch["labels"]
+    assert [trained(datum) for datum in datums] == [
+        [token for token in row[1:].tolist() if token != -100] for row in labels
+    ]
+    total = sum(len(trained(datum)) for datum in datums)
+    got = client.forward_backward(session, datums).result().metrics["loss:sum"] / total
+    assert got == pytest.approx(want.item(), rel=1e-5)
+    for parameter in client.trainer(session).parameters:
+        parameter.grad /= total
+    assert_same_gradients(gradients(client, session), trainer.model)
+
+
+def trained(datum) -> list[int]:
+    """The tokens a datum trains."""
+    inputs = datum.loss_fn_inputs
+    return inputs["target_tokens"].numpy()[inputs["weights"].numpy() > 0].tolist()
 
 
 @pytest.mark.parametrize("margin", [False, True])
