@@ -83,7 +83,7 @@ def write_after(folder: Path, failed: bool) -> None:
 def render(run: Run) -> str:
     """The page as HTML."""
     spent = time_by_stage(run)
-    return _template("page.html").render(
+    page: str = _template("page.html").render(
         run=run,
         about=run.about,
         started=_date(run.about.get("started_at")),
@@ -95,6 +95,7 @@ def render(run: Run) -> str:
         shown=shown,
         duration=duration,
     )
+    return page
 
 
 def picture(run: Run) -> str:
@@ -108,7 +109,8 @@ def picture(run: Run) -> str:
         raise CrucibleError(f"picture: {run.folder} must hold a run with a loss, got none recorded")
     tops = list(itertools.accumulate((one.height + _HEADING for one in drawn), initial=0.0))
     placed = list(zip(drawn, tops, strict=False))
-    return _template("picture.svg").render(placed=placed, width=1000, height=tops[-1])
+    drawing: str = _template("picture.svg").render(placed=placed, width=1000, height=tops[-1])
+    return drawing
 
 
 def _template(name: str) -> Any:
