@@ -149,6 +149,83 @@ def test_sessions_end(tiny_folder, tmp_path):
     client.close()
 
 
+@pytest.fixture
+def live_client(local_client):
+    client = SamplingClient(training_client=local_client)
+    yield client
+    client.close()
+
+
+def teach(client, session, tokens, steps=3, rate=0.05):
+    datum = {"model_input": tokens, "loss_fn_inputs": {"labels": tokens}}
+    for _ in range(steps):
+        client.forward_backward(session, [datum])
+        client.optim_step(session, rate)
+
+
+def test_a_live_session_follows_every_update_without_a_save(
+    start, local_client, live_client, tiny_folder, monkeypatch
+):
+    training = start()
+    live = live_client.start_session({"model": tiny_folder})
+
+    def forward():
+        targets = {"target_tokens": PROMPT[1:], "weights": [1.0] * 4}
+        datum = {"model_input": PROMPT[:-1], "loss_fn_inputs": targets}
+        (output,) = local_client.forward(training, [datum]).result().loss_fn_outputs
+        return [None, *output["logprobs"].tolist()]
+
+    for method in ("save_checkpoint", "save_weights_for_sampler"):
+        monkeypatch.setattr(type(local_client), method, None)
+    before = live_client.compute_logprobs(live, PROMPT).result()
+    assert before == forward()
+    samples = draw(live_client, live, temperature=0.0)
+    teach(local_client, training, PROMPT)
+    # Asked for right after the steps, which are not awaited: it comes after them all the same.
+    after = live_client.compute_logprobs(live, PROMPT).result()
+    assert after == forward()
+    assert sum(after[1:]) > sum(before[1:]) + 1
+    assert draw(live_client, live, temperature=0.0) != samples
+    teach(local_client, training, PROMPT, steps=30, rate=0.01)
+    (learned,) = draw(live_client, live, prompt=PROMPT[:1], temperature=0.0, max_tokens=4)
+    assert list(learned.tokens) == PROMPT[1:]
+    streamed = live_client.sample_stream(live, PROMPT[:1], {"temperature": 0.0, "max_tokens": 4})
+    assert [piece.token for piece in streamed] == PROMPT[1:]
+
+
+def test_sampling_does_not_disturb_the_training(start, local_client, live_client, tiny_folder):
+    """Dropout is drawn, gradients wait, and the optimizer goes on as if nobody had asked."""
+    losses = []
+    for asks in (False, True):
+        training = start(lora_dropout=0.3)
+        live = live_client.start_session({"model": tiny_folder})
+        datum = {"model_input": PROMPT, "loss_fn_inputs": {"labels": PROMPT}}
+        for _ in range(4):
+            losses.append(local_client.forward_backward(training, [datum]).result().loss)
+            if asks:
+                draw(live_client, live, seed=1)
+            local_client.optim_step(training, 0.01)
+        local_client.close_session(training)
+    assert losses[:4] == losses[4:]
+
+
+def test_a_live_session_ends_with_its_training(start, local_client, live_client, tiny_folder):
+    with pytest.raises(PortError, match=r"a session of .*tiny' must be open, got none"):
+        live_client.start_session({"model": tiny_folder})
+    training = start()
+    live = live_client.start_session({"model": tiny_folder})
+    with pytest.raises(PortError, match=r"a session of 'other' must be open, got '.*tiny'"):
+        live_client.start_session({"model": "other"})
+    with pytest.raises(ConfigError, match="checkpoint_path must be left out"):
+        live_client.start_session({"model": tiny_folder, "checkpoint_path": "somewhere"})
+    local_client.close_session(training)
+    with pytest.raises(PortError, match="session must be open"):
+        draw(live_client, live)
+    start(head="scalar")
+    with pytest.raises(PortError, match="sample must have a session with head='vocabulary'"):
+        live_client.start_session({"model": tiny_folder})
+
+
 QUESTION = [{"role": "user", "content": "Return the number of items"}]
 
 

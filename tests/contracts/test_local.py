@@ -49,6 +49,18 @@ class TestSamplingClient(SamplingClientContract):
         yield from closing(SamplingClient(device="cpu"))
 
 
+class TestLiveSamplingClient(SamplingClientContract):
+    """The same on the weights of a session in training."""
+
+    @pytest.fixture
+    def adapter(self, folder, monkeypatch):
+        monkeypatch.setattr(type(self), "config", config(folder))
+        client = TrainingClient(device="cpu")
+        client.start_session(config(folder))
+        yield from closing(SamplingClient(training_client=client))
+        client.close()
+
+
 class TestCompleter(CompleterContract):
     @pytest.fixture
     def adapter(self, folder):

@@ -12,11 +12,11 @@ from crucible_kitchen.adapters.local import sampler
 from crucible_kitchen.adapters.local.sampling_client import (
     Loaded,
     SamplingClient,
+    live,
     prompt_tokens,
     stream,
 )
 from crucible_kitchen.adapters.local.training_client import TrainingClient
-from crucible_kitchen.adapters.local.worker import Worker
 from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.ports import (
     Conversation,
@@ -64,8 +64,8 @@ class Completer(ports.Completer):
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        live = training_client is not None
-        if live == (model is not None) or (session is not None and not live):
+        is_live = training_client is not None
+        if is_live == (model is not None) or (session is not None and not is_live):
             raise ConfigError(
                 "completer: give either model, or training_client and perhaps its session; got "
                 f"model={model!r}, training_client={training_client!r}, session={session!r}"
@@ -77,7 +77,7 @@ class Completer(ports.Completer):
         self._lock = threading.Lock()
         self._config = (
             None
-            if live
+            if is_live
             else SessionConfig.coerce(
                 {"model": model, "checkpoint_path": checkpoint_path, "dtype": dtype}
             )
@@ -86,9 +86,9 @@ class Completer(ports.Completer):
     def complete(self, messages: Conversation, **options: Any) -> Completion:
         """See `ports.Completer.complete`."""
         params = completion_params(options)
-        worker, loaded = self._loaded()
+        loaded = self._loaded()
         prompt = _prompt(loaded, messages)
-        (answer,) = worker.submit(
+        (answer,) = loaded.worker.submit(
             lambda: sampler.sample(loaded.model, loaded.tokenizer, prompt, 1, params)
         ).result()
         text = answer_text(loaded.tokenizer, answer.tokens, params)
@@ -97,12 +97,12 @@ class Completer(ports.Completer):
     def stream_complete(self, messages: Conversation, **options: Any) -> Iterator[CompletionChunk]:
         """See `ports.Completer.stream_complete`; together the pieces are what `complete` gives."""
         params = completion_params(options)
-        worker, loaded = self._loaded()
+        loaded = self._loaded()
         prompt = _prompt(loaded, messages)
         tokens: list[int] = []
         answers: list[SampledSequence] = []
         said = ""
-        for token in stream(worker, loaded, prompt, params, finished=answers.append):
+        for token in stream(loaded, prompt, params, finished=answers.append):
             tokens.append(token.token)
             text = answer_text(loaded.tokenizer, tokens, params)
             if text != said and not _unsettled(text, params):
@@ -122,19 +122,17 @@ class Completer(ports.Completer):
                 self._sampling_client.close()
                 self._sampling_client = self._own_session = None
 
-    def _loaded(self) -> tuple[Worker, Loaded]:
-        """The model that answers, and the thread that may use it."""
+    def _loaded(self) -> Loaded:
+        """The model that answers."""
         if self._config is None:
-            client, session = self._client(), self._live_session()
-            trainer, tokenizer = client.trainer(session), client.get_tokenizer(session)
-            return client.worker, Loaded(trainer.model, tokenizer)
+            return live(self._client(), self._live_session())
         with self._lock:
             if self._sampling_client is None or self._own_session is None:
                 self._sampling_client = SamplingClient(
                     device=self._device, hub_client=self._hub_client
                 )
                 self._own_session = self._sampling_client.start_session(self._config)
-            return self._sampling_client.worker, self._sampling_client.loaded(self._own_session)
+            return self._sampling_client.loaded(self._own_session)
 
     def _client(self) -> TrainingClient:
         assert self._training_client is not None

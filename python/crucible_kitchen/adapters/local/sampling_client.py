@@ -14,8 +14,9 @@ from crucible_kitchen.adapters.local import sampler
 from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
+from crucible_kitchen.adapters.local.training_client import TrainingClient
 from crucible_kitchen.adapters.local.worker import Worker
-from crucible_kitchen.errors import PortError
+from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.ports import (
     Future,
     HubClient,
@@ -24,49 +25,59 @@ from crucible_kitchen.ports import (
     Session,
     SessionConfig,
     Tokenizer,
+    check_head,
 )
 from crucible_kitchen.types import ModelInput, SampledSequence, SampledToken, SamplingParams
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and its tokenizer."""
+    """A model, its tokenizer, and the one thread that may compute with it."""
 
     model: CausalModel
     tokenizer: Tokenizer
+    worker: Worker
 
 
 class SamplingClient(ports.SamplingClient):
-    """Draws in this process, on one thread of its own.
+    """Draws in this process: from models of its own, or from the one that is being trained.
+
+    Over a training client, sessions have no weights of their own. Each draws with those that its
+    training session has when its turn comes: what was asked of the training before is done first,
+    and nothing has to be saved.
 
     Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
+        device: of models of its own: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there
+            is one.
         hub_client: fetches models that are not on this machine.
+        training_client: draw from its sessions. `start_session` joins the open one that was started
+            last on the configuration's model; only `model` counts of that configuration.
     """
 
     concurrent = True
 
-    def __init__(self, *, device: str = "auto", hub_client: HubClient | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        hub_client: HubClient | None = None,
+        training_client: TrainingClient | None = None,
+    ) -> None:
         self._device, self._hub_client = device, hub_client
-        self.worker = Worker("sampling_client")
+        self._training_client = training_client
+        self._worker = Worker("sampling_client")
         self._ids = itertools.count()
-        self._models: dict[str, tuple[Session, Loaded]] = {}
+        self._sources: dict[str, tuple[Session, Callable[[], Loaded]]] = {}
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:
         """See `ports.SamplingClient.start_session`; `checkpoint_path` holds an adapter."""
         config = SessionConfig.coerce(config)
-        folder = os.fspath(prepare_model(config.model, self._hub_client))
-        tokenizer = load_tokenizer(folder, port="sampling_client")
-
-        def load() -> CausalModel:
-            model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
-            if config.checkpoint_path is not None:
-                model.load_adapter(config.checkpoint_path)
-            return model
-
-        loaded = Loaded(self.worker.submit(load).result(), tokenizer)
+        if self._training_client is None:
+            source = self._load(config)
+        else:
+            source = _join(self._training_client, config)
         session = Session(f"local-sampler-{next(self._ids)}", config)
-        self._models[session.id] = session, loaded
+        self._sources[session.id] = session, source
         return session
 
     def sample(
@@ -78,7 +89,7 @@ class SamplingClient(ports.SamplingClient):
         params = SamplingParams.coerce(params)
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise ValueError(f"sample: num_samples must be at least 1, got {num_samples!r}")
-        return self.worker.submit(
+        return loaded.worker.submit(
             lambda: sampler.sample(loaded.model, loaded.tokenizer, tokens, num_samples, params)
         )
 
@@ -88,13 +99,13 @@ class SamplingClient(ports.SamplingClient):
         """See `ports.SamplingClient.sample_stream`; leaving the loop ends the drawing."""
         loaded = self.loaded(session)
         tokens = prompt_tokens(prompt, loaded.model)
-        return stream(self.worker, loaded, tokens, SamplingParams.coerce(params))
+        return stream(loaded, tokens, SamplingParams.coerce(params))
 
     def compute_logprobs(self, session: Session, prompt: Prompt) -> Future[list[float | None]]:
         """See `ports.SamplingClient.compute_logprobs`."""
         loaded = self.loaded(session)
         tokens = prompt_tokens(prompt, loaded.model)
-        return self.worker.submit(lambda: sampler.logprobs(loaded.model, tokens))
+        return loaded.worker.submit(lambda: sampler.logprobs(loaded.model, tokens))
 
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """The model's tokenizer."""
@@ -102,32 +113,67 @@ class SamplingClient(ports.SamplingClient):
 
     def owns(self, value: object) -> bool:
         """Whether it is an open session of this client."""
-        return isinstance(value, Session) and self._models.get(value.id, (None,))[0] is value
+        return isinstance(value, Session) and self._sources.get(value.id, (None,))[0] is value
 
     def close_session(self, session: Session) -> None:
         """See `ports.SamplingClient.close_session`."""
-        if self._models.pop(session.id, None) is not None:
-            self.worker.submit(lambda: None).result()
+        if self._sources.pop(session.id, None) is not None:
+            self._worker.submit(lambda: None).result()
 
     def close(self) -> None:
         """Close every session and end the thread."""
-        self._models.clear()
-        self.worker.close()
+        self._sources.clear()
+        self._worker.close()
 
     def loaded(self, session: Session) -> Loaded:
         """What a session draws from.
 
         Raises:
-            PortError: the session is closed, or another client's.
+            PortError: it, or the training session that it joined, is closed or another client's.
         """
-        entry = self._models.get(session.id)
+        entry = self._sources.get(session.id)
         # Ids are unique within a client only, so a namesake of another client must not pass.
         if entry is None or entry[0] is not session:
             raise PortError(
                 f"sampling_client: session must be open here, got {session.id!r}, which is closed "
                 "or another client's"
             )
-        return entry[1]
+        return entry[1]()
+
+    def _load(self, config: SessionConfig) -> Callable[[], Loaded]:
+        folder = os.fspath(prepare_model(config.model, self._hub_client))
+        tokenizer = load_tokenizer(folder, port="sampling_client")
+
+        def load() -> CausalModel:
+            model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
+            if config.checkpoint_path is not None:
+                model.load_adapter(config.checkpoint_path)
+            return model
+
+        loaded = Loaded(self._worker.submit(load).result(), tokenizer, self._worker)
+        return lambda: loaded
+
+
+def live(client: TrainingClient, session: Session) -> Loaded:
+    """The model that a session of a training client trains, as it is.
+
+    Raises:
+        PortError: the session is closed or another client's, or gives scores instead of tokens.
+    """
+    check_head(session, "vocabulary", "sample")
+    trainer = client.trainer(session)
+    return Loaded(trainer.model, client.get_tokenizer(session), client.worker)
+
+
+def _join(client: TrainingClient, config: SessionConfig) -> Callable[[], Loaded]:
+    if config.checkpoint_path is not None:
+        raise ConfigError(
+            "start_session: checkpoint_path must be left out over a training_client, whose session "
+            f"has weights, got {config.checkpoint_path!r}; make a SamplingClient without one"
+        )
+    training = client.newest_session(config.model)
+    live(client, training)
+    return lambda: live(client, training)
 
 
 def prompt_tokens(prompt: Prompt, model: CausalModel) -> Sequence[int]:
@@ -148,13 +194,12 @@ def prompt_tokens(prompt: Prompt, model: CausalModel) -> Sequence[int]:
 
 
 def stream(
-    worker: Worker,
     loaded: Loaded,
     tokens: Sequence[int],
     params: SamplingParams,
     finished: Callable[[SampledSequence], object] = lambda _: None,
 ) -> Iterator[SampledToken]:
-    """Draw one sample on a worker and hand its tokens over as they come.
+    """Draw one sample and hand its tokens over as they come.
 
     Args:
         finished: called with the whole sample after its last token.
@@ -166,7 +211,7 @@ def stream(
         drawn.put(token)
         return not left
 
-    future = worker.submit(
+    future = loaded.worker.submit(
         lambda: sampler.sample(loaded.model, loaded.tokenizer, tokens, 1, params, on_token)
     )
     future.add_done_callback(lambda _: drawn.put(None))

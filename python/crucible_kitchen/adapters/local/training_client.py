@@ -223,15 +223,18 @@ class TrainingClient(ports.TrainingClient):
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def newest_session(self) -> LocalSession:
-        """The open session that was started last.
+    def newest_session(self, model: str | None = None) -> LocalSession:
+        """The open session that was started last, of those on `model` if it is given.
 
         Raises:
             PortError: none is open.
         """
-        if not self._open:
-            raise PortError("training_client: a session must be open, got none")
-        return self._open[next(reversed(self._open))][0]
+        for session, _ in reversed(self._open.values()):
+            if model in (None, session.config.model):
+                return session
+        wanted = "a session" if model is None else f"a session of {model!r}"
+        others = ", ".join(sorted({repr(one.config.model) for one, _ in self._open.values()}))
+        raise PortError(f"training_client: {wanted} must be open, got {others or 'none'}")
 
     def trainer(self, session: Session) -> Trainer:
         """What a session trains.
