@@ -7,18 +7,18 @@ from graphlib import CycleError, TopologicalSorter
 
 from crucible_kitchen.errors import Problem, did_you_mean
 
-from .blocks import Block, Node
-from .checked import Checked, short
+from .blocks import Node
+from .checked import short
+from .facts import Facts
 from .stage import StageNode
 
 
-def after_rule(checked: Checked) -> Iterator[Problem]:
+def after_rule(facts: Facts) -> Iterator[Problem]:
     """Names in ``after=`` that are no neighbours, stand later in the text, or go in a circle."""
-    for path, node in checked.nodes:
-        if isinstance(node, Block):
-            for label, body in node.regions:
-                if any(isinstance(one, StageNode) and one.after for one in body):
-                    yield from _of_body(body, f"{path}/{label}" if label else path)
+    for path, node in facts.blocks:
+        for label, body in node.regions:
+            if any(isinstance(one, StageNode) and one.after for one in body):
+                yield from _of_body(body, f"{path}/{label}" if label else path)
 
 
 def _of_body(body: tuple[Node, ...], path: str) -> Iterator[Problem]:

@@ -11,16 +11,17 @@ from crucible_kitchen.errors import Problem, did_you_mean
 from .blocks import Node
 from .branches import Case, Switch
 from .checked import Checked, Rule, short
+from .facts import Facts, TextRule
 from .flow import certainly_written, keys_read
 from .keys import any_opaque, is_exclusive, keys_written, ports_used, sees_anything
 from .loops import AsyncLoop, StreamLoop
 from .together import FanOut, Parallel
 
 
-def cases(checked: Checked) -> Iterator[Problem]:
+def cases(facts: Facts) -> Iterator[Problem]:
     """A `case` outside of a `switch`, something else inside one, a value in two cases."""
     inside: set[int] = set()
-    for path, node in checked.nodes:
+    for path, node in facts.blocks:
         if not isinstance(node, Switch):
             continue
         first: dict[object, Case] = {}
@@ -41,7 +42,7 @@ def cases(checked: Checked) -> Iterator[Problem]:
                     message = f"value {value!r} has a case already, at {short(before.source)}"
                     advice = "take it out of one of them"
                     yield Problem("duplicate-case", where, message, child.source, advice)
-    for path, node in checked.nodes:
+    for path, node in facts.blocks:
         if isinstance(node, Case) and id(node) not in inside:
             advice = "put it into the brackets of a switch"
             yield Problem("not-a-case", path, "a case outside of a switch", node.source, advice)
@@ -49,7 +50,7 @@ def cases(checked: Checked) -> Iterator[Problem]:
 
 def parallel_members(checked: Checked) -> Iterator[Problem]:
     """Members of a `parallel` of which one could notice the other."""
-    for path, node in checked.nodes:
+    for path, node in checked.facts.blocks:
         if not isinstance(node, Parallel):
             continue
         for member in node.body:
@@ -82,7 +83,7 @@ def _conflicts(one: Node, other: Node, checked: Checked) -> Iterator[tuple[str, 
 
 def copies(checked: Checked) -> Iterator[Problem]:
     """What a `fan_out` collects and nobody writes, and copies that would share a port."""
-    for path, node in checked.nodes:
+    for path, node in checked.facts.blocks:
         if not isinstance(node, FanOut):
             continue
         written, certain = set(keys_written(node.body)), certainly_written(node.body)
@@ -105,7 +106,7 @@ def copies(checked: Checked) -> Iterator[Problem]:
 
 def sources(checked: Checked) -> Iterator[Problem]:
     """What makes the items of a loop uses a port while the body uses it."""
-    for path, node in checked.nodes:
+    for path, node in checked.facts.blocks:
         if isinstance(node, AsyncLoop):
             what, value = "producer", node.producer
         elif isinstance(node, StreamLoop) and node.over is not None:
@@ -119,9 +120,9 @@ def sources(checked: Checked) -> Iterator[Problem]:
                 yield Problem("not-independent", path, message, node.source, "use a loop")
 
 
-def producers(checked: Checked) -> Iterator[Problem]:
+def producers(facts: Facts) -> Iterator[Problem]:
     """A producer that is not called once for each item: a key, or a generator."""
-    for path, node in checked.nodes:
+    for path, node in facts.blocks:
         if not isinstance(node, AsyncLoop):
             continue
         made_by = node.producer
@@ -135,4 +136,5 @@ def producers(checked: Checked) -> Iterator[Problem]:
             yield Problem("bad-option", path, message, where, "return one item a call")
 
 
-BLOCK_RULES: tuple[Rule, ...] = (cases, parallel_members, copies, sources, producers)
+BLOCK_TEXT_RULES: tuple[TextRule, ...] = (cases, producers)
+BLOCK_RULES: tuple[Rule, ...] = (parallel_members, copies, sources)

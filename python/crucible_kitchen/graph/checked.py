@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from crucible_kitchen.errors import Problem
 from crucible_kitchen.ports import Ports
 
-from .blocks import Node
-from .flow import Flow
+from .facts import Facts
 from .workflow import Workflow
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A workflow with what the rules look at.
+    """A workflow and what it is to run with.
 
     Args:
+        facts: of the workflow.
         config: fields and values; None where it is not known yet.
         closed: whether the configuration has been checked by a schema of its own.
         adapters: as the user passes them; None where they are not known yet.
     """
 
     workflow: Workflow
-    nodes: tuple[tuple[str, Node], ...]
-    flow: Flow
+    facts: Facts
     config: Mapping[str, Any] | None
     closed: bool
     adapters: Mapping[str, Any] | Ports | None
-    known_keys: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def known_keys(self) -> frozenset[str]:
+        """Keys that stages write and those of the configuration."""
+        written = (key for key in self.facts.flow.writers if "[]" not in key)
+        return frozenset(written) | frozenset(self.config or ())
 
 
 Rule = Callable[[Checked], Iterator[Problem]]

@@ -11,6 +11,7 @@ from typing import Any
 from crucible_kitchen.errors import Problem
 
 from .checked import Checked, Rule
+from .facts import Facts, TextRule
 from .stage import StageNode
 
 
@@ -54,9 +55,9 @@ def find(module: str, name: str) -> Callable[..., Any]:
 
 
 def processes(checked: Checked) -> Iterator[Problem]:
-    """A stage that cannot run in another process."""
-    for path, node in checked.nodes:
-        if isinstance(node, StageNode) and node.executor == "process":
+    """A stage that cannot run in another process, as far as is known in this one."""
+    for path, node in checked.facts.stages:
+        if node.executor == "process":
             for message, advice in _no_process(node):
                 yield Problem("executor", path, message, node.source, advice)
 
@@ -78,20 +79,20 @@ def _no_process(node: StageNode) -> Iterator[tuple[str, str]]:
         yield "is handed the context, which holds adapters", "name the keys that it reads"
 
 
-def executors(checked: Checked) -> Iterator[Problem]:
+def executors(facts: Facts) -> Iterator[Problem]:
     """An ``async`` stage that is to run somewhere else than in the event loop."""
-    for path, node in checked.nodes:
-        if isinstance(node, StageNode) and node.executor is not None and is_async(node):
+    for path, node in facts.stages:
+        if node.executor is not None and is_async(node):
             message = (
                 f"is async, so it runs in the event loop and not in executor={node.executor!r}"
             )
             yield Problem("executor", path, message, node.source, "make it `def`, or leave it out")
 
 
-def timeouts(checked: Checked) -> Iterator[Problem]:
+def timeouts(facts: Facts) -> Iterator[Problem]:
     """A timeout on a stage that cannot be interrupted."""
-    for path, node in checked.nodes:
-        if not isinstance(node, StageNode) or node.timeout is None or is_async(node):
+    for path, node in facts.stages:
+        if node.timeout is None or is_async(node):
             continue
         if node.executor not in ("thread", "process"):
             message = "has a timeout, but only an async stage can be interrupted, or a process"
@@ -109,4 +110,5 @@ def abandoned(node: StageNode) -> str:
     return "a thread cannot be ended: after its timeout it is left to itself, and may do more"
 
 
-EXECUTOR_RULES: tuple[Rule, ...] = (processes, executors, timeouts)
+EXECUTOR_TEXT_RULES: tuple[TextRule, ...] = (executors, timeouts)
+EXECUTOR_RULES: tuple[Rule, ...] = (processes,)

@@ -97,12 +97,12 @@ def _look(node: Node, adapters: Mapping[str, Any] | Ports | None) -> _Here:
         return _Here(
             {read.key for read in stage.reads},
             {write.key for write in stage.writes},
-            {port for port in stage.ports if _keeps_order(port, adapters)},
+            {port for port in stage.ports if keeps_order(port, adapters)},
             not stage.writes,
             _keeps_its_place(stage),
         )
     reads, writes, _, anything = touches(node)
-    ports = {port for port in ports_used([node]) if _keeps_order(port, adapters)}
+    ports = {port for port in ports_used([node]) if keeps_order(port, adapters)}
     stages = [inner for _, inner in walk(node) if isinstance(inner, StageNode)]
     effects = any(not stage.writes for stage in stages)
     barrier = anything or any(map(_keeps_its_place, stages))
@@ -121,7 +121,8 @@ def _names_in_scopes(node: Node) -> Iterator[str]:
         yield from (node.prefix + key for key in {*keys_read(node.body), *inside})
 
 
-def _keeps_order(port: str, adapters: Mapping[str, Any] | Ports | None) -> bool:
+def keeps_order(port: str, adapters: Mapping[str, Any] | Ports | None) -> bool:
+    """Whether stages that use a port stay in the order of the text."""
     return is_exclusive(port) or is_exclusive(port, adapters)
 
 

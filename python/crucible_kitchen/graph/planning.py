@@ -14,7 +14,8 @@ from .blocks import Block, Node
 from .branches import Case, Switch
 from .counts import NEVER, ONCE, Count, Known
 from .executors import abandoned
-from .flow import Flow, analyse, keys_read
+from .facts import facts_of
+from .flow import Flow, keys_read
 from .keys import keys_written, ports_used
 from .order import edges
 from .plan import Plan, PlanNode, Timing
@@ -50,15 +51,15 @@ def plan(
     given = {} if adapters is None else adapters
     validate(value, {} if config is None else config, given)
     fields = View(as_mapping({} if config is None else config), "config")
-    flow = analyse(value)
-    planner = _Planner(fields, flow, given, timings)
+    facts = facts_of(value)
+    planner = _Planner(fields, facts.flow, given, timings)
     timed = timings is not None
     root = marked(planner.node(value, value.name, ONCE), timed)
     used = sorted(ports_used([value]) | ({"metrics_store"} & set(given)))
     return Plan(
         root=root,
         ports={name: _adapter_name(given, name) for name in used},
-        config_keys=tuple(key for key in fields if key in flow.keys_read()),
+        config_keys=tuple(key for key in fields if key in facts.flow.keys_read()),
         width=width(root),
         critical_s=span(root, timed) if timed else None,
         sequential_s=root.seconds,

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from crucible_kitchen.errors import Problem
 
-from .checked import Checked, Rule
+from .facts import Facts, TextRule
 from .stage import StageNode
 
 
-def cacheable(checked: Checked) -> Iterator[Problem]:
+def cacheable(facts: Facts) -> Iterator[Problem]:
     """``cache=True`` on a stage that depends on more than its inputs and its code."""
-    for path, node in checked.nodes:
-        if isinstance(node, StageNode) and node.cache:
+    for path, node in facts.stages:
+        if node.cache:
             message, advice = _uncacheable(node)
             if message:
                 yield Problem("cannot-cache", path, message, node.source, advice)
@@ -33,4 +33,4 @@ def _uncacheable(node: StageNode) -> tuple[str, str]:
     return "", ""
 
 
-STAGE_RULES: tuple[Rule, ...] = (cacheable,)
+STAGE_RULES: tuple[TextRule, ...] = (cacheable,)

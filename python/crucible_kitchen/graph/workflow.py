@@ -48,6 +48,10 @@ class Workflow(Block):
         super().__init_subclass__()
         cls._source = caller(1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is known of it is found out anew where it is read back.
+        return {key: value for key, value in vars(self).items() if key != "_facts"}
+
     _source: ClassVar[str] = ""
     _owner: ClassVar[Workflow]
 
