@@ -234,3 +234,43 @@ def test_clean_up_is_one_after_the_other() -> None:
 def test_a_wrong_limit_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="max_concurrency must be an int of at least 1, got"):
         run(DIAMOND, max_concurrency=wrong)
+
+
+def test_what_the_most_waits_for_comes_first() -> None:
+    """Known from an earlier run; with two at a time, the order of the text takes longer."""
+    began: list[str] = []
+
+    def one(key: str, naps: int, *reads: str) -> StageNode:
+        def work() -> None:
+            began.append(key)
+            time.sleep(naps * NAP / 2)
+
+        return doing(key, work, *reads)
+
+    value = workflow("w")[
+        one("a", 1), one("b", 1), one("c", 1), one("d", 1, "c"), one("e", 1, "d"), one("f", 1, "e")
+    ]
+    first = run(value, max_concurrency=2)
+    assert began[0] == "a"
+    began.clear()
+    second = run(value, max_concurrency=2)
+    assert began[0] == "c"
+    assert list(second.context.state) == list(first.context.state) == list("abcdef")
+
+
+def test_a_wide_group_is_not_searched_again_and_again() -> None:
+    """Two long chains of short stages: the engine's own work grows with their length alone."""
+
+    def once(length: int) -> float:
+        stages = [
+            doing(f"{chain}{n}", lambda: None, *((f"{chain}{n - 1}",) if n else ()))
+            for chain in "xy"
+            for n in range(length)
+        ]
+        value = workflow("w")[stages]
+        began = time.process_time()
+        run(value)
+        return (time.process_time() - began) / length
+
+    small, large = (min(once(length) for _ in range(2)) for length in (40, 320))
+    assert large < 4 * small

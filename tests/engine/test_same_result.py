@@ -264,5 +264,6 @@ def test_overlap_gives_the_same_result(
 ) -> None:
     """Also where everything that may overlap does, however short it is."""
     monkeypatch.setattr(overlap, "LONG_S", 0.0)
+    monkeypatch.setattr(overlap, "PATIENCE_S", 0.0)
     value = workflow("w")[START, loop("again", over=range(2))[body]]
     assert outcome(value, max_concurrency=width) == outcome(value, max_concurrency=1)

@@ -49,10 +49,9 @@ def compile_body(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, .
         path: of the body, without indices.
     """
     body = tuple(nodes)
-    steps = compile_each(body, rt, path)
     if rt.strand is not None:  # a journal tells of one place, so one is after the other
-        return steps
-    return overlapped(body, steps, rt, lambda node, fork: compile_each((node,), fork, path)[0])
+        return compile_each(body, rt, path)
+    return overlapped(body, rt, lambda some, fork: compile_each(some, fork, path))
 
 
 def compile_each(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, ...]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
 from crucible_kitchen.graph import Node
-from crucible_kitchen.graph.overlap import Group, groups
+from crucible_kitchen.graph.overlap import Group
 
 from .crew import Crew
 from .runtime import Left, Runtime
@@ -21,97 +22,146 @@ from .stages import Step
 
 LONG_S = 0.0005
 """What is shorter is not worth a thread."""
+PATIENCE_S = 0.0001
+"""How long one that was never measured may run until others begin beside it."""
 _MOST_THREADS = 32
 _EXITS = (KeyboardInterrupt, SystemExit)
 
-CompileNode = Callable[[Node, Runtime], Step]
+CompileNodes = Callable[[Sequence[Node], Runtime], tuple[Step, ...]]
 
 
 def overlapped(
-    nodes: Sequence[Node], steps: tuple[Step, ...], rt: Runtime, compile_node: CompileNode
+    body: tuple[Node, ...], rt: Runtime, compile_nodes: CompileNodes
 ) -> tuple[Step, ...]:
     """The steps of a body, with each group of nodes that may overlap as one step.
 
     Args:
-        nodes: of the body.
-        steps: their closures, in `rt`.
+        body: its nodes.
         rt: of the body.
-        compile_node: gives the closure of a node in a fork of `rt`.
+        compile_nodes: gives the closures of some nodes in `rt`, or in a fork of it.
     """
-    if rt.width == 1:
-        return steps
-    joined = list(steps)
-    for group in reversed(groups(nodes, rt.ports)):
-        part = slice(group.start, group.start + len(group.waits))
-        together = _Together(nodes[part], steps[part], group, rt, compile_node)
-        joined[part] = [together.run]
-    return tuple(joined)
+    found = () if rt.width == 1 else rt.facts.groups(body, rt.ports)
+    steps: list[Step] = []
+    behind = 0
+    for group in found:
+        end = group.start + len(group.waits)
+        seconds = rt.facts.seconds.setdefault((id(body), group.start), [None] * len(group.waits))
+        together = _Together(body[group.start : end], group, seconds, rt, compile_nodes)
+        steps += (*compile_nodes(body[behind : group.start], rt), together.run)
+        behind = end
+    return (*steps, *compile_nodes(body[behind:], rt))
 
 
 class _Together:
     """A group of nodes: one after the other while they are short, else at once.
 
+    Nothing is compiled before it is needed: the first stages run while others are compiled.
+
     Args:
         nodes: of the group.
-        steps: their closures, for one after the other.
         group: what waits for what.
+        seconds: what each took when it last ran, None for one that has not; it is kept up to date.
         rt: of the body.
-        compile_node: gives the closure of a node in a fork.
+        compile_nodes: gives the closures of some nodes.
     """
 
     def __init__(
         self,
         nodes: Sequence[Node],
-        steps: tuple[Step, ...],
         group: Group,
+        seconds: list[float | None],
         rt: Runtime,
-        compile_node: CompileNode,
+        compile_nodes: CompileNodes,
     ) -> None:
-        self._nodes, self._steps, self._rt = nodes, steps, rt
-        self._compile_node = compile_node
-        self._free = _free_pairs(group.waits)
-        self.waits = group.waits
-        self.spent: list[float | None] = [None] * len(nodes)  # seconds, when it last ran
+        self._nodes, self._rt, self._compile = nodes, rt, compile_nodes
+        self.waits, self.seconds = group.waits, seconds
+        self.behind: list[list[int]] = [[] for _ in nodes]  # who waits for each
+        for number, needed in enumerate(group.waits):
+            for earlier in _places(needed):
+                self.behind[earlier].append(number)
+        self._free = _free_of(group.waits)
+        self._steps: tuple[Step, ...] = ()  # for one after the other
+        self._forked: list[_Forked] = []  # for all at once
         self._expected = -1.0  # of all, one after the other; negative where they run at once
-        self._forks: list[tuple[Runtime, Step]] = []
+        self._choose()
 
     def run(self) -> None:
         if self._expected < 0:
-            if not self._forks:
-                forks = [self._rt.fork() for _ in self._nodes]
-                steps = map(self._compile_node, self._nodes, forks)
-                self._forks = list(zip(forks, steps, strict=True))
-            _Race(self, self._rt, self._forks).run()
-            if not self._pays():
-                self._expected = sum(seconds or 0.0 for seconds in self.spent)
+            if not self._forked:
+                self._forked = [_Forked(n, self._rt.fork(), self._compile) for n in self._nodes]
+            _Race(self, self._rt, self._forked).run()
+            self._choose()
             return
+        if not self._steps:
+            self._steps = self._compile(self._nodes, self._rt)
         began = perf_counter()
         for step in self._steps:
             step()
         if perf_counter() - began > 2 * self._expected + LONG_S:  # not as short as it was
-            self.spent = [None] * len(self.spent)
+            self.seconds[:] = [None] * len(self.seconds)
             self._expected = -1.0
 
-    def _pays(self) -> bool:
-        """Whether two that are free of each other both take long, or have not been measured."""
-        long = [seconds is None or seconds >= LONG_S for seconds in self.spent]
-        return any(long[one] and long[other] for one, other in self._free)
+    def _choose(self) -> None:
+        """One after the other where no two that are free of each other both take long."""
+        long = 0
+        for number, seconds in enumerate(self.seconds):
+            if seconds is None or seconds >= LONG_S:
+                long |= 1 << number
+        pays = any(self._free[number] & long for number in _places(long))
+        self._expected = -1.0 if pays else sum(seconds or 0.0 for seconds in self.seconds)
+
+    def urgency(self) -> list[float]:
+        """For each node how long the run still takes from there on; 0 where that is not known."""
+        left = [0.0] * len(self.seconds)
+        if None not in self.seconds:
+            for number in reversed(range(len(left))):
+                after = max((left[other] for other in self.behind[number]), default=0.0)
+                left[number] = (self.seconds[number] or 0.0) + after
+        return left
 
 
-def _free_pairs(waits: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of places of which neither comes before the other."""
+class _Forked:
+    """A node in a fork of its own, compiled by the thread that runs it first."""
+
+    __slots__ = ("_compile", "_node", "_steps", "fork")
+
+    def __init__(self, node: Node, fork: Runtime, compile_nodes: CompileNodes) -> None:
+        self._node, self.fork, self._compile = node, fork, compile_nodes
+        self._steps: tuple[Step, ...] = ()
+
+    def run(self) -> None:
+        if not self._steps:
+            self._steps = self._compile((self._node,), self.fork)
+        for step in self._steps:
+            step()
+
+
+def _places(bits: int) -> list[int]:
+    """The numbers in a bit set."""
+    found = []
+    while bits:
+        lowest = bits & -bits
+        found.append(lowest.bit_length() - 1)
+        bits ^= lowest
+    return found
+
+
+def _free_of(waits: Sequence[int]) -> list[int]:
+    """For each place a bit set of the earlier ones that do not come before it."""
     before: list[int] = []
     for direct in waits:
         everything = direct
-        for other in range(len(before)):
-            if direct >> other & 1:
-                everything |= before[other]
+        for other in _places(direct):
+            everything |= before[other]
         before.append(everything)
-    return [(i, j) for j, known in enumerate(before) for i in range(j) if not known >> i & 1]
+    return [~known & ((1 << place) - 1) for place, known in enumerate(before)]
 
 
 class _Race:
     """One run of a group. The caller's thread works as well, and calls others as needed.
+
+    Of what may begin, that comes first on which the most waits, as far as that is known, and else
+    what stands first in the text.
 
     After a failure only what stands before it in the text still begins, and what stands behind it
     is interrupted where that is possible. So which error comes first in the text, and is the error
@@ -120,28 +170,33 @@ class _Race:
     Args:
         group: what runs; it is told how long each node took.
         rt: of the body.
-        forks: one a node, with its closure.
+        forked: its nodes.
     """
 
-    def __init__(
-        self, group: _Together, rt: Runtime, forks: Sequence[tuple[Runtime, Step]]
-    ) -> None:
-        self._group, self._rt, self._forks = group, rt, forks
+    def __init__(self, group: _Together, rt: Runtime, forked: Sequence[_Forked]) -> None:
+        self._group, self._rt, self._forked = group, rt, forked
         self._prefix = rt.prefix
         self._most = rt.width or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
         # What has never run may be short: others are called only when it is not.
-        self._patient = None in group.spent
+        self._patient = None in group.seconds
         self._crew = Crew(self._help)
         self._workers = 1
         self._idle = 0
         self._calls: SimpleQueue[bool] = SimpleQueue()  # unlike a Condition, safe to interrupt
         self._lock = threading.Lock()  # held for all that follows
-        self._begun = self._done = 0  # bit sets
+        self._urgency = group.urgency()
+        self._missing = [needed.bit_count() for needed in group.waits]
+        self._ready = [self._ranked(n) for n, count in enumerate(self._missing) if not count]
+        heapify(self._ready)
+        self._done = 0  # bit set
         self._running = 0
         self._left: dict[int, Left] = {}
         self._joined = 0  # nodes whose outcome the body's runtime has
         self._cut = False  # whether it gets no more of them
         self._errors: dict[int, BaseException] = {}  # -1: what interrupted all of it
+
+    def _ranked(self, number: int) -> tuple[float, int]:
+        return -self._urgency[number], number
 
     def run(self) -> None:
         """Run every node.
@@ -149,8 +204,8 @@ class _Race:
         Raises:
             StageError: the first one in the order of the text.
         """
-        for fork, _ in self._forks:
-            fork.cancel(self._rt.cancelled)
+        for one in self._forked:
+            one.fork.cancel(self._rt.cancelled)
         try:
             if self._patient:
                 self._idle = 1  # the one that is on its way
@@ -168,7 +223,7 @@ class _Race:
         """What another thread does."""
         if slot == 0 and self._patient:
             try:
-                self._calls.get(timeout=LONG_S)
+                self._calls.get(timeout=PATIENCE_S)
                 early = True
             except Empty:
                 early = False
@@ -182,6 +237,7 @@ class _Race:
             with self._lock:
                 number = self._next()
                 if number is not None:
+                    heappop(self._ready)
                     self._begin(number)
                     self._call()
                 elif self._running:
@@ -197,17 +253,15 @@ class _Race:
                 self._run(number)
 
     def _next(self) -> int | None:
-        """The first node in the text that may begin now."""
-        waits = self._group.waits[: max(0, min(self._errors, default=len(self._forks)))]
-        for number, needed in enumerate(waits):
-            if not self._begun >> number & 1 and not needed & ~self._done:
-                return number
-        return None
+        """What begins next, if anything may."""
+        first_error = min(self._errors, default=len(self._forked))
+        while self._ready and self._ready[0][1] >= first_error:
+            heappop(self._ready)
+        return self._ready[0][1] if self._ready else None
 
     def _begin(self, number: int) -> None:
-        self._begun |= 1 << number
         self._running += 1
-        fork = self._forks[number][0]
+        fork = self._forked[number].fork
         fork.enter(self._prefix)
         for earlier in range(self._joined, number):
             if self._done >> earlier & 1:
@@ -228,35 +282,42 @@ class _Race:
         self._crew.start(self._workers - 2)
 
     def _run(self, number: int) -> None:
-        fork, step = self._forks[number]
+        one = self._forked[number]
         began = perf_counter()
         error: BaseException | None = None
         try:
-            step()
+            one.run()
         except BaseException as raised:  # noqa: BLE001 - raised by `run`
             error = raised
         with self._lock:
-            self._group.spent[number] = perf_counter() - began
-            self._left[number] = fork.leave()
+            self._group.seconds[number] = perf_counter() - began
+            self._left[number] = one.fork.leave()
             self._running -= 1
             if error is None:
-                self._done |= 1 << number
+                self._finish(number)
             elif not isinstance(error, _EXITS):
                 self._errors[number] = error
             self._join()
         if isinstance(error, _EXITS):
             self._interrupt(error)
         elif error is not None:
-            for behind, _ in self._forks[number + 1 :]:
-                behind.cancel(True)
+            for behind in self._forked[number + 1 :]:
+                behind.fork.cancel(True)
+
+    def _finish(self, number: int) -> None:
+        self._done |= 1 << number
+        for waiting in self._group.behind[number]:
+            self._missing[waiting] -= 1
+            if not self._missing[waiting]:
+                heappush(self._ready, self._ranked(waiting))
 
     def _interrupt(self, error: BaseException) -> None:
         # `Thread.start` may cover up what interrupted it while it took back a lock.
         hidden = isinstance(error, RuntimeError) and error.__context__
         with self._lock:
             self._errors[-1] = hidden or error
-        for fork, _ in self._forks:
-            fork.cancel(True)
+        for one in self._forked:
+            one.fork.cancel(True)
 
     def _join(self) -> None:
         """Take over what is over, in the order of the text and up to the first failure."""

@@ -16,6 +16,7 @@ from crucible_kitchen.context import Context, MetricLog
 from crucible_kitchen.errors import CrucibleError, StageError, WorkflowError
 from crucible_kitchen.graph import Workflow, as_workflow, find_problems
 from crucible_kitchen.graph.blocks import ERROR_KEYS, count_defects
+from crucible_kitchen.graph.facts import facts_of
 from crucible_kitchen.graph.keys import is_concurrent
 from crucible_kitchen.ports import Ports, resolve
 
@@ -284,7 +285,8 @@ class _Job:
         emit: Callable[[Event], None] | None = None if emitter is None else emitter.__call__
         if emitter is not None and is_concurrent(self.workflow):
             emit = emitter.one_at_a_time
-        runtime = Runtime(base, ports, emit, seed, self.bridge, redact, self._width)
+        facts = facts_of(self.workflow)
+        runtime = Runtime(base, ports, emit, seed, self.bridge, redact, facts, self._width)
         if emitter is not None:
             # What overlaps runs on forks while the run itself waits, and so tells nothing.
             runtime.locks.emit = emitter.one_at_a_time

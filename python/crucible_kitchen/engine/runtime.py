@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crucible_kitchen.context import Context, MetricLog, MetricRecord, Metrics
 from crucible_kitchen.errors import StageError, did_you_mean
+from crucible_kitchen.graph.facts import Facts
 from crucible_kitchen.ports import Ports
 
 from .bridge import Bridge
@@ -89,6 +90,7 @@ class Runtime:
         seed: of the random numbers.
         bridge: runs async stages.
         redact: takes secrets out of texts.
+        facts: of the workflow.
         width: most stages that run at once; None for as many as it pays.
     """
 
@@ -102,6 +104,7 @@ class Runtime:
         "constants",
         "earlier",
         "emit",
+        "facts",
         "forks",
         "interrupt",
         "locks",
@@ -125,6 +128,7 @@ class Runtime:
         seed: int,
         bridge: Bridge,
         redact: Redactor,
+        facts: Facts,
         width: int | None = None,
     ) -> None:
         self.config: Mapping[str, Any] = base.config
@@ -134,7 +138,7 @@ class Runtime:
         # What closures look up under tuples: no key of a user is one.
         self.constants: dict[Any, Any] = {}
         self.ports, self.emit, self.seed = ports, emit, seed
-        self.bridge, self.redact, self.width = bridge, redact, width
+        self.bridge, self.redact, self.facts, self.width = bridge, redact, facts, width
         self.metrics = Metrics(self._recorded)
         self.base = base.replace(_recorder=self.metrics)
         self.prefix = ""
@@ -152,7 +156,7 @@ class Runtime:
         """A runtime with a state of its own, for closures that run in another thread or scope."""
         emit = self.locks.emit or self.emit
         child = Runtime(
-            self.base, self.ports, emit, self.seed, self.bridge, self.redact, self.width
+            self.base, self.ports, emit, self.seed, self.bridge, self.redact, self.facts, self.width
         )
         child.parent, child.locks, child.checked = self, self.locks, self.checked
         if self.strand is not None:

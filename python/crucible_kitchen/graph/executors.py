@@ -56,10 +56,9 @@ def find(module: str, name: str) -> Callable[..., Any]:
 
 def processes(checked: Checked) -> Iterator[Problem]:
     """A stage that cannot run in another process, as far as is known in this one."""
-    for path, node in checked.facts.stages:
-        if node.executor == "process":
-            for message, advice in _no_process(node):
-                yield Problem("executor", path, message, node.source, advice)
+    for path, node in checked.facts.in_processes:
+        for message, advice in _no_process(node):
+            yield Problem("executor", path, message, node.source, advice)
 
 
 def _no_process(node: StageNode) -> Iterator[tuple[str, str]]:

@@ -65,6 +65,11 @@ class Facts:
         return tuple((path, node) for path, node in self.nodes if isinstance(node, StageNode))
 
     @cached_property
+    def in_processes(self) -> tuple[tuple[str, StageNode], ...]:
+        """The stages that are to run in another process."""
+        return tuple((path, node) for path, node in self.stages if node.executor == "process")
+
+    @cached_property
     def open_uses(self) -> tuple[Use, ...]:
         """Reads that only the configuration can satisfy."""
         return tuple(
