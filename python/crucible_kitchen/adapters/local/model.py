@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, rotary
+from crucible_kitchen.adapters.local import attention, last_layer, rotary
 from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import fuse, load_lora, scalar_head
@@ -74,6 +74,7 @@ class CausalModel:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.head: nn.Linear = model.get_output_embeddings()
+        self._last_layer_skips = False
         end = model.generation_config.eos_token_id
         self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
         # What a model's authors like to sample with must not leak into what the caller asks for.
@@ -122,16 +123,27 @@ class CausalModel:
         """How many token ids the model takes."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
-    def hidden(self, packed: Packed) -> Tensor:
-        """Last hidden states [T, H] of packed sequences; `packed.places` says whose they are."""
+    def hidden(self, packed: Packed, rows: Tensor | None = None) -> Tensor:
+        """Last hidden states [T, H] of packed sequences; `packed.places` says whose they are.
+
+        Args:
+            rows: int64 [n], the positions to give, as often as they are asked for: [n, H]. The
+                last layer's queries and MLP are computed there alone, where its kind is known.
+        """
+        wanted = None
+        if rows is not None and self._last_layer_skips:
+            distinct, rows = rows.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+            wanted = distinct if len(distinct) < len(packed.tokens) else None
         output = self.model.base_model(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
             use_cache=False,
             segments=packed.lengths,
             parents=packed.parents,
+            **({} if wanted is None else {"wanted": wanted}),
         )
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden if rows is None else hidden.index_select(0, rows)
 
     def logprobs(self, packed: Packed, rows: Tensor, targets: Tensor) -> Tensor:
         """Log-probabilities, in nats, of one target token at each chosen position.
@@ -143,11 +155,10 @@ class CausalModel:
         Returns:
             float32 [n], differentiable.
         """
-        hidden = self.hidden(packed)
         # The head has the most columns of all; only the rows that matter go through it.
-        everything = len(rows) == len(hidden) and len(packed.places) == len(packed.lengths)
-        chosen = hidden if everything else hidden.index_select(0, rows)
-        return ops.linear_logprobs(chosen, self.head.weight, targets)
+        everything = len(rows) == len(packed.tokens) and len(packed.places) == len(packed.lengths)
+        hidden = self.hidden(packed, None if everything else rows)
+        return ops.linear_logprobs(hidden, self.head.weight, targets)
 
     def scores(self, packed: Packed) -> Tensor:
         """The scalar head's score of each sequence, at its last token; the model must have one.
@@ -158,7 +169,7 @@ class CausalModel:
         head = scalar_head(self.model)
         assert head is not None
         ends = torch.tensor([int(place[-1]) for place in packed.places], device=self.device)
-        scores: Tensor = head(self.hidden(packed).index_select(0, ends))
+        scores: Tensor = head(self.hidden(packed, ends))
         return scores
 
     @torch.no_grad()
@@ -199,9 +210,10 @@ class CausalModel:
         self.model.set_attn_implementation(attention.NAME)
         fuse(self.model)
         rotary.fuse(self.model)
+        self._last_layer_skips = last_layer.fuse(self.model)
         packed = Packed.of(sequences, self.device, share_at_least=2)
         places = torch.from_numpy(np.concatenate(packed.places)).to(self.device)
-        got = functional.linear(self.hidden(packed)[places], self.head.weight)
+        got = functional.linear(self.hidden(packed, places), self.head.weight)
         error = float((got.float() - wanted.float()).norm() / wanted.float().norm())
         if not error <= _AGREEMENT[self.head.weight.dtype]:
             kind = type(self.model).__name__

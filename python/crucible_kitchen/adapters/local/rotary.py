@@ -29,25 +29,45 @@ def fuse(model: nn.Module) -> int:
     return len(found)
 
 
+def is_fused(part: nn.Module) -> bool:
+    """Whether a part is an attention that `fuse` took, and so takes ``queries``."""
+    put: Any = getattr(part.__dict__.get("forward"), "__func__", None)
+    return getattr(put, "runs", None) is _attention
+
+
 def _attention(
     part: Any,
     hidden_states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
+    *,
+    queries: Tensor | None = None,
     **options: Any,
 ) -> Any:
-    """Of packed sequences, [1, T, H]; with a cache, as in sampling, the class's own runs."""
+    """Of packed sequences, [1, T, H]; with a cache, as in sampling, the class's own runs.
+
+    Args:
+        queries: int64 [n], the tokens whose output is wanted; all of them if None.
+    """
     cached = any(options.get(name) is not None for name in ("cache", "past_key_values"))
     if cached or len(hidden_states) != 1:
         return NotImplemented
     width = part.head_dim
     # Both halves of a head turn by the same angles, which transformers writes out twice.
     cos, sin = (angles[0, :, : width // 2].float() for angles in position_embeddings)
-    projected = (linear(hidden_states[0]) for linear in (part.q_proj, part.k_proj, part.v_proj))
+    x = hidden_states[0]
+    asking = x if queries is None else x.index_select(0, queries)
+    projected = (part.q_proj(asking), part.k_proj(x), part.v_proj(x))
     query, key, value = (t.view(len(t), -1, width) for t in projected)
+    if queries is None:
+        query = ops.rope(query, cos, sin)
+    else:
+        turned = ops.rope(query, *(angles.index_select(0, queries) for angles in (cos, sin)))
+        # Scores are little work beside the products; the others' are taken of zeros, for nobody.
+        query = query.new_zeros(len(x), *query.shape[1:]).index_copy(0, queries, turned)
     output, _ = varlen_attention(
         part,
-        ops.rope(query, cos, sin).transpose(0, 1)[None],
+        query.transpose(0, 1)[None],
         ops.rope(key, cos, sin).transpose(0, 1)[None],
         value.transpose(0, 1)[None],
         attention_mask,
@@ -55,4 +75,5 @@ def _attention(
         sliding_window=getattr(part.config, "sliding_window", None),
         **options,
     )
-    return part.o_proj(output.reshape(*hidden_states.shape[:2], -1)), None
+    output = output.flatten(2)
+    return part.o_proj(output if queries is None else output.index_select(1, queries)), None
