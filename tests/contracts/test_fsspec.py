@@ -29,25 +29,6 @@ class TestDisk(BlobStoreContract):
         return BlobStore(f"file://{tmp_path / 'blobs'}")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """Options for a bucket ``kitchen`` on moto's server, which runs here on loopback."""
-    pytest.importorskip("s3fs", reason="pip install s3fs")
-    server = pytest.importorskip("moto.server", reason="pip install 'moto[s3,server]'")
-    moto = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    options = {
-        "endpoint_url": f"http://{host}:{port}",
-        "key": "AKIATESTTESTTESTTEST",
-        "secret": "topsecret",
-    }
-    bucket = fsspec.filesystem("s3", **options)
-    bucket.mkdir("kitchen")
-    yield options
-    moto.stop()
-
-
 class TestS3(BlobStoreContract):
     @pytest.fixture
     def adapter(self, s3: dict[str, Any]) -> Iterator[BlobStore]:
