@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import count
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import Loop, Node, Switch, When
 from crucible_kitchen.graph.values import Value
 
+from .events import Event
 from .runtime import BorderError, Runtime
 from .sources import Watched
 from .stages import Step
@@ -101,21 +102,24 @@ def iteration(
     """A function that runs the body once for each item; it is told how many there will be."""
     name = node.name
     item_key, index_key = node.variables
-    state, values = rt.state, rt.values
-    numbered = enumerate if rt.strand is None else rt.strand.numbered
+    state, values, strand, emit = rt.state, rt.values, rt.strand, rt.emit
+    numbered = enumerate if strand is None else strand.numbered
 
     def iterate(every: Iterable[Any], total: int | None) -> None:
         outer = rt.prefix
         rt.tell("block.start", outer + name, block="loop", total=total)
         try:
             for index, item in numbered(every):
-                rt.check_cancelled()
+                if rt.cancelled:
+                    rt.check_cancelled()
                 here = f"{outer}{name}[{index}]"
                 rt.prefix = here + "/"
                 state[item_key] = values[item_key] = item
                 state[index_key] = values[index_key] = index
-                if rt.emit is not None:
+                if strand is not None and strand.target is not None:
                     rt.tell("iteration.start", here, iteration=index, total=total)
+                elif emit is not None:  # the same, without names, which cost more than all this
+                    emit(Event("iteration.start", here, time(), None, None, index, total))
                 for step in body:
                     step()
                 rt.prefix = outer

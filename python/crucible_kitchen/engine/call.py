@@ -15,6 +15,7 @@ from crucible_kitchen.graph.stage import Literal
 from .runtime import BorderError, Runtime
 
 Gather = Callable[[dict[Any, Any]], tuple[Any, ...]]
+"""Takes positional arguments from what closures look keys up in; a `KeyError` where one lacks."""
 
 
 def no_keywords() -> dict[str, Any]:
@@ -43,8 +44,8 @@ def arguments(
     keyword_fresh = {k: v for k, v in fresh.items() if k not in signature.order}
     called = partial(function, **keyword_constant) if keyword_constant else function
     if not keyword_fresh:
-        return _gather(getters, rt), no_keywords, called
-    return _gather(getters, rt), lambda: {k: make() for k, make in keyword_fresh.items()}, called
+        return _gather(getters), no_keywords, called
+    return _gather(getters), lambda: {k: make() for k, make in keyword_fresh.items()}, called
 
 
 def _service(injected: Injected, rt: Runtime, path: str) -> Any:
@@ -88,32 +89,32 @@ def _getter(
     return lambda values: values.get(to, default)
 
 
-def _gather(getters: list[Any], rt: Runtime) -> Gather:
-    missing = rt.missing
+def _gather(getters: list[Any]) -> Gather:
     if not getters:
         return lambda values: ()
     if any(callable(getter) for getter in getters):
         each = [g if callable(g) else operator.itemgetter(g) for g in getters]
-
-        def collect(values: dict[Any, Any]) -> tuple[Any, ...]:
-            return tuple([get(values) for get in each])
-
-    elif len(getters) == 1:
+        return lambda values: tuple([get(values) for get in each])
+    if len(getters) == 1:
         (only,) = getters
+        return lambda values: (values[only],)
+    return operator.itemgetter(*getters)
 
-        def collect(values: dict[Any, Any]) -> tuple[Any, ...]:
-            return (values[only],)
 
-    else:
-        collect: Gather = operator.itemgetter(*getters)  # type: ignore[no-redef]
+def gathered(gather: Gather, rt: Runtime) -> Callable[[], tuple[Any, ...]]:
+    """A closure that takes the arguments of this moment.
 
-    def checked(values: dict[Any, Any]) -> tuple[Any, ...]:
+    Its error for a key that is not there is a `BorderError`.
+    """
+    values = rt.values
+
+    def take() -> tuple[Any, ...]:
         try:
-            return collect(values)
+            return gather(values)
         except KeyError as error:
-            raise missing(error.args[0]) from None
+            raise rt.missing(error.args[0]) from None
 
-    return checked
+    return take
 
 
 def store(node: StageNode, rt: Runtime) -> Callable[[Any], None]:

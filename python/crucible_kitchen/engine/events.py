@@ -74,6 +74,25 @@ class Emitter:
         self._all = tuple(self.handlers)
         self._lock = threading.RLock()  # a handler may record a metric of its own
 
+    @property
+    def emit(self) -> Handler:
+        """The shortest way to hand out an event, for one thread."""
+        if len(self.handlers) != 1:
+            return self.__call__
+        (handler,) = self.handlers
+        works = True
+
+        def emit(event: Event) -> None:
+            nonlocal works
+            try:
+                if works:
+                    handler(event)
+            except Exception as error:  # noqa: BLE001 - as in `__call__`
+                works = False
+                self._detach(handler, error)
+
+        return emit
+
     def one_at_a_time(self, event: Event) -> None:
         """Hand out an event where several threads have some; handlers need not know."""
         with self._lock:

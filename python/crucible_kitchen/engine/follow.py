@@ -49,11 +49,12 @@ def _stage(node: StageNode, step: Step, rt: Runtime) -> Step:
             return
         step()
         path = rt.prefix + name
-        if not used and recorder.finished_stages + 1 - strand.committed_stages < every:
+        done = recorder.finished_stages + 1
+        if not used and done - strand.committed_stages < every:
             # As `Strand.finished` does between two commits, without the call, which costs more.
             strand.touched.update(writes)
             strand.at, strand.inside, strand.pending = path, False, False
-            recorder.finished_stages += 1
+            recorder.finished_stages = done
             return
         try:
             strand.finished(path, writes, used)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,20 @@ from .vault import Coded
 
 FOLDER, FILE = "journal", "journal.jsonl"
 _FORMAT = 1
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def _encoder() -> Callable[[Any], str]:
+    """`JSONEncoder.encode`, which makes its encoder in C anew for each text, but made once."""
+    plain = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # another Python than CPython
+        return plain.encode
+    quote = json.encoder.encode_basestring_ascii
+    chunks = make(None, plain.default, quote, None, ":", ",", False, False, True)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _encoder()
 
 
 @dataclass
@@ -68,8 +81,10 @@ class Saved:
             for where, loop in commit["loops"].items():
                 self.loops[where] = {**self.loops.get(where, {}), **loop}
         here = f"{self.at}["
-        if not all(map(here.startswith, [where + "[" for where in self.loops])):
-            self.loops = {k: v for k, v in self.loops.items() if here.startswith(k + "[")}
+        for where in self.loops:
+            if not here.startswith(where + "["):
+                self.loops = {k: v for k, v in self.loops.items() if here.startswith(k + "[")}
+                break
 
     def values(self) -> Iterator[Coded]:
         """Every encoded value of the strand and of those inside it."""
@@ -113,7 +128,8 @@ class Story:
 
     def apply(self, line: Mapping[str, Any]) -> None:
         """Take over what a line says."""
-        self.handles.update(line.get("handles", {}))
+        if "handles" in line:
+            self.handles.update(line["handles"])
         for commit in line.get("commits", ()):
             number = commit["strand"]
             strand = self.strands.get(number)

@@ -78,14 +78,11 @@ class Recorder:
             line: dict[str, Any] = {"commits": commits}
             if handles or new:
                 line["handles"] = handles = {**handles, **new}
-            told = [one for one in chain if one.sent < len(one.rt.metrics)]
-            for one in told:
-                commits[chain.index(one)]["metrics"] = self._metrics(one)
             if self.listener is not None:
                 self.listener.flush()
             self.journal.append(line, fsync=self.policy.fsync)
-            for one in told:  # the journal has them, and the story need not
-                del commits[chain.index(one)]["metrics"]
+            for commit in commits:
+                commit.pop("metrics", None)  # the journal has them, and the story need not
             self._unread.append(line)
             if len(self._unread) >= _UNREAD:
                 self._catch_up()
@@ -128,6 +125,8 @@ class Recorder:
         if strand.inside:
             commit["in"] = True
         commit["events"] = strand.events if strand.inside else self.events()
+        if strand.sent < len(strand.rt.metrics):
+            commit["metrics"] = self._metrics(strand)
         state, coded, plain = strand.rt.state, self._coded, ALWAYS_PLAIN
         written = {
             key: value if type(value := state[key]) in plain else coded(key, value)
@@ -139,8 +138,7 @@ class Recorder:
         for loop in strand.loops:
             if not loop.written or loop.paired:
                 commit.setdefault("loops", {})[loop.where] = self._loop(loop)
-        changed = strand.changed_metadata()
-        if changed:
+        if strand.rt.base is not strand.base and (changed := strand.changed_metadata()):
             commit["metadata"] = self._coded("metadata", changed)
         return commit
 

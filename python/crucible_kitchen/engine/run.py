@@ -282,7 +282,7 @@ class _Job:
 
     def _prepare(self, base: Context, seed: int, ports: Ports, emitter: Emitter | None) -> Runtime:
         redact = Redactor(dict(base.config), dict(base.adapters))
-        emit: Callable[[Event], None] | None = None if emitter is None else emitter.__call__
+        emit = None if emitter is None else emitter.emit
         if emitter is not None and is_concurrent(self.workflow):
             emit = emitter.one_at_a_time
         facts = facts_of(self.workflow)

@@ -15,7 +15,7 @@ from crucible_kitchen.graph.facts import Facts
 from crucible_kitchen.ports import Ports
 
 from .bridge import Bridge
-from .events import Event
+from .events import Event, Handler
 from .redact import Redactor, hide
 from .strand import Strand
 
@@ -44,7 +44,7 @@ class Locks:
 
     def __init__(self) -> None:
         self.family, self.store = threading.Lock(), threading.Lock()
-        self.emit: Callable[[Event], None] | None = None
+        self.emit: Handler | None = None
         self.workers: Workers | None = None
 
 
@@ -124,7 +124,7 @@ class Runtime:
         self,
         base: Context,
         ports: Ports,
-        emit: Callable[[Event], None] | None,
+        emit: Handler | None,
         seed: int,
         bridge: Bridge,
         redact: Redactor,

@@ -12,7 +12,7 @@ from crucible_kitchen.context import Context
 from crucible_kitchen.graph import StageNode
 from crucible_kitchen.graph.executors import is_async
 
-from .call import arguments, no_keywords, store
+from .call import arguments, gathered, no_keywords, store
 from .checked import watched
 from .events import Event
 from .executors import executor
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from crucible_kitchen.graph import Stage
 
 Step = Callable[[], None]
-
-_REST = (None,) * (len(Event._fields) - 4)
-"""Fields of an event that say nothing of a stage."""
 
 
 def compile_stage(node: StageNode, rt: Runtime, path: str) -> Step:
@@ -52,13 +49,13 @@ def _quiet(attempt: Step, node: StageNode, rt: Runtime) -> Step:
 def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
     name, source, emit, now = node.name, node.source, rt.emit, time.time
     assert emit is not None
-    new = tuple.__new__  # keyword arguments would cost more than the whole rest of the step
+    new, no = tuple.__new__, None  # as `Event(...)` does, whose call costs more than all the rest
 
     def step() -> None:
         if rt.cancelled:
             rt.check_cancelled()
         path = rt.prefix + name
-        emit(new(Event, ("stage.start", path, now(), None) + _REST))  # noqa: RUF005 - faster
+        emit(new(Event, ("stage.start", path, now(), no, no, no, no, no, no, no, no, no, no)))
         began = perf_counter()
         try:
             attempt()
@@ -71,14 +68,13 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
             rt.tell("stage.error", path, duration_s=spent, error=str(failure))
             raise failure from error
         spent = perf_counter() - began
-        emit(new(Event, ("stage.stop", path, now(), spent) + _REST))  # noqa: RUF005 - faster
+        emit(new(Event, ("stage.stop", path, now(), spent, no, no, no, no, no, no, no, no, no)))
 
     return step
 
 
 def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
     """One call of a function: gather what it reads, call it, check and store what it gives."""
-    values = rt.values
     gather, keywords, function = arguments(node.call, node.signature, dict(node.bound), rt, path)
     keep = store(node, rt)
     function = executor(node, function, rt)
@@ -90,12 +86,22 @@ def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
         cached = Cached(node, function, rt)
         function = cached.awaited if is_async(node) else cached
     if is_async(node):
-        wait = rt.wait
-        timeout = node.timeout
-        return lambda: keep(wait(function(*gather(values), **keywords()), timeout))
-    if keywords is no_keywords:
-        return lambda: keep(function(*gather(values)))
-    return lambda: keep(function(*gather(values), **keywords()))
+        wait, timeout = rt.wait, node.timeout
+        take = gathered(gather, rt)
+        return lambda: keep(wait(function(*take(), **keywords()), timeout))
+    if keywords is not no_keywords:
+        take = gathered(gather, rt)
+        return lambda: keep(function(*take(), **keywords()))
+    values = rt.values
+
+    def attempt() -> None:  # most stages are of this kind: as above, but without a call for `take`
+        try:
+            given = gather(values)
+        except KeyError as error:
+            raise rt.missing(error.args[0]) from None
+        keep(function(*given))
+
+    return attempt
 
 
 def _class_attempt(node: StageNode, rt: Runtime) -> Step:

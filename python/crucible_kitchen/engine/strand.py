@@ -125,8 +125,6 @@ class Strand:
 
     def changed_metadata(self) -> dict[str, Any]:
         """What stages have put into the context's metadata."""
-        if self.rt.base is self.base:
-            return {}
         before, now = dict(self.base.metadata), dict(self.rt.base.metadata)
         return {k: v for k, v in now.items() if k not in before or v is not before[k]}
 

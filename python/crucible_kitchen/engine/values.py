@@ -7,7 +7,7 @@ from typing import Any
 
 from crucible_kitchen.graph.values import Value
 
-from .call import arguments
+from .call import arguments, gathered
 from .runtime import Runtime
 
 
@@ -26,6 +26,7 @@ def compile_value(value: Value, rt: Runtime, path: str) -> Callable[[], Any]:
 
         return look_up
     gather, keywords, function = arguments(value.of, value.signature, {}, rt, path)
+    take = gathered(gather, rt)
     if value.signature.is_async:
-        return lambda: rt.wait(function(*gather(values), **keywords()))
-    return lambda: function(*gather(values), **keywords())
+        return lambda: rt.wait(function(*take(), **keywords()))
+    return lambda: function(*take(), **keywords())
