@@ -48,7 +48,11 @@ class Ours:
 
     def forward_backward(self) -> float:
         """The mean loss per trained token; gradients of the mean wait for `step`."""
-        return self.trainer.forward_backward(self.examples, "cross_entropy", {}).loss
+        from crucible_kitchen.adapters.local import joint
+
+        asked = joint.Asked(self.trainer, self.examples, "cross_entropy", {})
+        (done,) = joint.compute([asked], train=True)
+        return done.loss
 
     def gradients(self) -> dict[str, Tensor]:
         """Of the mean loss, by PEFT's names."""

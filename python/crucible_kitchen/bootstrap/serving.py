@@ -37,5 +37,5 @@ def open_kitchen(models: Sequence[str], state_dir: Path, **limits: int) -> Kitch
         return Kitchen(dry, drawing, [_DRY], State(state_dir), **limits)
     hub = load_adapter("hub_client", hub_of(models[0]))()
     training = load_adapter("training_client", "local")(hub_client=hub, weights_dir=weights_dir)
-    sampling = load_adapter("sampling_client", "local")(hub_client=hub)
+    sampling = load_adapter("sampling_client", "local")(hub_client=hub, beside=training)
     return Kitchen(training, sampling, models, State(state_dir), **limits)

@@ -13,7 +13,7 @@ from crucible_kitchen.nn.lora import (
     set_dropout_step,
     unmerge_lora,
 )
-from crucible_kitchen.nn.lora_linear import LoraLinear
+from crucible_kitchen.nn.lora_linear import LoraLinear, sharing_rows
 from crucible_kitchen.nn.peft_format import SavedLora, load_lora, save_lora, saved_lora
 from crucible_kitchen.nn.saving import atomic_folder
 from crucible_kitchen.nn.scalar_head import (
@@ -46,6 +46,7 @@ __all__ = [
     "saved_lora",
     "scalar_head",
     "set_dropout_step",
+    "sharing_rows",
     "trained_parameters",
     "trained_state_dict",
     "unmerge_lora",

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crucible_kitchen import ops
+
+
+class Sharing(NamedTuple):
+    """Whose updates a layer computes in one pass, each for rows of its own.
+
+    Args:
+        splits: ways to split rows of x, one of which sums to the rows that x has: how many are for
+            each, in order.
+        layers: one of each model, at the same place; the first is the layer itself.
+    """
+
+    splits: Sequence[Sequence[int]]
+    layers: Sequence[LoraLinear]
 
 
 class LoraLinear(nn.Module):
@@ -61,6 +76,7 @@ class LoraLinear(nn.Module):
         self.scale = alpha / math.sqrt(rank) if use_rslora else alpha / rank
         self.path, self.seed = path, seed
         self.dropout_step: int | None = None
+        self.sharing: Sharing | None = None
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)
         device = base.weight.device
@@ -103,11 +119,28 @@ class LoraLinear(nn.Module):
         if self.merged:
             return functional.linear(x, self.weight, self.bias)
         dropout = self.dropout if self.training else 0.0
+        if self.sharing is not None:
+            return self._of_all(x, self.sharing, dropout)
         seed = self._dropout_seed() if dropout > 0 else 0
         layer, scale, bias = (self.weight, self.lora_a, self.lora_b), self.scale, self.bias
         if self.magnitude is None:
             return ops.lora_linear(x, *layer, scale, bias, dropout=dropout, seed=seed)
         return ops.dora_linear(x, *layer, self.magnitude, scale, bias, dropout=dropout, seed=seed)
+
+    def _of_all(self, x: Tensor, sharing: Sharing, dropout: float) -> Tensor:
+        count = x.shape[:-1].numel()
+        (y,) = ops.lora_linear_many(
+            x,
+            [self.weight],
+            [layer.lora_a for layer in sharing.layers],
+            [layer.lora_b for layer in sharing.layers],
+            [layer.scale for layer in sharing.layers],
+            next(rows for rows in sharing.splits if sum(rows) == count),
+            None if self.bias is None else [self.bias],
+            dropout=dropout,
+            seeds=[layer._dropout_seed() if dropout > 0 else 0 for layer in sharing.layers],
+        )
+        return y
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -157,3 +190,27 @@ class LoraLinear(nn.Module):
     def _seed(self, purpose: str) -> int:
         key = f"{self.seed}/{self.path}/{purpose}".encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
+
+
+@contextmanager
+def sharing_rows(models: Sequence[Sequence[LoraLinear]], *splits: Sequence[int]) -> Iterator[None]:
+    """For a while, let the first model compute rows of all, each with updates of its own.
+
+    An update gets bit for bit the gradients, and its rows the results, that it has alone.
+
+    Args:
+        models: the layers of each, of which one alone is left as it is. They stand at the same
+            places, over the same frozen weights, with the same dropout and without DoRA; ranks and
+            scales are their own.
+        splits: how many rows of x are for each model, in order; another split for layers that
+            compute some rows only. A backward pass belongs inside too where activations are
+            computed again in it.
+    """
+    places = list(zip(*models, strict=True)) if len(models) > 1 else []
+    for layers in places:
+        layers[0].sharing = Sharing(splits, layers)
+    try:
+        yield
+    finally:
+        for layers in places:
+            layers[0].sharing = None

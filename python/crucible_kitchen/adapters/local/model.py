@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
 from crucible_kitchen.adapters.local import attention, last_layer, rotary
+from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import fuse, load_lora, scalar_head
@@ -59,6 +62,24 @@ class Packed:
         tokens, positions = (torch.from_numpy(t).to(device) for t in (tree.tokens, tree.positions))
         return cls(tokens, positions, tree.lengths, tree.parents, tree.places)
 
+    @classmethod
+    def end_to_end(cls, parts: Sequence[Packed]) -> Packed:
+        """Several as one, in which nothing is shared that was not before."""
+        if len(parts) == 1:
+            return parts[0]
+        segments, parents, places = 0, [], []
+        for part, first in zip(parts, starts(parts), strict=True):
+            parents += [p if p < 0 else p + segments for p in part.parents]
+            places += [place + first for place in part.places]
+            segments += len(part.lengths)
+        return cls(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.positions for part in parts]),
+            tuple(length for part in parts for length in part.lengths),
+            tuple(parents),
+            tuple(places),
+        )
+
 
 class CausalModel:
     """A transformers causal LM that computes several sequences at once without padding.
@@ -69,7 +90,10 @@ class CausalModel:
 
     Attributes:
         end_tokens: ids that end a sequence, by the model's own settings.
+        base: the model whose weights these are, for a `twin`.
     """
+
+    base: CausalModel | None = None
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -113,6 +137,17 @@ class CausalModel:
         loaded._use_our_own()
         return loaded
 
+    def twin(self) -> CausalModel:
+        """The same model with modules of its own, to put an update on.
+
+        Weights, and what kernels have packed of them, are those of this one; nobody changes them.
+        """
+        shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model, shared)
+        twin.head, twin.base = twin.model.get_output_embeddings(), self
+        return twin
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -155,10 +190,13 @@ class CausalModel:
         Returns:
             float32 [n], differentiable.
         """
+        return ops.linear_logprobs(self.chosen(packed, rows), self.head.weight, targets)
+
+    def chosen(self, packed: Packed, rows: Tensor) -> Tensor:
+        """Last hidden states [n, H] at chosen positions."""
         # The head has the most columns of all; only the rows that matter go through it.
         everything = len(rows) == len(packed.tokens) and len(packed.places) == len(packed.lengths)
-        hidden = self.hidden(packed, None if everything else rows)
-        return ops.linear_logprobs(hidden, self.head.weight, targets)
+        return self.hidden(packed, None if everything else rows)
 
     def scores(self, packed: Packed) -> Tensor:
         """The scalar head's score of each sequence, at its last token; the model must have one.
@@ -225,6 +263,11 @@ class CausalModel:
             )
 
 
+def starts(parts: Sequence[Packed]) -> list[int]:
+    """Where each begins when they are laid end to end."""
+    return [0, *itertools.accumulate(len(part.tokens) for part in parts[:-1])]
+
+
 def groups(items: Sequence[T], lengths: Sequence[int], most: int) -> Iterator[list[T]]:
     """Items in order, in groups whose lengths sum to at most `most`, or of one longer item."""
     group: list[T] = []
@@ -237,35 +280,6 @@ def groups(items: Sequence[T], lengths: Sequence[int], most: int) -> Iterator[li
         size += length
     if group:
         yield group
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device of that name; ``auto`` is cuda where there is one, else the CPU."""
-    if device == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        # `torchrun` numbers the processes of a machine, one a GPU.
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise PortError(f"local model: device must be auto, cpu or cuda, got {device!r}") from error
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; ``auto`` is bfloat16 where the device computes in it natively."""
-    if dtype == "auto":
-        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype not in known:
-        raise PortError(f"local model: dtype must be auto, float32 or bfloat16, got {dtype!r}")
-    return known[dtype]
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local import sampler
+from crucible_kitchen.adapters.local.bases import Bases
 from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
@@ -52,6 +53,8 @@ class SamplingClient(ports.SamplingClient):
         hub_client: fetches models that are not on this machine.
         training_client: draw from its sessions. `start_session` joins the open one that was started
             last on the configuration's model; only `model` counts of that configuration.
+        beside: a training client on whose device and thread models of its own are drawn from, over
+            the frozen weights that they share with it. It must stay open as long as this one.
     """
 
     concurrent = True
@@ -62,10 +65,12 @@ class SamplingClient(ports.SamplingClient):
         device: str = "auto",
         hub_client: HubClient | None = None,
         training_client: TrainingClient | None = None,
+        beside: TrainingClient | None = None,
     ) -> None:
-        self._device, self._hub_client = device, hub_client
-        self._training_client = training_client
-        self._worker = Worker("sampling_client")
+        self._hub_client, self._training_client = hub_client, training_client
+        self._beside = beside
+        self._worker = Worker("sampling_client") if beside is None else beside.worker
+        self._bases = Bases(device) if beside is None else beside.bases
         self._ids = itertools.count()
         self._sources: dict[str, tuple[Session, Callable[[], Loaded]]] = {}
 
@@ -123,7 +128,8 @@ class SamplingClient(ports.SamplingClient):
     def close(self) -> None:
         """Close every session and end the thread."""
         self._sources.clear()
-        self._worker.close()
+        if self._beside is None:
+            self._worker.close()
 
     def loaded(self, session: Session) -> Loaded:
         """What a session draws from.
@@ -145,7 +151,7 @@ class SamplingClient(ports.SamplingClient):
         tokenizer = load_tokenizer(folder, port="sampling_client")
 
         def load() -> CausalModel:
-            model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
+            model = self._bases.model(folder, dtype=config.dtype)
             if config.checkpoint_path is not None:
                 model.load_adapter(config.checkpoint_path)
             return model

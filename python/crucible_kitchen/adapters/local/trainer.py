@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.batch import Example, Pass, passes, together
+from crucible_kitchen.adapters.local.batch import Example, together
 from crucible_kitchen.adapters.local.group import Group
-from crucible_kitchen.adapters.local.losses import PER_TOKEN
+from crucible_kitchen.adapters.local.joint import counts
 from crucible_kitchen.adapters.local.model import CausalModel, Packed
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.optim import AdamW
@@ -64,25 +64,20 @@ class Trainer:
             nn.add_scalar_head(model.model, model.head.in_features, seed=config.seed)
         if config.gradient_checkpointing:
             model.checkpoint_gradients()
+        self.layers = [layer for _, layer in nn.lora_modules(model.model)]
         self.parameters = nn.trained_parameters(model.model)
         self.optimizer = AdamW(self.parameters)
         self.steps = 0
         self.trained_passes = 0
 
-    @torch.no_grad()
-    def forward(
-        self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
-    ) -> ForwardBackwardResult:
-        """The loss of a batch, without gradients and without dropout."""
-        self.model.model.eval()
-        return self._losses(examples, loss_fn, settings)
-
-    def forward_backward(
-        self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
-    ) -> ForwardBackwardResult:
-        """The loss of a batch; its gradients are added to those that wait for `optim_step`."""
-        self.model.model.train()
-        return self._losses(examples, loss_fn, settings)
+    @property
+    def kind(self) -> Hashable:
+        """What trainers have in common whose losses `joint.compute` may compute together."""
+        # The processes of a group must keep one order; DoRA takes passes of its own.
+        if self.group.size > 1 or self.config.dora:
+            return self
+        config, paths = self.config, tuple(layer.path for layer in self.layers)
+        return self.model.base, paths, config.lora_dropout, config.gradient_checkpointing
 
     def forward_backward_custom(
         self, examples: Sequence[Example], datums: Sequence[Datum], fn: CustomLoss
@@ -94,7 +89,7 @@ class Trainer:
         return ForwardBackwardResult(
             loss=loss,
             loss_fn_outputs=tuple({"logprobs": TensorData(lp)} for lp in logprobs),
-            metrics={**metrics, "loss:sum": loss, **_counts(examples)},
+            metrics={**metrics, "loss:sum": loss, **counts(examples)},
         )
 
     def forward_backward_scores(
@@ -105,7 +100,7 @@ class Trainer:
         mine = self.group.share(sequences, _COMPARED)
         own: list[Tensor] = []
         if mine:
-            self._next_dropout()
+            self.next_dropout()
             own += torch.split(self.model.scores(Packed.of(mine, self.model.device)), 1)
         scores = self._with_the_others(own)
         loss, metrics = _differentiated(fn, datums, scores)
@@ -151,38 +146,16 @@ class Trainer:
         """Whether gradients wait for `optim_step`."""
         return any(parameter.grad is not None for parameter in self.parameters)
 
-    def _losses(
-        self, examples: Sequence[Example], loss_fn: str, settings: Mapping[str, float]
-    ) -> ForwardBackwardResult:
-        total, outputs = 0.0, []
-        device, size = self.model.device, self.tokens_per_pass
-        mine = self.group.share(examples)
-        for batch in passes(mine, tokens_per_pass=size, device=device) if mine else ():
-            if not len(batch.rows):
-                outputs += [TensorData([0.0] * len(e.tokens), "float32") for e in batch.examples]
-                continue
-            logprobs = self._logprobs(batch)
-            losses = PER_TOKEN[loss_fn](logprobs, batch.inputs, settings) * batch.inputs["weights"]
-            if losses.requires_grad:
-                losses.sum().backward()  # type: ignore[no-untyped-call]
-            total += float(losses.detach().double().sum())
-            outputs += [TensorData(lp) for lp in batch.per_example(logprobs.detach())]
-        total, outputs = sum(self.group.gather(total)), self.group.interleave(outputs)
-        counts = _counts(examples)
-        weight = sum(float(e.inputs["weights"].sum(dtype="float64")) for e in examples)
-        return ForwardBackwardResult(
-            loss=total / weight if weight else 0.0,
-            loss_fn_outputs=tuple({"logprobs": output} for output in outputs),
-            metrics={"loss:sum": total, "weights:sum": weight, **counts},
-        )
-
     def _logprobs_of_all(self, examples: Sequence[Example]) -> list[Tensor]:
         """Log-probabilities [T] of every example of a batch, in one pass of each process."""
         mine = self.group.share(examples, _COMPARED)
-        batch = together(mine, self.model.device) if mine else None
-        return self._with_the_others(
-            [] if batch is None else batch.per_example(self._logprobs(batch))
-        )
+        own: list[Tensor] = []
+        if mine:
+            batch = together(mine, self.model.device)
+            self.next_dropout()
+            targets = batch.inputs["target_tokens"]
+            own += batch.per_example(self.model.logprobs(batch.packed, batch.rows, targets))
+        return self._with_the_others(own)
 
     def _with_the_others(self, own: list[Tensor]) -> list[Tensor]:
         """What every process made of its share of a batch, in the batch's order.
@@ -198,14 +171,10 @@ class Trainer:
             everyone[place] = values
         return everyone
 
-    def _logprobs(self, batch: Pass) -> Tensor:
-        if torch.is_grad_enabled():
-            self._next_dropout()
-        return self.model.logprobs(batch.packed, batch.rows, batch.inputs["target_tokens"])
-
-    def _next_dropout(self) -> None:
+    def next_dropout(self) -> None:
         """Masks of their own for each pass that is trained."""
-        nn.set_dropout_step(self.model.model, self.trained_passes)
+        for layer in self.layers:
+            layer.dropout_step = self.trained_passes
         self.trained_passes += 1
 
 
@@ -221,10 +190,3 @@ def _differentiated(
         )
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach()), metrics
-
-
-def _counts(examples: Sequence[Example]) -> dict[str, float]:
-    """How many tokens the examples have, and at how many the loss was taken."""
-    trained = (int((example.inputs["weights"] != 0).sum()) for example in examples)
-    tokens = sum(len(example.tokens) for example in examples)
-    return {"tokens:sum": tokens, "trained_tokens:sum": sum(trained)}

@@ -6,13 +6,14 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from crucible_kitchen import ports
-from crucible_kitchen.adapters.local import batch, checkpoint
+from crucible_kitchen.adapters.local import batch, checkpoint, joint
+from crucible_kitchen.adapters.local.bases import Bases
 from crucible_kitchen.adapters.local.group import Group
-from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.trainer import Trainer
@@ -63,6 +64,10 @@ class TrainingClient(ports.TrainingClient):
     count. So `forward_backward` and `forward_backward_custom` do not compute a position whose
     weight is 0: its log probability reads 0. `forward` computes every position.
 
+    Sessions over one model share its frozen weights. Where `forward_backward` of several of them
+    waits, and they train the same layers, it is one pass for all, with updates of their own; each
+    gets bit for bit what it gets alone, so that nobody can tell but by the time it takes.
+
     The processes that `torchrun` starts must ask for the same in the same order. Each computes its
     share of every batch, all get the whole result, and gradients are summed before a step.
 
@@ -89,11 +94,10 @@ class TrainingClient(ports.TrainingClient):
             raise ValueError(
                 f"training_client: tokens_per_pass must be at least 1, got {tokens_per_pass}"
             )
-        self._device, self._tokens_per_pass = device, tokens_per_pass
-        self._hub_client = hub_client
+        self._tokens_per_pass, self._hub_client = tokens_per_pass, hub_client
         self._weights_dir = None if weights_dir is None else Path(weights_dir)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.worker = Worker("training_client")
+        self.worker, self.bases = Worker("training_client"), Bases(device)
         self._ids = itertools.count()
         self._open: dict[str, tuple[LocalSession, Trainer]] = {}
 
@@ -104,7 +108,7 @@ class TrainingClient(ports.TrainingClient):
         tokenizer = load_tokenizer(folder, port="training_client")
 
         def start() -> Trainer:
-            model = CausalModel.load(folder, dtype=config.dtype, device=self._device)
+            model = self.bases.model(folder, dtype=config.dtype)
             group = Group.of_environment(model.device)
             trainer = Trainer(model, config, tokens_per_pass=self._tokens_per_pass, group=group)
             if config.checkpoint_path is not None:
@@ -130,12 +134,7 @@ class TrainingClient(ports.TrainingClient):
         loss_fn_config: Mapping[str, float] | None = None,
     ) -> Future[ForwardBackwardResult]:
         """See `ports.TrainingClient.forward_backward`."""
-        settings = check_loss(loss_fn, loss_fn_config)
-        trainer = self.trainer(session)
-        check_head(session, "vocabulary", "forward_backward")
-        checked = check_datums(datums, loss_fn)
-        examples = batch.read(checked, vocabulary=trainer.model.vocabulary)
-        return self._submit(session, lambda t: t.forward_backward(examples, loss_fn, settings))
+        return self._losses(session, datums, loss_fn, loss_fn_config, train=True)
 
     def forward(
         self,
@@ -145,12 +144,7 @@ class TrainingClient(ports.TrainingClient):
         loss_fn_config: Mapping[str, float] | None = None,
     ) -> Future[ForwardBackwardResult]:
         """See `ports.TrainingClient.forward`."""
-        settings = check_loss(loss_fn, loss_fn_config)
-        trainer = self.trainer(session)
-        check_head(session, "vocabulary", "forward")
-        checked = check_datums(datums, loss_fn)
-        examples = batch.read(checked, vocabulary=trainer.model.vocabulary, everywhere=True)
-        return self._submit(session, lambda t: t.forward(examples, loss_fn, settings))
+        return self._losses(session, datums, loss_fn, loss_fn_config, train=False)
 
     def forward_backward_custom(
         self, session: Session, datums: Data, fn: CustomLoss
@@ -254,9 +248,31 @@ class TrainingClient(ports.TrainingClient):
             )
         return entry
 
+    def _losses(
+        self,
+        session: Session,
+        datums: Data,
+        loss_fn: str,
+        config: Mapping[str, float] | None,
+        *,
+        train: bool,
+    ) -> Future[ForwardBackwardResult]:
+        settings = check_loss(loss_fn, config)
+        trainer = self.trainer(session)
+        check_head(session, "vocabulary", "forward_backward" if train else "forward")
+        checked = check_datums(datums, loss_fn)
+        vocabulary = trainer.model.vocabulary
+        examples = batch.read(checked, vocabulary=vocabulary, everywhere=not train)
+        return self.worker.submit_joint(
+            partial(joint.compute, train=train),
+            joint.Asked(trainer, examples, loss_fn, settings),
+            kind=(train, trainer.kind),
+            owner=trainer,
+        )
+
     def _submit(self, session: Session, work: Callable[[Trainer], T]) -> Future[T]:
         trainer = self.trainer(session)
-        return self.worker.submit(lambda: work(trainer))
+        return self.worker.submit(lambda: work(trainer), owner=trainer)
 
     def _folder_for_weights(self) -> Path:
         if self._weights_dir is None:
