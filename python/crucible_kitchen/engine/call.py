@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from crucible_kitchen.graph import StageNode
-from crucible_kitchen.graph.annotations import runtime_classes, show
+from crucible_kitchen.graph.annotations import show
 from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature
 from crucible_kitchen.graph.stage import Literal
 
@@ -25,11 +25,17 @@ def no_keywords() -> dict[str, Any]:
 def arguments(
     function: Callable[..., Any],
     signature: Signature,
-    bound: dict[str, Any],
+    bound: Mapping[str, Any],
     rt: Runtime,
     path: str,
 ) -> tuple[Gather, Callable[[], dict[str, Any]], Callable[..., Any]]:
     """How to call a function: positional arguments, fresh keyword arguments, and what to call."""
+    if not signature.injected:  # most stages: each is compiled in every run
+        return (
+            _gather([_read(one, bound, rt, path) for one in signature.reads]),
+            no_keywords,
+            function,
+        )
     reads = {read.param: read for read in signature.reads}
     injected = {injected.param: injected for injected in signature.injected}
     constant: dict[str, Any] = {}
@@ -39,7 +45,15 @@ def arguments(
             fresh[name] = _fresh(one, rt, path.rpartition("/")[2])
         else:
             constant[name] = _service(one, rt, path)
-    getters = [_getter(name, reads, bound, constant, fresh, rt, path) for name in signature.order]
+
+    def getter(name: str) -> Any:
+        if name in fresh:
+            return lambda values: fresh[name]()
+        if name in constant:
+            return _constant(name, constant[name], rt, path)
+        return _read(reads[name], bound, rt, path)
+
+    getters = [getter(name) for name in signature.order]
     keyword_constant = {k: v for k, v in constant.items() if k not in signature.order}
     keyword_fresh = {k: v for k, v in fresh.items() if k not in signature.order}
     called = partial(function, **keyword_constant) if keyword_constant else function
@@ -64,35 +78,28 @@ def _fresh(injected: Injected, rt: Runtime, name: str) -> Callable[[], Any]:
     return lambda: rt.context(rt.prefix + name)
 
 
-def _getter(
-    name: str,
-    reads: dict[str, Read],
-    bound: dict[str, Any],
-    constant: dict[str, Any],
-    fresh: dict[str, Callable[[], Any]],
-    rt: Runtime,
-    path: str,
-) -> Any:
+def _constant(name: str, value: Any, rt: Runtime, path: str) -> tuple[str, str]:
+    """The key under which `rt.values` has a value that stays the same."""
+    key = (path, name)  # no key of a user is a tuple
+    rt.values[key] = rt.constants[key] = value
+    return key
+
+
+def _read(read: Read, bound: Mapping[str, Any], rt: Runtime, path: str) -> Any:
     """A key of `rt.values`, or a function of them."""
-    if name in fresh:
-        make = fresh[name]
-        return lambda values: make()
-    to = bound.get(name, name)
-    if name in constant or isinstance(to, Literal):
-        key = (path, name)  # no key of a user is a tuple
-        value = to.value if isinstance(to, Literal) else constant[name]
-        rt.values[key] = rt.constants[key] = value
+    key = bound.get(read.param, read.param)
+    if isinstance(key, Literal):
+        return _constant(read.param, key.value, rt, path)
+    default = read.default
+    if default is MISSING or key in rt.config:
         return key
-    default = reads[name].default
-    if default is MISSING or to in rt.config:
-        return to
-    return lambda values: values.get(to, default)
+    return lambda values: values.get(key, default)
 
 
 def _gather(getters: list[Any]) -> Gather:
     if not getters:
         return lambda values: ()
-    if any(callable(getter) for getter in getters):
+    if any(map(callable, getters)):
         each = [g if callable(g) else operator.itemgetter(g) for g in getters]
         return lambda values: tuple([get(values) for get in each])
     if len(getters) == 1:
@@ -120,8 +127,7 @@ def gathered(gather: Gather, rt: Runtime) -> Callable[[], tuple[Any, ...]]:
 def store(node: StageNode, rt: Runtime) -> Callable[[Any], None]:
     """Check what a function gives against its declaration and write it to the state."""
     state, values = rt.state, rt.values
-    writes = node.writes
-    kinds = tuple(runtime_classes(write.type) or (object,) for write in writes)
+    writes, kinds = node.writes, node.written_classes
 
     def nothing(result: Any) -> None:
         if result is not None:

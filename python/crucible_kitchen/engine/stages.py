@@ -75,7 +75,7 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
 
 def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
     """One call of a function: gather what it reads, call it, check and store what it gives."""
-    gather, keywords, function = arguments(node.call, node.signature, dict(node.bound), rt, path)
+    gather, keywords, function = arguments(node.call, node.signature, node.bindings, rt, path)
     keep = store(node, rt)
     function = executor(node, function, rt)
     if rt.checked and node.executor != "process":  # another process has copies

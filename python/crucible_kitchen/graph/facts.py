@@ -140,6 +140,8 @@ def misplaced(use: Use, flow: Flow) -> str | None:
     """What a key that exists inside it only is read outside of; None where all is well."""
     key = use.read.key
     loop_name = key.rpartition(".")[0]
+    if not loop_name:  # most keys have no dot
+        return None
     if key.endswith((".item", ".index")) and loop_name in flow.loops:
         return None if loop_name in use.loops else loop_name
     return ".on_error" if key in ERROR_KEYS and use.region != "on_error" else None

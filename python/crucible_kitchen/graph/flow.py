@@ -241,8 +241,9 @@ class _Walker:
         return self.flow.opaque and any_opaque(body)
 
     def _uses(self, node: Node, path: str, reads: Iterable[Read], known: _Known, at: _At) -> None:
+        scoped = len(at.spaces) > 1
         for read in reads:
-            keys = tuple(space + read.key for space in at.spaces)
+            keys = tuple(space + read.key for space in at.spaces) if scoped else (read.key,)
             if read.key in known.certain:
                 status = "certain"
             elif read.key in known.possible:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, overload
 
 from crucible_kitchen.errors import did_you_mean
 
+from .annotations import runtime_classes
 from .retry import Retry
 from .signature import Defect, Read, Signature, Write, read_signature
 from .values import code_location
@@ -91,6 +92,11 @@ class StageNode:
         return self.of_class and type(self.call).writes is None
 
     @cached_property
+    def bindings(self) -> Mapping[str, Any]:
+        """Key or `Literal` of each parameter that `bind` has changed."""
+        return dict(self.bound)
+
+    @cached_property
     def ports(self) -> tuple[str, ...]:
         """Names of the ports it uses."""
         if self.of_class:
@@ -118,6 +124,11 @@ class StageNode:
         return tuple(
             replace(write, key=renamed.get(write.key, write.key)) for write in self.signature.writes
         )
+
+    @cached_property
+    def written_classes(self) -> tuple[tuple[type, ...], ...]:
+        """For each key written the classes that its value is of one of."""
+        return tuple(runtime_classes(write.type) or (object,) for write in self.writes)
 
     def bind(
         self, *, writes: Mapping[str, str] | str | None = None, **parameters: Any
