@@ -1,8 +1,8 @@
 """What the engine itself costs, and what overlap gives, each beside its target.
 
-Run with ``pytest -s benchmarks/engine.py`` on a machine that does nothing else. The last test prints
-every figure beside its target, and fails where one is missed; pytest-benchmark's own table times
-whole runs. What others take is measured by ``peers/engines.py``.
+Run with ``pytest -s benchmarks/engine.py`` on a machine that does nothing else. The last test
+prints every figure beside its target and fails where one is missed; pytest-benchmark's own table
+times whole runs. What others take is measured by ``peers/engines.py``.
 """
 
 from __future__ import annotations
