@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 import crucible_kitchen as ck
 from crucible_kitchen.cli import main
-from crucible_kitchen.errors import ConfigError, CrucibleError, WorkflowError
+from crucible_kitchen.errors import ConfigError, CrucibleError, StageError, WorkflowError
 
 NOOP = ["--adapters", "noop"]
 SHORT = ["model=none", "dataset=sums", "max_steps=2"]
@@ -39,6 +40,30 @@ def test_a_dry_run_gives_the_plan_and_touches_nothing() -> None:
         ck.run(ck.workflow("w")[count], dry_run=True)
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         ck.run("sft", {"epoch": 1}, dry_run=True)
+
+
+def test_it_can_be_awaited_too() -> None:
+    value = ck.workflow("w")[count]
+    made = asyncio.run(ck.arun(value, {"number": 1}, dry_run=True, run_dir="out"))
+    assert made == ck.plan(value, {"number": 1})
+    assert os.listdir() == []
+    with pytest.raises(WorkflowError, match="unknown-key"):
+        asyncio.run(ck.arun(value, dry_run=True))
+
+
+@ck.stage(writes="seen")
+def changes(rows: list[int]) -> int:
+    rows.append(1)
+    return 1
+
+
+def test_inputs_are_watched_where_that_is_asked_for() -> None:
+    value = ck.workflow("w")[changes]
+    assert ck.run(value, {"rows": []}, handlers=()).context.state.seen == 1
+    with pytest.raises(StageError, match="changed its input 'rows' in place"):
+        ck.run(value, {"rows": []}, handlers=(), check_inputs=True)
+    with pytest.raises(StageError, match="changed its input 'rows' in place"):
+        asyncio.run(ck.arun(value, {"rows": []}, handlers=(), check_inputs=True))
 
 
 @ck.stage(writes="thread")

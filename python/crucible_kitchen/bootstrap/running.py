@@ -26,6 +26,7 @@ def run(
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
     max_concurrency: int | None = None,
+    check_inputs: bool = False,
 ) -> RunResult: ...
 @overload
 def run(
@@ -40,6 +41,7 @@ def run(
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
     max_concurrency: int | None = None,
+    check_inputs: bool = False,
 ) -> Plan: ...
 def run(
     target: object = None,
@@ -53,6 +55,7 @@ def run(
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
     max_concurrency: int | None = None,
+    check_inputs: bool = False,
 ) -> RunResult | Plan:
     """Run a recipe or a workflow to its end.
 
@@ -74,6 +77,8 @@ def run(
         allow_changed: resume even where workflow, configuration or adapters differ.
         max_concurrency: most stages that run at once; 1 runs one after the other. The result is
             the same, so by default it is as many as it pays.
+        check_inputs: whether a stage that changes a container, array or tensor it reads fails; it
+            costs a look at all of them before and after each stage.
     Raises:
         ConfigError: the target or the configuration is wrong, or `resume` does not fit what it
             was begun with; nothing has run.
@@ -81,32 +86,62 @@ def run(
         PortError: an adapter could not be made; nothing has run.
         StageError: a stage failed; its `__cause__` says why.
     """
-    if dry_run:
-        return planned(
-            prepare_job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
-        )
     job = prepare_job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
+    if dry_run:
+        return planned(job)
+    options = job.options(handlers, max_concurrency, check_inputs)
     with recorded(job):
-        return engine.run(
-            job.target.workflow, job.config, job.adapters, **job.options(handlers, max_concurrency)
-        )
+        return engine.run(job.target.workflow, job.config, job.adapters, **options)
 
 
+@overload
 async def arun(
     target: object = None,
     config: Any = None,
     adapters: Mapping[str, Any] | None = None,
     *,
+    dry_run: Literal[False] = False,
     run_dir: str | os.PathLike[str] | None = None,
     handlers: Iterable[str | Handler] = ("console",),
     checkpoint: str | Policy | None = "auto",
     resume: str | os.PathLike[str] | None = None,
     allow_changed: bool = False,
     max_concurrency: int | None = None,
-) -> RunResult:
+    check_inputs: bool = False,
+) -> RunResult: ...
+@overload
+async def arun(
+    target: object = None,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    dry_run: Literal[True],
+    run_dir: str | os.PathLike[str] | None = None,
+    handlers: Iterable[str | Handler] = ("console",),
+    checkpoint: str | Policy | None = "auto",
+    resume: str | os.PathLike[str] | None = None,
+    allow_changed: bool = False,
+    max_concurrency: int | None = None,
+    check_inputs: bool = False,
+) -> Plan: ...
+async def arun(
+    target: object = None,
+    config: Any = None,
+    adapters: Mapping[str, Any] | None = None,
+    *,
+    dry_run: bool = False,
+    run_dir: str | os.PathLike[str] | None = None,
+    handlers: Iterable[str | Handler] = ("console",),
+    checkpoint: str | Policy | None = "auto",
+    resume: str | os.PathLike[str] | None = None,
+    allow_changed: bool = False,
+    max_concurrency: int | None = None,
+    check_inputs: bool = False,
+) -> RunResult | Plan:
     """`run` for async code; see there."""
     job = prepare_job(target, config, adapters, run_dir, checkpoint, resume, allow_changed)
+    if dry_run:
+        return planned(job)
+    options = job.options(handlers, max_concurrency, check_inputs)
     with recorded(job):
-        return await engine.arun(
-            job.target.workflow, job.config, job.adapters, **job.options(handlers, max_concurrency)
-        )
+        return await engine.arun(job.target.workflow, job.config, job.adapters, **options)

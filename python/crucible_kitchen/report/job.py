@@ -91,15 +91,24 @@ class Job:
             "versions": versions(),
         }
 
-    def options(self, handlers: Iterable[str | Handler], most: int | None) -> dict[str, Any]:
+    def options(
+        self, handlers: Iterable[str | Handler], most: int | None, check_inputs: bool
+    ) -> dict[str, Any]:
         """What the engine is called with.
 
         Args:
             handlers: of the run.
             most: stages that run at once; None for as many as it pays.
+            check_inputs: whether stages are watched for changes of what they read.
         """
         chosen = [handlers] if isinstance(handlers, str) else list(handlers)
         if self.run_dir is not None and "jsonl" not in chosen:
             chosen.append("jsonl")
-        where = {"run_dir": self.run_dir, "metadata": self.metadata}
-        return {"handlers": chosen, "max_concurrency": most, **where, **self.keeping}
+        return {
+            "handlers": chosen,
+            "max_concurrency": most,
+            "check_inputs": check_inputs,
+            "run_dir": self.run_dir,
+            "metadata": self.metadata,
+            **self.keeping,
+        }
