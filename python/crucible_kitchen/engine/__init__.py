@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Every, Policy, Seconds
 from .events import Emitter, Event, Handler
-from .run import RunResult, arun, run
+from .result import RunResult
+from .run import arun, run
 from .spin import RecordInputs, spin
 from .stepping import Pause, steps
 from .telemetry import Attachment, attach_telemetry

@@ -19,7 +19,8 @@ from crucible_kitchen.ports import Ports
 
 from .events import Event
 from .redact import hides
-from .run import RunResult, run
+from .result import RunResult
+from .run import run
 from .runtime import Runtime
 from .stepping import context_at, matcher, without_indices
 

@@ -15,7 +15,8 @@ from crucible_kitchen.graph import Case, Switch, When, Workflow, as_workflow, wa
 from crucible_kitchen.ports import Ports
 
 from .events import Event
-from .run import RunResult, arun
+from .result import RunResult
+from .run import arun
 from .runtime import Runtime
 
 _BEFORE = ("stage.start", "block.start")
