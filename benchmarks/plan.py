@@ -1,23 +1,26 @@
 """How near `crucible plan` comes to what a run takes: both are done, and their parts compared.
 
-    python benchmarks/plan.py [RECIPE ...] [key=value ...]
+    python -m crucible_kitchen.benchmarks.plan [RECIPE ...] [key=value ...] [--save FOLDER]
 
 Each is a process of its own, as a user starts them. The seconds of a run are those of its stages.
+With ``--save`` the figures are written below the device's name, as ``plan.json``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import crucible_kitchen as ck
 from crucible_kitchen import report
 from crucible_kitchen.recipes import RECIPES, parse
+
+from .timing import machine, slug
 
 _STEPS = {"max_steps": 20}
 _PARTS = {
@@ -32,19 +35,33 @@ _EVALUATES = ("evaluate", "evaluate_pairs", "evaluate_scores")
 def compare(recipe: str, config: Mapping[str, Any], cache: Path) -> dict[str, Any]:
     """Plan a run, run it, and say how far the plan was off.
 
+    A short run before both fetches the model and converts it, so that neither of them has to.
+
     Args:
         cache: folder of a cache in which no answer of a reference is kept yet.
     Returns:
         ``planned`` and ``took``: seconds by part, their sum ``total`` and ``memory_bytes``; and
         ``ratio``, planned over taken, of both sums.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(1, maxtasksperchild=1) as pool:
-        planned, took = (
-            pool.apply(work, (recipe, dict(config), str(cache))) for work in (_planned, _took)
-        )
+    _, planned, took = (
+        _apart(work, recipe, dict(config), str(cache)) for work in (_warm_up, _planned, _took)
+    )
     ratio = {key: planned[key] / took[key] for key in ("total", "memory_bytes")}
     return {"recipe": recipe, "planned": planned, "took": took, "ratio": ratio}
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def _warm_up(recipe: str, config: dict[str, Any], cache: str) -> None:
+    _use(cache)
+    one = {"max_steps": 1, "batch_size": 1, "eval_rows": 0, "samples": 0}
+    given = {**one, **({"model": config["model"]} if "model" in config else {})}
+    with tempfile.TemporaryDirectory(prefix="crucible-plan-") as folder:
+        ck.run("sft", given, run_dir=folder, handlers=())
 
 
 def _planned(recipe: str, config: dict[str, Any], cache: str) -> dict[str, float]:
@@ -89,20 +106,36 @@ def _part(path: str) -> str:
     return next(named, "train" if "/batches[" in path else "set up")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print a table for each recipe that was named, or for all."""
-    recipes = [one for one in arguments if "=" not in one] or list(RECIPES)
-    pairs = (one.split("=", 1) for one in arguments if "=" in one)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="RECIPE|key=value")
+    parser.add_argument("--save", type=Path, metavar="FOLDER")
+    asked = parser.parse_args(arguments)
+    recipes = [word for word in asked.words if "=" not in word] or list(RECIPES)
+    pairs = (word.split("=", 1) for word in asked.words if "=" in word)
     config = {**_STEPS, **{key: parse(value, key) for key, value in pairs}}
-    for recipe in recipes:
-        with tempfile.TemporaryDirectory(prefix="crucible-cache-") as cache:
-            found = compare(recipe, config, Path(cache))
-        print(f"\n{recipe:10} {'planned':>10} {'took':>10} {'ratio':>7}")
-        for part, took in found["took"].items():
-            planned, unit = found["planned"].get(part, 0.0), 1e9 if part == "memory_bytes" else 1.0
-            ratio = f"{planned / took:7.2f}" if took else ""
-            print(f"{part:10.10} {planned / unit:10.2f} {took / unit:10.2f} {ratio}")
+    figures = []
+    with tempfile.TemporaryDirectory(prefix="crucible-cache-") as cache:
+        for recipe in recipes:
+            figures.append(compare(recipe, config, Path(cache)))
+            _print(figures[-1])
+    if asked.save is not None:
+        where = machine("cpu")
+        path = asked.save / slug(where["device"]) / "plan.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"machine": where, "config": config, "figures": figures}, indent=1)
+        path.write_text(text + "\n")
+        print(f"written: {path}")
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    print(f"\n{found['recipe']:10} {'planned':>10} {'took':>10} {'ratio':>7}")
+    for part, took in found["took"].items():
+        planned, unit = found["planned"].get(part, 0.0), 1e9 if part == "memory_bytes" else 1.0
+        ratio = f"{planned / took:7.2f}" if took else ""
+        print(f"{part:10.10} {planned / unit:10.2f} {took / unit:10.2f} {ratio}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
