@@ -120,17 +120,17 @@ def make() -> int:
 
 
 @stage(writes="x")
-def third_time(index: int, what: str) -> int:
+def third_time(index: int, what: str, before: int) -> int:
     if index == 3:
         begin(what)
-    return index
+    return index + before - 41
 
 
-async def third_time_async(index: int, what: str) -> int:
+async def third_time_async(index: int, what: str, before: int) -> int:
     if index == 3:
         begin(what, 0)
         await asyncio.sleep(0 if CALM.exists() else 30)
-    return index
+    return index + before - 41
 
 
 def body(where: str, what: str) -> Any:
@@ -161,9 +161,8 @@ def cell(where: str, what: str) -> int:
     value = workflow("w")[prepare, body(where, what), last].on_error[tell].finally_[close]
     config = {"what": what, "beside": where in ("parallel", "overlap")}
     again, code = has_journal(Path("run")), 0
-    keep = None if where == "overlap" else "stage"  # a journal keeps neighbours apart
     try:
-        run(value, config, run_dir="run", checkpoint=keep, resume=again)
+        run(value, config, run_dir="run", checkpoint="stage", resume=again)
     except StageError:
         code = 1
     except WorkflowError:
@@ -248,7 +247,7 @@ def calm(folder: Path, where: str) -> dict[str, Any]:
 def main(folder: Path) -> None:
     cells = [(where, what) for where in WHERE for what in WHAT] + list(EXTRA)
     cells.append(("process", "SIGKILL"))  # of the run, while its stage is in a process
-    for where in (*WHERE, "async_loop"):
+    for where in dict(cells):
         print(json.dumps(calm(folder / where, where)), flush=True)
     for where, what in cells:
         here = folder / f"{where}-{what}"

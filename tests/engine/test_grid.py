@@ -89,6 +89,7 @@ def test_an_async_loop_ends_well(grid: dict[str, Any], what: str) -> None:
 def test_neighbours_that_overlap_are_stopped(grid: dict[str, Any]) -> None:
     assert grid["overlap-error"]["code"] == 1
     ended_well(grid["overlap-error"], ["sibling cancelled"])
+    goes_on(grid, "overlap", "error", "w/prepare..record_last")
 
 
 def test_the_process_of_a_stage_does_not_outlive_a_killed_run(grid: dict[str, Any]) -> None:

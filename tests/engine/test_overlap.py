@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,13 @@ def test_makespan_is_the_critical_path() -> None:
     assert min(seconds(DIAMOND) for _ in range(5)) < 3 * NAP * 1.25
     assert seconds(DIAMOND, max_concurrency=1) >= 5 * NAP
     assert seconds(DIAMOND, max_concurrency=2) >= 4 * NAP
+
+
+def test_they_overlap_under_a_journal_too(tmp_path: Path) -> None:
+    kept = [
+        seconds(DIAMOND, run_dir=tmp_path / str(number), checkpoint="stage") for number in range(5)
+    ]
+    assert min(kept) < 3 * NAP * 1.25
 
 
 def test_a_chain_beside_a_chain_does_not_wait_for_it() -> None:

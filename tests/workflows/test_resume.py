@@ -48,7 +48,8 @@ def left_by(folder: Path) -> dict[str, Any]:
         if path.is_dir() or name.startswith("journal") or name in ("report.html", "config.json"):
             continue
         if path.suffix == ".jsonl":
-            left[name] = [*map(_row, path.read_text().splitlines())]
+            # Stages that overlap tell of themselves in the order of the moment.
+            left[name] = sorted(map(_row, path.read_text().splitlines()), key=str)
         else:
             left[name] = path.read_bytes()
     return left

@@ -49,8 +49,6 @@ def compile_body(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, .
         path: of the body, without indices.
     """
     body = tuple(nodes)
-    if rt.strand is not None:  # a journal tells of one place, so one is after the other
-        return compile_each(body, rt, path)
     return overlapped(body, rt, lambda some, fork: compile_each(some, fork, path))
 
 

@@ -17,6 +17,7 @@ from crucible_kitchen.graph import (
     Switch,
     When,
 )
+from crucible_kitchen.graph.annotations import runtime_classes
 from crucible_kitchen.graph.keys import ports_used, sees_anything
 
 from .stages import Step
@@ -43,10 +44,15 @@ def _stage(node: StageNode, step: Step, rt: Runtime) -> Step:
     writes = dict.fromkeys(write.key for write in node.writes)
     recorder = strand.recorder
     used, every = _used(node, recorder.vault.keepers), recorder.every
+    reads = [read.key for read in node.reads]
+    written = [kind for write in node.writes for kind in runtime_classes(write.type) or ()]
+    makes = any(map(recorder.vault.is_handle, written))
 
     def run() -> None:
         if strand.target is not None and strand.skips(rt.prefix + name):
             return
+        if used:
+            strand.uses(used, reads, makes=makes)
         step()
         path = rt.prefix + name
         done = recorder.finished_stages + 1
@@ -57,7 +63,7 @@ def _stage(node: StageNode, step: Step, rt: Runtime) -> Step:
             recorder.finished_stages = done
             return
         try:
-            strand.finished(path, writes, used)
+            strand.finished(path, writes)
         except CrucibleError as error:
             raise rt.failure(path, source, error) from error
 
@@ -68,15 +74,16 @@ def _block(node: Node, step: Step, rt: Runtime) -> Step:
     strand = rt.strand
     assert strand is not None
     name = node.name
-    values = node.values if isinstance(node, Block) else ()
-    asked = {one.role for _, value in values for one in value.signature.injected}
+    values = [value for _, value in node.values] if isinstance(node, Block) else []
+    asked = {one.role for value in values for one in value.signature.injected}
     used = frozenset(asked & set(strand.recorder.vault.keepers))
+    reads = [read.key for value in values for read in value.reads]
 
     def run() -> None:
-        if strand.target is not None and not strand.leads_to(rt.prefix + name):
+        if strand.target is not None and strand.is_past(rt.prefix + name):
             return
         if used:
-            strand.uses(used)
+            strand.uses(used, reads)
         depth = len(strand.loops)
         step()
         del strand.loops[depth:]
@@ -95,6 +102,8 @@ def _whole(node: Node, step: Step, rt: Runtime) -> Step:
     def run() -> None:
         if strand.target is not None and strand.skips(rt.prefix + name):
             return
+        if used:
+            strand.uses(used, ())
         before, new = dict(rt.state), object()
         rt.strand = None  # nothing inside is followed
         try:
@@ -104,7 +113,7 @@ def _whole(node: Node, step: Step, rt: Runtime) -> Step:
         changed = {key: None for key, v in rt.state.items() if before.get(key, new) is not v}
         path = rt.prefix + name
         try:
-            strand.finished(path, changed, used)
+            strand.finished(path, changed)
         except CrucibleError as error:
             raise rt.failure(path, node.source, error) from error
 

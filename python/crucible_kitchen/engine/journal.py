@@ -38,6 +38,16 @@ def _encoder() -> Callable[[Any], str]:
 _encode = _encoder()
 
 
+def group_name(first: str, last: str) -> str:
+    """What neighbours that overlap are called, which have no block; no node has such a name."""
+    return f"{first}..{last}"
+
+
+def body_of(at: str) -> str:
+    """The id under which the strands inside `at` tell metrics: of a block, or of a group's body."""
+    return at.rpartition("/")[0] if ".." in at.rpartition("/")[2] else at
+
+
 @dataclass
 class Saved:
     """What a journal says of one strand.

@@ -17,6 +17,7 @@ from crucible_kitchen.graph import Node
 from crucible_kitchen.graph.overlap import Group
 
 from .crew import Crew
+from .journal import group_name
 from .runtime import Left, Runtime
 from .stages import Step
 
@@ -40,7 +41,9 @@ def overlapped(
         rt: of the body.
         compile_nodes: gives the closures of some nodes in `rt`, or in a fork of it.
     """
-    found = () if rt.width == 1 else rt.facts.groups(body, rt.ports)
+    # A journal may stand in a group, however many may run at once now.
+    alone = rt.width == 1 and rt.strand is None
+    found = () if alone else rt.facts.groups(body, rt.ports)
     steps: list[Step] = []
     behind = 0
     for group in found:
@@ -74,6 +77,7 @@ class _Together:
         compile_nodes: CompileNodes,
     ) -> None:
         self._nodes, self._rt, self._compile = nodes, rt, compile_nodes
+        self._name = group_name(nodes[0].name, nodes[-1].name)
         self.waits, self.seconds = group.waits, seconds
         self.behind: list[list[int]] = [[] for _ in nodes]  # who waits for each
         for number, needed in enumerate(group.waits):
@@ -86,17 +90,37 @@ class _Together:
         self._choose()
 
     def run(self) -> None:
-        if self._expected < 0:
-            if not self._forked:
-                self._forked = [_Forked(n, self._rt.fork(), self._compile) for n in self._nodes]
-            _Race(self, self._rt, self._forked).run()
+        strand, where = self._rt.strand, self._rt.prefix + self._name
+        if strand is not None and strand.target is not None:
+            if strand.target != where:  # stopped in one of them, one after the other, or elsewhere
+                self._one_by_one()
+            elif not strand.is_past(where):
+                self._at_once(where)
+        elif self._expected < 0 and self._rt.width != 1:
+            self._at_once(where)
             self._choose()
-            return
+        else:
+            self._timed()
+
+    def _at_once(self, where: str) -> None:
+        strand = self._rt.strand
+        if not self._forked:
+            self._forked = [_Forked(n, self._rt.fork(), self._compile) for n in self._nodes]
+        if strand is not None:
+            strand.enter(where)
+        _Race(self, self._rt, self._forked).run()
+        if strand is not None:
+            strand.leave(where)
+
+    def _one_by_one(self) -> None:
         if not self._steps:
             self._steps = self._compile(self._nodes, self._rt)
-        began = perf_counter()
         for step in self._steps:
             step()
+
+    def _timed(self) -> None:
+        began = perf_counter()
+        self._one_by_one()
         if perf_counter() - began > 2 * self._expected + LONG_S:  # not as short as it was
             self.seconds[:] = [None] * len(self.seconds)
             self._expected = -1.0
@@ -130,10 +154,16 @@ class _Forked:
         self._steps: tuple[Step, ...] = ()
 
     def run(self) -> None:
+        """Run the node, or what a journal says is left of it."""
+        fork = self.fork
+        if fork.strand is not None:
+            fork.strand.begin(fork.prefix + self._node.name)
         if not self._steps:
-            self._steps = self._compile((self._node,), self.fork)
+            self._steps = self._compile((self._node,), fork)
         for step in self._steps:
             step()
+        if fork.strand is not None:
+            fork.strand.end()
 
 
 def _places(bits: int) -> list[int]:
@@ -215,6 +245,9 @@ class _Race:
         except BaseException as error:  # noqa: BLE001 - raised below, before all others
             self._interrupt(error)
             self._crew.close()
+        if self._rt.strand is not None:
+            for number in range(self._joined):
+                self._take_over(number)
         if self._errors:
             raise self._errors[min(self._errors)]
         self._rt.prefix = self._prefix
@@ -323,10 +356,16 @@ class _Race:
         """Take over what is over, in the order of the text and up to the first failure."""
         while self._joined in self._left and not self._cut:
             number = self._joined
-            left = self._left[number]
-            self._rt.adopt(left)
-            for key, value in left.state.items():
-                self._rt.put(key, value)
+            if self._rt.strand is None:
+                self._take_over(number)
+            else:  # until all is over, the journal has it as the node's own
+                self._rt.values.update(self._left[number].state)
             self._joined += 1
             # One after the other, those behind one that failed would not have run.
             self._cut = not self._done >> number & 1
+
+    def _take_over(self, number: int) -> None:
+        left = self._left[number]
+        self._rt.adopt(left)
+        for key, value in left.state.items():
+            self._rt.put(key, value)

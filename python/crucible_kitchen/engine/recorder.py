@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -14,8 +15,9 @@ from .handlers.jsonl import JsonLines
 from .journal import Journal, Story
 from .sources import OpenLoop
 from .strand import Strand
-from .vault import ALWAYS_PLAIN, CannotSave, Coded, Vault
+from .vault import ALWAYS_PLAIN, CannotSave, Coded, Held, Vault
 
+_NOBODY: frozenset[Strand] = frozenset()
 _UNREAD = 64
 """Lines that are taken over at once: that is faster than one by one."""
 
@@ -40,8 +42,8 @@ class Recorder:
         """How many events were written down when the run stopped."""
         self.lock = threading.RLock()
         self.finished_stages = 0
-        self.used: set[str] = set()
-        """Ports with handles that were used since those were saved."""
+        self.users: dict[Held, set[Strand]] = {}
+        """Whose work on what adapters hold is under way, or done and not yet written down."""
         self._unread: list[dict[str, Any]] = []  # lines that the story has yet to take over
         self._next = max(story.strands) + 1
 
@@ -61,17 +63,15 @@ class Recorder:
             CrucibleError: a value cannot be saved, or the journal cannot be written.
         """
         with self.lock:
-            chain = [strand]
-            while (parent := chain[0].parent) is not None and parent.pending:
-                chain.insert(0, parent)
-            # Where strands run at once, what an adapter holds is kept as it was before them.
-            handles = {} if strand.concurrent else self.vault.save_handles(self.used)
+            strands = self._together_with(strand)
+            used = {held for one in strands for held in one.used}
+            handles = self._save(used, strands)
             if handles is None:
                 return False
-            commits = [self._commit(one) for one in chain]
-            new = self.vault.save_handles(()) if self.vault.has_new else {}
+            commits = [self._commit(one) for one in strands]
+            new = self._save(self.vault.new_handles() - set(map(int, handles)), strands)
             if new is None:
-                for one, commit in zip(chain, commits, strict=True):
+                for one, commit in zip(strands, commits, strict=True):
                     if "of" in commit:
                         one.number = -1  # nobody will read of it
                 return False
@@ -88,13 +88,34 @@ class Recorder:
                 self._catch_up()
             if handles:
                 self.vault.saved(handles)
-            if self.used and not strand.concurrent:
-                self.used.clear()
-            self._committed(chain)
+            self._committed(strands)
             if self.vault.has_grown:
                 self._catch_up()
                 self.vault.sweep(self.story.main.values())
             return True
+
+    def _together_with(self, strand: Strand) -> list[Strand]:
+        """A strand with those whose places must be written down with it.
+
+        These are the strands around it that have not been since they entered the block it is in,
+        and those beside it that have ended: it may go on from what they left.
+        """
+        strands, inner = [strand], strand
+        while (parent := inner.parent) is not None:
+            strands[:0] = parent.ended
+            if not parent.pending:
+                break
+            strands.insert(0, parent)
+            inner = parent
+        return strands
+
+    def _save(self, held: Iterable[Held], strands: Sequence[Strand]) -> dict[str, Any] | None:
+        """Save what adapters hold; None where the work of another strand may be in it."""
+        for one in held:
+            key = one if isinstance(one, str) else self.vault.held(one)
+            if not self.users.get(key, _NOBODY) <= set(strands):
+                return None
+        return self.vault.save_handles(held)
 
     def finish(self, strand: Strand) -> None:
         """Say that the run is done, and which small values and metrics it left.
@@ -107,7 +128,8 @@ class Recorder:
                 self.listener.flush()
             state = strand.rt.state
             small = {key: value for key, value in state.items() if self.vault.is_small(value)}
-            self.journal.append({"finished": small, "metrics": self._metrics(strand)})
+            records = [self._metric(record) for record in strand.unsent()]
+            self.journal.append({"finished": small, "metrics": records})
 
     def _catch_up(self) -> None:
         """Have the story say what the journal says."""
@@ -125,8 +147,8 @@ class Recorder:
         if strand.inside:
             commit["in"] = True
         commit["events"] = strand.events if strand.inside else self.events()
-        if strand.sent < len(strand.rt.metrics):
-            commit["metrics"] = self._metrics(strand)
+        if records := strand.unsent():
+            commit["metrics"] = [self._metric(record) for record in records]
         state, coded, plain = strand.rt.state, self._coded, ALWAYS_PLAIN
         written = {
             key: value if type(value := state[key]) in plain else coded(key, value)
@@ -165,24 +187,17 @@ class Recorder:
             about["reads"] = {key: self._coded(key, one) for key, one in loop.reads.items()}
         return about
 
-    def _metrics(self, strand: Strand) -> list[list[Any]]:
-        return [self._metric(record) for record in strand.rt.metrics.since(strand.sent)]
-
     def _metric(self, record: MetricRecord) -> list[Any]:
         name, value, step, time, metadata = record
         number = value if type(value) in (int, float) else float(value)
         at = None if step is None else int(step)
         return [name, number, at, time, self._coded(name, dict(metadata)) if metadata else {}]
 
-    def _committed(self, chain: list[Strand]) -> None:
+    def _committed(self, strands: list[Strand]) -> None:
         now = monotonic()
-        for strand in chain:
-            strand.touched = {}
-            strand.sent = len(strand.rt.metrics)
-            strand.pending = False
-            for loop in strand.loops:
-                loop.written = True
-        around: Strand | None = chain[-1]
+        for strand in strands:
+            strand.committed()
+        around: Strand | None = strands[-1]
         while around is not None:
             around.committed_stages, around.committed_s = self.finished_stages, now
             around = around.parent

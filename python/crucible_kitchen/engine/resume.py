@@ -18,7 +18,7 @@ from crucible_kitchen.ports import MetricsStore
 
 from .checkpoint import Every, Policy, Seconds
 from .handlers.jsonl import plain
-from .journal import Saved, Story
+from .journal import Saved, Story, body_of
 from .vault import Vault
 
 _LONGEST = 160
@@ -157,7 +157,8 @@ def _kept(lines: list[bytes], path: Path, main: Saved) -> Iterator[bytes]:
         except (ValueError, KeyError, TypeError) as error:
             raise CrucibleError(f"{path}, line {number + 1} is damaged: {error!r}") from error
         keep = number < strand.events
-        if not keep and event["kind"] == "metric" and strand.inside and event["path"] == strand.at:
+        told_inside = strand.inside and event["path"] == body_of(strand.at)
+        if not keep and event["kind"] == "metric" and told_inside:
             told = _told(event["name"], event["value"], event.get("step"))
             keep = recorded[told] > 0
             recorded[told] -= 1

@@ -17,6 +17,7 @@ from crucible_kitchen.errors import CrucibleError
 
 from .journal import Saved
 from .sources import OpenLoop, Watched
+from .vault import Held
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -35,16 +36,17 @@ class Strand:
     __slots__ = (
         "at",
         "base",
-        "blocked",
         "committed_s",
         "committed_stages",
-        "concurrent",
+        "ended",
         "events",
         "frozen",
         "inside",
         "loops",
+        "lost",
         "name",
         "number",
+        "of_the_end",
         "parent",
         "pending",
         "recorder",
@@ -53,23 +55,29 @@ class Strand:
         "sent",
         "target",
         "touched",
+        "used",
+        "written",
     )
 
     def __init__(self, recorder: Recorder, rt: Runtime, parent: Strand | None = None) -> None:
         self.recorder, self.rt, self.parent = recorder, rt, parent
         self.name, self.number = "", 0 if parent is None else -1
-        self.concurrent = False
         self.frozen = True  # until it begins: what never does is not written down
+        self.used: set[Held] = set()  # what adapters hold and it changed since it was written down
+        self.ended: list[Strand] = []  # of the block it is in, with work that is not written down
+        self.lost: Strand | None = None  # stands for those that will not be written down any more
         self._reset()
 
     def _reset(self) -> None:
         self.saved: Saved | None = None
         self.target: str | None = None  # where to go on behind; None where it has got there
         self.at, self.inside, self.events = "", False, 0
-        self.pending = self.blocked = False
+        self.written = ("", False)  # where it stood when it was written down
+        self.pending = False
         self.touched: dict[str, None] = {}
         self.loops: list[OpenLoop] = []
         self.sent = 0
+        self.of_the_end: list[MetricRecord] | None = None  # metrics, once it has come to its end
         self.committed_stages, self.committed_s = self.recorder.finished_stages, monotonic()
         self.base = self.rt.base
 
@@ -87,22 +95,22 @@ class Strand:
         """A strand for a fork of the runtime."""
         return Strand(self.recorder, rt, self)
 
-    def begin(self, name: str, *, concurrent: bool = False) -> None:
+    def begin(self, name: str) -> None:
         """Start, or go on where the journal says.
 
         Args:
             name: path that its ids begin with.
-            concurrent: whether others run at the same time.
         """
-        self._reset()
         parent = self.parent
+        if parent is not None:
+            parent.lose(self)
+        self._reset()
         self.name, self.number = name, 0 if parent is None else -1
         if parent is None:
             self.saved, self.frozen = self.recorder.story.main, False
         else:
             self.committed_stages, self.committed_s = parent.committed_stages, parent.committed_s
-            self.concurrent = concurrent or parent.concurrent
-            self.frozen = parent.frozen or parent.blocked
+            self.frozen = parent.frozen
             self.saved = parent.saved.children.get(name) if parent.saved is not None else None
         if self.saved is not None and self.saved.at:
             self._restore(self.saved)
@@ -110,6 +118,7 @@ class Strand:
     def _restore(self, saved: Saved) -> None:
         rt, decode = self.rt, self.recorder.vault.decode
         self.number, self.target, self.at = saved.number, saved.at, saved.at
+        self.written = (saved.at, saved.inside)
         with self.recorder.lock:
             for key, coded in saved.state.items():
                 rt.put(key, decode(coded))
@@ -127,6 +136,10 @@ class Strand:
         """What stages have put into the context's metadata."""
         before, now = dict(self.base.metadata), dict(self.rt.base.metadata)
         return {k: v for k, v in now.items() if k not in before or v is not before[k]}
+
+    def unsent(self) -> list[MetricRecord]:
+        """Metrics that are not written down."""
+        return self.rt.metrics.since(self.sent) if self.of_the_end is None else self.of_the_end
 
     # What the closures of stages and blocks ask.
 
@@ -163,12 +176,10 @@ class Strand:
         self.target = None
         self.rt.metrics.cut(self.sent)  # what a source recorded again while it was gone through
 
-    def finished(self, path: str, writes: Mapping[str, None], used: Iterable[str]) -> None:
+    def finished(self, path: str, writes: Mapping[str, None]) -> None:
         """Take note that a stage has done its work, and write that down where it is time."""
         self.touched.update(writes)
         recorder = self.recorder
-        if used:
-            self.uses(used)
         self.at, self.inside, self.pending = path, False, False
         done = recorder.finished_stages = recorder.finished_stages + 1
         # What `Every` says is asked here: to call it after each stage costs more than all this.
@@ -177,21 +188,96 @@ class Strand:
         if recorder.policy.due(self):
             recorder.commit(self)
 
-    def uses(self, ports: Iterable[str]) -> None:
-        """Take note that something that adapters hold may have changed.
+    def uses(self, ports: Iterable[str], keys: Iterable[str], *, makes: bool = False) -> None:
+        """Take note that what adapters hold is about to change.
 
-        Where several strands run at once, nobody can tell whose work is in it; this one is then
-        written down no further, and is done again from here on resume.
+        Until that is written down, no other strand may write it down as it is: with this one's work
+        in it, which a resume would then do twice.
+
+        Args:
+            ports: that are used.
+            keys: that are read.
+            makes: whether a new handle is made.
         """
-        self.recorder.used.update(ports)
-        self.frozen = self.frozen or self.concurrent
+        with self.recorder.lock:
+            values = [self.rt.values[key] for key in keys if key in self.rt.values]
+            for port in ports:
+                self._hold(self.recorder.vault.changed_by(port, values, makes))
 
-    def enter(self, where: str, *, concurrent: bool) -> None:
+    def _hold(self, changed: Iterable[Held]) -> None:
+        for held in changed:
+            self.used.add(held)
+            self.recorder.users.setdefault(held, set()).add(self)
+
+    def _release(self) -> set[Held]:
+        for held in self.used:
+            self.recorder.users[held].discard(self)
+        given, self.used = self.used, set()
+        return given
+
+    def committed(self) -> None:
+        """Take note that where it stands is written down."""
+        self.touched, self.pending = {}, False
+        if self.of_the_end is None:
+            self.sent = len(self.rt.metrics)
+        else:
+            self.of_the_end = []
+        self.written = (self.at, self.inside)
+        self._release()
+        for loop in self.loops:
+            loop.written = True
+        if self.parent is not None and self in self.parent.ended:
+            self.parent.ended.remove(self)
+
+    def end(self) -> None:
+        """Take note that it has come to its end, where it began inside a block.
+
+        Raises:
+            CrucibleError: the journal stopped in a place that the workflow does not have any more.
+        """
+        assert self.parent is not None
+        self.check_arrived()
+        if self.used or (self.at, self.inside) != self.written:
+            with self.recorder.lock:
+                self.of_the_end = self.unsent()  # the runtime gives its metrics away
+                self.parent.ended.append(self)
+
+    def lose(self, child: Strand) -> None:
+        """Take note that a strand inside begins anew: what is not written down of it never is."""
+        if child not in self.ended and not child.used:
+            return
+        with self.recorder.lock:
+            if child in self.ended:
+                self.ended.remove(child)
+            if self.lost is None:
+                self.lost = Strand(self.recorder, self.rt, self)
+            self.lost._hold(child._release())
+
+    def leave(self, where: str) -> None:
+        """Take note that a block with strands of its own is over; what they did is this one's."""
+        with self.recorder.lock:
+            for child in (*self.ended, *(() if self.lost is None else (self.lost,))):
+                self._hold(child._release())
+            self.ended = []
+            self.at, self.inside, self.pending = where, False, False
+
+    def is_past(self, path: str) -> bool:
+        """Whether a block is over that the target is, or that it is in; called while there is one.
+
+        Where it is the target, this strand is there.
+        """
+        if self.target != path:
+            return not self.leads_to(path)
+        if self.saved is not None and self.saved.inside:
+            return False
+        self._arrive()
+        return True
+
+    def enter(self, where: str) -> None:
         """Take note that a block with strands of its own begins.
 
         Args:
             where: id of the block.
-            concurrent: whether its strands run at the same time.
         """
         if self.target is not None:
             self._arrive()
@@ -200,8 +286,6 @@ class Strand:
         self.at, self.inside, self.pending = where, True, True
         self.events = self.recorder.events()
         self.saved = None
-        # What an adapter holds must be saved before several strands go on from it.
-        self.blocked = concurrent and bool(self.recorder.used)
 
     def sources(
         self,

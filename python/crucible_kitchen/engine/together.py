@@ -78,17 +78,19 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
     def work(where: str) -> None:
         rt.tell("block.start", where, block="parallel", total=len(forks))
         if rt.strand is not None:
-            rt.strand.enter(where, concurrent=True)
+            rt.strand.enter(where)
         left: dict[int, Left] = {}
 
         def member(slot: int, number: int) -> None:
             fork = forks[number]
             fork.enter(f"{where}/")
             if fork.strand is not None:
-                fork.strand.begin(f"{where}/{node.body[number].name}", concurrent=True)
+                fork.strand.begin(f"{where}/{node.body[number].name}")
             try:
                 for step in bodies[number]:
                     step()
+                if fork.strand is not None:
+                    fork.strand.end()
             finally:
                 left[number] = fork.leave()
 
@@ -101,6 +103,8 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
                 break  # one after the other, those behind it would not have run
         if errors:
             raise errors[min(errors)]
+        if rt.strand is not None:
+            rt.strand.leave(where)
 
     return told("parallel", node, rt, work)
 
@@ -118,7 +122,7 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
         total = len(every)
         rt.tell("block.start", where, block="fan_out", total=total)
         if rt.strand is not None:
-            rt.strand.enter(where, concurrent=True)
+            rt.strand.enter(where)
         while len(copies) < min(most, total):
             fork = rt.fork()
             copies.append((fork, compile_body(node.body, fork, path)))
@@ -133,11 +137,13 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
             fork.put(item_key, every[number])
             fork.put(index_key, number)
             if fork.strand is not None:
-                fork.strand.begin(here, concurrent=True)
+                fork.strand.begin(here)
             fork.tell("iteration.start", here, iteration=number, total=total)
             try:
                 for step in body:
                     step()
+                if fork.strand is not None:
+                    fork.strand.end()
             finally:
                 left[number] = fork.leave()
 
@@ -153,6 +159,8 @@ def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileB
             raise errors[min(errors)]
         for key, target in node.collect:
             rt.put(target, [_collected(left[number].state, key, number) for number in range(total)])
+        if rt.strand is not None:
+            rt.strand.leave(where)
 
     return told("fan_out", node, rt, work)
 
@@ -172,7 +180,7 @@ def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody
     def work(where: str) -> None:
         rt.tell("block.start", where, block="scope")
         if rt.strand is not None:
-            rt.strand.enter(where, concurrent=False)
+            rt.strand.enter(where)
         fork.enter(f"{where}/")
         for key, value in rt.everything().items():
             if key.startswith(prefix):  # written when the scope ran before, as in a loop
@@ -182,11 +190,15 @@ def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody
         try:
             for step in body:
                 step()
+            if fork.strand is not None:
+                fork.strand.end()
         finally:
             left = fork.leave()
             rt.adopt(left)
             for key, value in left.state.items():
                 rt.put(prefix + key, value)
+        if rt.strand is not None:
+            rt.strand.leave(where)
 
     return told("scope", node, rt, work)
 

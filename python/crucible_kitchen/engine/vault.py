@@ -24,6 +24,8 @@ from crucible_kitchen.ports import Port, Ports
 
 Coded = Any
 """JSON: a plain value as it is, or ``{"$pickle": base64}`` or ``{"$blob": hash}``."""
+Held = int | str
+"""What adapters hold and a stage may change: a handle, by its number, or all handles of a port."""
 
 _PICKLE, _BLOB = "$pickle", "$blob"
 _SCALARS = (int, str, bool, type(None))
@@ -66,8 +68,9 @@ class Vault:
         self._blobs, self._handles_in = folder / "blobs", folder / "handles"
         self._ports, self._fsync = ports, fsync
         self._there = set(os.listdir(self._blobs)) if self._blobs.is_dir() else set()
-        self._handles: list[_Handle] = []
-        self._unsaved: list[int] = []
+        self._handles: dict[int, _Handle] = {}  # not every number comes to be saved
+        self._unsaved: set[int] = set()
+        self._named: set[int] = set()  # by the values encoded since `new_handles` was asked
         self._since_sweep = 0
         self.keepers = tuple(name for name in ports if ports[name].handles)
         """Ports whose adapters keep handles."""
@@ -77,11 +80,6 @@ class Vault:
     def has_grown(self) -> bool:
         """Whether it is time to `sweep`."""
         return self._since_sweep >= _SWEEP_AFTER
-
-    @property
-    def has_new(self) -> bool:
-        """Whether handles have come since the last were saved."""
-        return bool(self._unsaved)
 
     def encode(self, value: Any) -> Coded:
         """A value as JSON.
@@ -115,22 +113,44 @@ class Vault:
         except (pickle.UnpicklingError, AttributeError, ImportError, EOFError, TypeError) as error:
             raise CrucibleError(f"journal: a value cannot be read back: {error}") from error
 
-    def save_handles(self, used: Iterable[str]) -> dict[str, Any] | None:
-        """Have adapters save the handles that are new, and those of the ports that were used.
+    def changed_by(self, port: str, values: Iterable[Any], makes: bool) -> set[Held]:
+        """What a stage may change that uses a port and is handed some values.
+
+        An adapter that takes one stage at a time is changed as a whole. In one that takes several,
+        a stage changes the handles that it is handed. Where it is handed none, it may change all of
+        them, unless it `makes` a handle of its own.
+        """
+        if not self._ports[port].concurrent:
+            return {port}
+        handed = {self.number_of(one) for value in values for one in _parts(value)}
+        mine: set[Held] = {n for n, handle in self._handles.items() if handle.port == port}
+        return (mine & handed) or (set() if makes else mine)
+
+    def new_handles(self) -> set[int]:
+        """Handles that were never saved, and are in what was encoded since this was asked last."""
+        new, self._named = self._named & self._unsaved, set()
+        return new
+
+    def held(self, number: int) -> Held:
+        """What a stage changes that changes this handle, see `changed_by`."""
+        port = self._handles[number].port
+        return number if self._ports[port].concurrent else port
+
+    def is_handle(self, kind: type) -> bool:
+        """Whether values of a class may be handles."""
+        return issubclass(kind, self._kinds)
+
+    def save_handles(self, held: Iterable[Held]) -> dict[str, Any] | None:
+        """Have adapters save handles as they are now, where they are still in use.
 
         Returns:
             What was saved, by the handle's number; None where an adapter cannot save one now.
         """
-        if not self._handles:
-            return {}
-        numbers = [
-            number
-            for number, handle in enumerate(self._handles)
-            if number in self._unsaved or (handle.port in used and self._owner(handle.value))
-        ]
+        wanted = set(held)
         saved: dict[str, Any] = {}
-        for number in numbers:
-            handle = self._handles[number]
+        for number, handle in self._handles.items():
+            if not wanted & {number, handle.port} or not self._owner(handle.value):
+                continue
             folder = f"{number}-{secrets.token_hex(4)}"
             self._handles_in.mkdir(parents=True, exist_ok=True)
             given = self._ports[handle.port].save_value(handle.value, self._handles_in / folder)
@@ -146,15 +166,15 @@ class Vault:
             if handle.folder:
                 shutil.rmtree(self._handles_in / handle.folder, ignore_errors=True)
             handle.saved, handle.folder = one["saved"], one["folder"]
-        self._unsaved.clear()
+            self._unsaved.discard(int(number))
 
     def restore(self, handles: Mapping[str, Any]) -> None:
         """Know the handles that the journal names; each is made again when it is first needed."""
         for number in sorted(map(int, handles)):
             one = handles[str(number)]
-            self._handles.append(_Handle(one["port"], None, one["saved"], one["folder"]))
+            self._handles[number] = _Handle(one["port"], None, one["saved"], one["folder"])
         for folder in os.listdir(self._handles_in) if self._handles_in.is_dir() else ():
-            if folder not in {handle.folder for handle in self._handles}:
+            if folder not in {handle.folder for handle in self._handles.values()}:
                 shutil.rmtree(self._handles_in / folder, ignore_errors=True)
 
     def sweep(self, wanted: Iterable[Coded]) -> None:
@@ -169,15 +189,18 @@ class Vault:
         """The number of a handle, a new one if need be; None for what no adapter keeps."""
         if not isinstance(value, self._kinds):
             return None
-        for number, handle in enumerate(self._handles):
-            if handle.value is value:
-                return number
+        every = self._handles.items()
+        known = next((number for number, handle in every if handle.value is value), None)
+        if known is not None and known not in self._unsaved:
+            return known
         owner = self._owner(value)
         if owner is None:
             return None
-        self._handles.append(_Handle(owner, value))
-        self._unsaved.append(len(self._handles) - 1)
-        return len(self._handles) - 1
+        if known is None:
+            known = max(self._handles, default=-1) + 1
+            self._handles[known] = _Handle(owner, value)
+            self._unsaved.add(known)
+        return known
 
     def handle(self, number: int) -> Any:
         """The handle of a number, made again by its adapter."""
@@ -234,7 +257,10 @@ class _Pickler(pickle.Pickler):
         self._vault = vault
 
     def persistent_id(self, value: Any) -> int | None:
-        return self._vault.number_of(value)
+        number = self._vault.number_of(value)
+        if number is not None:
+            self._vault._named.add(number)
+        return number
 
 
 class _Unpickler(pickle.Unpickler):
@@ -246,6 +272,13 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, number: Any) -> Any:
         return self._vault.handle(number)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """A value, or what is in a small container."""
+    if not isinstance(value, (list, tuple, dict)) or len(value) > _MOST_ITEMS:
+        return (value,)
+    return value.values() if isinstance(value, dict) else value
 
 
 def _is_plain(value: Any, budget: int) -> int:
