@@ -71,19 +71,27 @@ Call call_of(const py::handle& hidden, const py::handle& weight, const py::handl
   return {
       {x_TH.data(), w_VH.data(), target, x_TH.stride(0), w_VH.stride(0), x_TH.dtype() == kBFloat16},
       size,
-      {static_cast<float>(softcap), static_cast<float>(smoothing)}};
+      {static_cast<float>(softcap), static_cast<float>(smoothing), 0.0F, 0}};
 }
 
 void forward(const py::handle& hidden, const py::handle& weight, const py::handle& targets,
              double softcap, double smoothing, const py::handle& even_row,
              const py::handle& logprobs, const py::handle& lse, const py::handle& miss,
-             const py::handle& slope, int threads) {
-  const Call call = call_of(hidden, weight, targets, softcap, smoothing);
+             const py::handle& slope, double eps, std::int64_t seed, const py::handle& sure,
+             int threads) {
+  Call call = call_of(hidden, weight, targets, softcap, smoothing);
   const std::int64_t T = call.size.T, H = call.size.H;
   const linear_logprobs::Outputs out{
       floats("logprobs", logprobs, "[T]", {T}), floats("lse", lse, "[T]", {T}),
       floats("miss", miss, "[T]", {T}),
-      slope.is_none() ? nullptr : floats("slope", slope, "[T, H]", {T, H})};
+      slope.is_none() ? nullptr : floats("slope", slope, "[T, H]", {T, H}),
+      sure.is_none() ? nullptr : floats("sure", sure, "[T]", {T})};
+  if (!(eps >= 0.0 && eps < 1.0)) refuse("eps must be in [0, 1), got " + std::to_string(eps));
+  if (eps > 0.0 && (sure.is_none() || slope.is_none() || softcap != 0.0 || smoothing != 0.0)) {
+    refuse("eps must be 0 unless slope and sure are given, softcap and smoothing 0");
+  }
+  call.options.eps = static_cast<float>(eps);
+  call.options.seed = static_cast<std::uint64_t>(seed);  // any 64 bits: torch's are signed
   const float* even = even_row.is_none() ? nullptr : floats("even_row", even_row, "[H]", {H});
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(linear_logprobs, forward);
@@ -111,7 +119,8 @@ void grad_weight(const py::handle& grad, const py::handle& hidden, const py::han
 
 void bind_linear_logprobs(py::module_& m) {
   m.def("linear_logprobs_forward", &forward,
-        "Writes logprobs, lse, miss and, unless None, slope; tensors on the CPU.");
+        "Writes logprobs, lse, miss and, unless None, slope; tensors on the CPU. With eps above 0 "
+        "the slope is sampled, and sure is written.");
   m.def("linear_logprobs_grad_weight", &grad_weight,
         "Writes the gradient of the head; tensors on the CPU.");
 }

@@ -9,7 +9,7 @@ void forward(const Inputs& in, const Size& size, const Options& options, const f
              const Outputs& out, int threads) {
   const ForwardCall call{
       in, size, options, even_row_H, out, TokenBlocks(size.T), Vocabulary(size.V)};
-  threads = useful_threads(threads, size, call.wants_slope() ? 2 : 1);
+  threads = useful_threads(threads, size, call.gathers() ? 2 : 1);
   in.bfloat16 ? run_forward<BFloat16>(call, threads) : run_forward<float>(call, threads);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../common/threads.h"
+#include "cpu_sampled.h"
 #include "cpu_vocabulary.h"
 
 namespace crucible::linear_logprobs::cpu {
@@ -22,12 +23,15 @@ struct ForwardCall {
   Vocabulary vocabulary;
 
   bool wants_slope() const { return out.slope_TH != nullptr; }
+  bool samples() const { return wants_slope() && options.eps > 0.0F; }
+  // Whether the slope is summed while the vocabulary passes by.
+  bool gathers() const { return wants_slope() && !samples(); }
   // A softcap and smoothing at once: the even share of each row is bent by each token's logit.
   bool bends_even() const {
     return wants_slope() && options.softcap != 0.0F && options.smoothing != 0.0F;
   }
   std::int64_t part_numel() const {
-    const std::int64_t sums = (wants_slope() ? 1 : 0) + (bends_even() ? 1 : 0);
+    const std::int64_t sums = (gathers() ? 1 : 0) + (bends_even() ? 1 : 0);
     return blocks.size * (5 + sums * size.H);
   }
   Part part_at(float* memory) const {
@@ -38,7 +42,7 @@ struct ForwardCall {
             memory + 2 * n,
             memory + 3 * n,
             memory + 4 * n,
-            wants_slope() ? sums : nullptr,
+            gathers() ? sums : nullptr,
             bends_even() ? sums + n * size.H : nullptr};
   }
 };
@@ -53,7 +57,7 @@ class ForwardWorker {
     for (std::int64_t slices = call.vocabulary.slices; slices > 1; slices /= 2) ++depth;
     stride_ = call.blocks.stride();
     const std::int64_t entries = kBlock * stride_, tokens = call.blocks.size * call.size.H;
-    parts_ = scratch.take(depth * call.part_numel() + tokens + 2 * entries + call.blocks.size +
+    parts_ = scratch.take(depth * call.part_numel() + tokens + 2 * entries + 3 * call.blocks.size +
                           kBlock * kColumns + kScoreRoom);
     panels_ = parts_ + depth * call.part_numel();
     logits_ = panels_ + tokens;
@@ -61,6 +65,8 @@ class ForwardWorker {
     rescale_ = bend_ + entries;
     head_panel_ = rescale_ + call.blocks.size;
     room_ = head_panel_ + kBlock * kColumns;
+    known_.lse = room_ + kScoreRoom;
+    known_.keys = reinterpret_cast<std::uint32_t*>(known_.lse + call.blocks.size);
   }
 
   void take(std::int64_t block) {
@@ -69,41 +75,71 @@ class ForwardWorker {
     first_token_ = call_.blocks.first(block);
     tokens_ = call_.blocks.tokens(block);
     pack_tokens(hidden_, first_token_, tokens_, call_.size.H, panels_);
+    if (call_.samples()) know_targets();
   }
 
   Part own_part(std::int64_t depth) const {
     return call_.part_at(parts_ + depth * call_.part_numel());
   }
 
-  // What slices [first, first + count) say.
-  void walk(std::int64_t first, std::int64_t count, std::int64_t depth, const Part& into) {
-    if (count == 1) return walk_slice(first, into);
+  // What slices [first, first + count) say; `entries` gets those of a sampled slope.
+  void walk(std::int64_t first, std::int64_t count, std::int64_t depth, const Part& into,
+            Entries& entries) {
+    if (count == 1) return walk_slice(first, into, entries);
     const Part later = own_part(depth);
-    walk(first, count / 2, depth + 1, into);
-    walk(first + count / 2, count / 2, depth + 1, later);
+    walk(first, count / 2, depth + 1, into, entries);
+    walk(first + count / 2, count / 2, depth + 1, later, entries);
     merge(tokens_, call_.size.H, into, later);
   }
 
-  void finish_block(const Part& part) const {
+  // `entries` of each of `runs` runs, in order.
+  void finish_block(const Part& part, Entries* entries, std::int64_t runs) const {
     for (std::int64_t t = 0; t < tokens_; ++t) {
       const Row row = finish(part, t, call_.size, call_.options);
       call_.out.logprobs_T[first_token_ + t] = row.logprob;
       call_.out.lse_T[first_token_ + t] = row.lse;
       call_.out.miss_T[first_token_ + t] = row.miss;
-      if (call_.wants_slope()) finish_slope(part, t, row);
+      if (call_.gathers()) finish_slope(part, t, row);
     }
+    if (call_.samples()) sum_entries(entries, runs);
   }
 
  private:
-  void walk_slice(std::int64_t slice, const Part& part) {
+  // The target's logit is the first that is known of each token's sum.
+  void know_targets() {
+    for (std::int64_t t = 0; t < call_.blocks.size; ++t) {
+      known_.lse[t] = kInfinity;  // where a panel has no token nothing is kept
+      known_.keys[t] = 0;
+    }
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const T* x = hidden_.row(first_token_ + t);
+      const T* target = head_.row(call_.in.targets_T[first_token_ + t]);
+      float logit = 0.0F;
+      for (std::int64_t h = 0; h < call_.size.H; ++h) logit += widen(x[h]) * widen(target[h]);
+      known_.lse[t] = logit;
+      known_.keys[t] = hash_key(call_.options.seed, static_cast<std::uint32_t>(first_token_ + t));
+    }
+  }
+
+  void know_slice(const Part& part) {
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const float slice = part.top[t] + std::log(part.sum[t]);
+      const float most = std::max(known_.lse[t], slice);
+      if (most == -kInfinity) continue;
+      known_.lse[t] = most + std::log1p(std::exp(std::min(known_.lse[t], slice) - most));
+    }
+  }
+
+  void walk_slice(std::int64_t slice, const Part& part, Entries& entries) {
     const std::int64_t size = call_.blocks.size;
     std::fill_n(part.top, size, -kInfinity);
     std::fill_n(part.sum, call_.part_numel() - size, 0.0F);  // and all that lies behind
     call_.vocabulary.each_block(
-        slice, [&](std::int64_t first, std::int64_t rows) { meet(first, rows, part); });
+        slice, [&](std::int64_t first, std::int64_t rows) { meet(first, rows, part, entries); });
+    if (call_.samples()) know_slice(part);
   }
 
-  void meet(std::int64_t first, std::int64_t rows, const Part& part) {
+  void meet(std::int64_t first, std::int64_t rows, const Part& part, Entries& entries) {
     const bool bends = call_.options.softcap != 0.0F;
     score(head_, first, rows, panels_, tokens_, call_.size.H, logits_, stride_, room_);
     gemm::each_panel(tokens_, [&](std::int64_t t, int count) {
@@ -117,9 +153,12 @@ class ForwardWorker {
                     logits[at] = -kInfinity;
                   });
       exponentials(rows, logits, stride_, part.top + t, part.sum + t, rescale_ + t);
+      if (call_.samples()) {
+        list_entries(first, rows, t, logits, stride_, part, known_, call_.options.eps, entries);
+      }
       if (bends && call_.wants_slope()) scale_by(bend_ + t, rows, logits, stride_);
     });
-    if (call_.wants_slope()) gather(first, rows, part);
+    if (call_.gathers()) gather(first, rows, part);
   }
 
   // slope = rescale slope + entries^T block, [tokens][H].
@@ -159,6 +198,36 @@ class ForwardWorker {
     }
   }
 
+  // D = miss W_y less what the kept entries count, of all tokens of the block.
+  void sum_entries(Entries* entries, std::int64_t runs) const {
+    const std::int64_t H = call_.size.H;
+    float* const sure = call_.out.sure_T + first_token_;
+    const float* const misses = call_.out.miss_T + first_token_;
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      sure[t] = 1.0F - misses[t];
+      const T* target = head_.row(call_.in.targets_T[first_token_ + t]);
+      float* to = call_.out.slope_TH + (first_token_ + t) * H;
+      for (std::int64_t h = 0; h < H; ++h) to[h] = misses[t] * widen(target[h]);
+    }
+    for (Entries* run = entries; run != entries + runs; ++run) {
+      keep_entries(call_.out.lse_T + first_token_, known_.keys, call_.options.eps, *run, sure);
+      constexpr std::size_t kAhead = 6;
+      for (std::size_t i = 0; i < run->size(); ++i) {
+        if (i + kAhead < run->size()) {
+          const T* next = head_.row((*run)[i + kAhead].row);
+          for (std::int64_t h = 0; h < H; h += 64 / static_cast<std::int64_t>(sizeof(T))) {
+            __builtin_prefetch(next + h);
+          }
+        }
+        const Entry& entry = (*run)[i];
+        const T* from = head_.row(entry.row);
+        float* to = call_.out.slope_TH + (first_token_ + entry.token) * H;
+        for (std::int64_t h = 0; h < H; ++h) to[h] -= entry.e * widen(from[h]);
+      }
+      run->clear();
+    }
+  }
+
   const ForwardCall& call_;
   Matrix<T> hidden_, head_;
   std::int64_t block_ = -1, first_token_ = 0, tokens_ = 0, stride_ = 0;
@@ -169,6 +238,7 @@ class ForwardWorker {
   float* rescale_ = nullptr;     // [tokens]
   float* head_panel_ = nullptr;  // [kBlock][kColumns]
   float* room_ = nullptr;        // kScoreRoom
+  Known known_{};                // [tokens] each
 };
 
 template <typename T>
@@ -180,9 +250,11 @@ void run_forward(const ForwardCall& call, int threads) {
   static thread_local gemm::Scratch scratch;
   float* shared = runs == 1 ? nullptr : scratch.take(blocks * runs * call.part_numel());
   std::vector<std::atomic<std::int64_t>> done(static_cast<std::size_t>(blocks));
+  std::vector<Entries> lists(static_cast<std::size_t>(runs == 1 ? 0 : blocks * runs));
   parallel(blocks * runs, threads, [&](auto next) {
     static thread_local gemm::Scratch room;
     ForwardWorker<T> worker(call, room);
+    Entries own;
     for (std::int64_t i = next(); i < blocks * runs; i = next()) {
       const std::int64_t block = i / runs;
       const auto part_of = [&](std::int64_t run) {
@@ -190,14 +262,15 @@ void run_forward(const ForwardCall& call, int threads) {
       };
       worker.take(block);
       const Part part = runs == 1 ? worker.own_part(0) : part_of(i % runs);
-      worker.walk(i % runs * slices, slices, 1, part);
+      Entries* const entries = runs == 1 ? &own : lists.data() + block * runs;
+      worker.walk(i % runs * slices, slices, 1, part, entries[runs == 1 ? 0 : i % runs]);
       if (done[static_cast<std::size_t>(block)].fetch_add(1) + 1 < runs) continue;
       for (std::int64_t step = 1; step < runs; step *= 2) {
         for (std::int64_t run = 0; run < runs; run += 2 * step) {
           merge(call.blocks.tokens(block), call.size.H, part_of(run), part_of(run + step));
         }
       }
-      worker.finish_block(runs == 1 ? part : part_of(0));
+      worker.finish_block(runs == 1 ? part : part_of(0), entries, runs);
     }
   });
 }

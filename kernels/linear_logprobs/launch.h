@@ -24,6 +24,10 @@ struct Inputs {
 struct Options {
   float softcap;    // 0: none
   float smoothing;  // share of the target's mass spread evenly over the vocabulary
+  // Entries of the softmax below eps count eps with the probability that makes their mean right,
+  // else nothing; 0: exact. Without softcap and smoothing only.
+  float eps;
+  std::uint64_t seed;
 };
 
 struct Gradients {
@@ -37,6 +41,7 @@ struct Outputs {
   float* lse_T;
   float* miss_T;
   float* slope_TH;  // null: not wanted
+  float* sure_T;    // of a sampled slope, the probability of entries that are not drawn; or null
 };
 
 namespace cpu {

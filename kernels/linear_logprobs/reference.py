@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .variant import Forward, Variant
+from crucible_kitchen.kernels.common.hash import BITS, mix_tensor, seed_key
+
+from .variant import Forward, Sampled, Variant
 
 
 def forward(
@@ -68,6 +70,30 @@ def grad_weight(
     return (pull_TV.T @ hidden.double()).to(weight.dtype)
 
 
+def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, eps: float, seed: int) -> Sampled:
+    """`forward` with a slope in which an entry of probability p below eps is drawn.
+
+    It counts eps with probability p / eps, else nothing: if p >= u eps, for a hash u of the token,
+    its row of the head and the seed.
+    """
+    exact = forward(hidden, weight, targets)
+    p_TV = _logits(hidden, weight, 0.0)[0].softmax(-1)
+    sure = p_TV.masked_fill(p_TV < eps, 0.0).scatter(-1, targets[:, None], 0.0).sum(-1)
+    u_TV = _uniform(len(targets), len(weight), seed, hidden.device)
+    counts_TV = torch.where(p_TV >= u_TV * eps, p_TV.clamp_min(eps), 0.0)
+    counts_TV = counts_TV.scatter(-1, targets[:, None], -exact.miss[:, None].double())
+    slope = (-counts_TV @ weight.double()).to(exact.slope.dtype)
+    return Sampled(exact._replace(slope=slope), (1 - exact.miss + sure).to(exact.miss.dtype))
+
+
+def _uniform(tokens: int, vocabulary: int, seed: int, device: torch.device) -> Tensor:
+    """u in (0, 1], [T, V] float64, in steps of 2^-24; common/hash.h has the hash."""
+    token = torch.arange(tokens, dtype=torch.int64, device=device)
+    row = torch.arange(vocabulary, dtype=torch.int64, device=device)
+    keys = mix_tensor(token & BITS ^ seed_key(seed))
+    return ((mix_tensor(keys[:, None] ^ row) >> 8) + 1).double() * 2.0**-24
+
+
 def _logits(hidden: Tensor, weight: Tensor, logit_softcap: float) -> tuple[Tensor, Tensor]:
     """Logits and their derivative in the product of hidden and weight."""
     logits_TV = hidden.double() @ weight.double().T
@@ -83,4 +109,4 @@ def _wanted(targets: Tensor, vocabulary: int, label_smoothing: float) -> Tensor:
     return (1 - label_smoothing) * one_hot_TV + label_smoothing / vocabulary
 
 
-linear_logprobs = Variant(forward, grad_weight)
+linear_logprobs = Variant(forward, grad_weight, sampled)

@@ -25,12 +25,28 @@ class Forward(NamedTuple):
     slope: Tensor
 
 
+class Sampled(NamedTuple):
+    """What a forward with a sampled slope returns.
+
+    Args:
+        forward: all exact but the slope, whose mean over seeds is the exact one.
+        sure: the probability of the target and of all entries of at least eps, [T].
+    """
+
+    forward: Forward
+    sure: Tensor
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One backend: `forward` and `grad_weight` as in `reference`, called with a token or more."""
+    """One backend: functions as in `reference`, called with a token or more.
+
+    `sampled` is None where it has none.
+    """
 
     forward: Callable[..., Forward]
     grad_weight: Callable[..., Tensor]
+    sampled: Callable[..., Sampled] | None = None
 
     def __call__(
         self,

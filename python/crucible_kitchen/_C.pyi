@@ -28,6 +28,9 @@ def linear_logprobs_forward(
     lse: Tensor,
     miss: Tensor,
     slope: Tensor | None,
+    eps: float,
+    seed: int,
+    sure: Tensor | None,
     threads: int,
 ) -> None: ...
 def linear_logprobs_grad_weight(

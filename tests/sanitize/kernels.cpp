@@ -195,12 +195,23 @@ Made linear_logprobs(std::int64_t tokens, std::int64_t H, std::int64_t V, float 
   const op::Inputs in{hidden.data(), weight.data(), targets.data(),
                       H + kApart,    H + kApart,    sizeof(T) == 2};
   const op::Size size{tokens, H, V};
-  op::cpu::forward(in, size, {softcap, 0.0F}, nullptr,
-                   {logprobs.data(), lse.data(), miss.data(), slope.data()}, threads);
-  op::cpu::grad_weight(in, size, {softcap, 0.0F}, {grad.data(), lse.data(), miss.data()}, dw.data(),
+  const op::Options options{softcap, 0.0F, 0.0F, 0};
+  auto sure = unwritten<float>(tokens), drawn_slope = unwritten<float>(tokens * H);
+  if (softcap == 0.0F) {
+    op::cpu::forward(in, size, {0.0F, 0.0F, 0x1p-5F, 7}, nullptr,
+                     {logprobs.data(), lse.data(), miss.data(), drawn_slope.data(), sure.data()},
+                     threads);
+  }
+  op::cpu::forward(in, size, options, nullptr,
+                   {logprobs.data(), lse.data(), miss.data(), slope.data(), nullptr}, threads);
+  op::cpu::grad_weight(in, size, options, {grad.data(), lse.data(), miss.data()}, dw.data(),
                        threads);
   Made made;
   for (const auto* part : {&logprobs, &lse, &miss, &slope}) made.add(*part);
+  if (softcap == 0.0F) {
+    made.add(drawn_slope);
+    made.add(sure);
+  }
   made.add(dw);
   return made;
 }

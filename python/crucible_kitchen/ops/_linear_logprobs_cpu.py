@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
-from crucible_kitchen.kernels.linear_logprobs.variant import Forward, Variant
+from crucible_kitchen.kernels.linear_logprobs.variant import Forward, Sampled, Variant
 
 
 def forward(
@@ -35,9 +35,36 @@ def forward(
         lse,
         miss,
         slope if want_slope else None,
+        0.0,
+        0,
+        None,
         torch.get_num_threads(),
     )
     return Forward(logprobs, lse, miss, slope)
+
+
+def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, eps: float, seed: int) -> Sampled:
+    """See `reference.sampled`."""
+    T, H = hidden.shape
+    logprobs, lse, miss, sure = (torch.empty(T, dtype=torch.float32) for _ in range(4))
+    slope = torch.empty((T, H), dtype=torch.float32)
+    _C.linear_logprobs_forward(
+        _rows(hidden),
+        _rows(weight),
+        targets.contiguous(),
+        0.0,
+        0.0,
+        None,
+        logprobs,
+        lse,
+        miss,
+        slope,
+        eps,
+        seed,
+        sure,
+        torch.get_num_threads(),
+    )
+    return Sampled(Forward(logprobs, lse, miss, slope), sure)
 
 
 def grad_weight(
@@ -73,4 +100,4 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
-linear_logprobs = Variant(forward, grad_weight)
+linear_logprobs = Variant(forward, grad_weight, sampled)

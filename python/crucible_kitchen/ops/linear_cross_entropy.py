@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.errors import did_you_mean
+from crucible_kitchen.ops._sampled_slope import GradientMethod, eps_of
 from crucible_kitchen.ops.linear_logprobs import check, score, with_bias
 
 Reduction = Literal["mean", "sum", "none"]
@@ -25,6 +26,8 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     bias: Tensor | None = None,
     z_loss: float = 0.0,
+    gradient: GradientMethod = "exact",
+    seed: int = 0,
 ) -> Tensor:
     """Cross-entropy of softmax(hidden @ weight.T) against targets, [T, V] never in memory.
 
@@ -44,6 +47,7 @@ def linear_cross_entropy(
         z_loss: factor of the squared log of the partition function, which is added to each token's
             loss and keeps the logits near zero (Chowdhery et al. 2022, section 5,
             https://arxiv.org/abs/2204.02311); not with a softcap and smoothing at once.
+        gradient, seed: as `linear_logprobs` takes them; "sampled" not with a softcap or smoothing.
 
     Returns:
         Nats, float32. Where no token counts the result is 0 in every reduction, and so are its
@@ -55,6 +59,7 @@ def linear_cross_entropy(
         KernelError: no kernel takes the device or the dtype.
     """
     op = "linear_cross_entropy"
+    eps = eps_of(op, gradient)
     check(op, hidden, weight, targets)
     _check_options(op, targets, weights, reduction, logit_softcap, label_smoothing)
     if not z_loss >= 0.0 or (z_loss and logit_softcap and label_smoothing):
@@ -76,6 +81,8 @@ def linear_cross_entropy(
         logit_softcap=logit_softcap or 0.0,
         label_smoothing=label_smoothing,
         want_lse=z_loss > 0.0,
+        eps=eps,
+        seed=seed,
     )
     dtype = made.logprobs.dtype
     factors = keep.to(dtype) if weights is None else weights.to(dtype) * keep

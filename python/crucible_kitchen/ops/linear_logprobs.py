@@ -13,6 +13,7 @@ from torch import Tensor
 from crucible_kitchen.kernels.linear_logprobs.variant import Forward
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._refusals import triton_refuses
+from crucible_kitchen.ops._sampled_slope import GradientMethod, eps_of, sampled_forward
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -24,6 +25,8 @@ def linear_logprobs(
     *,
     bias: Tensor | None = None,
     return_entropy: Literal[False] = False,
+    gradient: GradientMethod = ...,
+    seed: int = ...,
 ) -> Tensor: ...
 @overload
 def linear_logprobs(
@@ -33,6 +36,8 @@ def linear_logprobs(
     *,
     bias: Tensor | None = None,
     return_entropy: Literal[True],
+    gradient: Literal["exact"] = ...,
+    seed: int = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -43,6 +48,8 @@ def linear_logprobs(
     *,
     bias: Tensor | None = None,
     return_entropy: bool = False,
+    gradient: GradientMethod = "exact",
+    seed: int = 0,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target under softmax(hidden @ weight.T), [T, V] never in memory.
 
@@ -58,6 +65,11 @@ def linear_logprobs(
         return_entropy: give the entropy of each token's distribution too. It has no gradient, is
             right to 1e-5 of the largest logit, and costs the second product where nothing else
             asks for it.
+        gradient: "sampled" leaves out the second product: of the softmax, entries of less than
+            2^-12 count 2^-12 or nothing, by chance, so that the mean of the gradient in `hidden` is
+            the exact one. Where most of the probability is in such entries the gradient is exact,
+            and a warning says so. What the head gets is exact. On the CPU only.
+        seed: of those draws, 64 bits; take another one for each pass.
 
     Returns:
         Log-probabilities in nats, [T] float32; the logits were summed and kept in float32. With
@@ -71,11 +83,14 @@ def linear_logprobs(
     Source: kernels/linear_logprobs/README.md
     """
     op = "linear_logprobs"
+    eps = eps_of(op, gradient)
+    if eps and return_entropy:
+        raise ValueError(f"{op}: gradient must be 'exact' with return_entropy, got 'sampled'")
     if bias is not None:
         check(op, hidden, weight, targets)
         hidden, weight = with_bias(op, hidden, weight, bias)
     if not return_entropy:
-        return score(op, hidden, weight, targets).logprobs
+        return score(op, hidden, weight, targets, eps=eps, seed=seed).logprobs
     made = score(op, hidden, weight, targets, want_slope=True)
     # slope . hidden is the target's logit less the mean logit, so this is lse - mean logit.
     lead = (made.slope.double() * hidden.detach().double()).sum(-1)
@@ -110,6 +125,8 @@ def score(
     label_smoothing: float = 0.0,
     want_slope: bool = False,
     want_lse: bool = False,
+    eps: float = 0.0,
+    seed: int = 0,
 ) -> Forward:
     """`linear_logprobs` with options; `op` is the name that errors carry.
 
@@ -120,6 +137,8 @@ def score(
         label_smoothing: share of the target's mass spread evenly over V, in [0, 1].
         want_slope: compute it also where no gradient asks for it.
         want_lse: let `lse` be differentiable too; not with a softcap and smoothing at once.
+        eps: probability below which entries of a sampled slope are drawn; 0: exact.
+        seed: of those draws.
 
     Returns:
         As a variant's forward; `logprobs` is the sum over v of q_tv log p_tv, with q the smoothed
@@ -129,7 +148,9 @@ def score(
     hidden, weight = lowered(hidden, weight)
     check(op, hidden, weight, targets)
     want_slope = want_slope or (torch.is_grad_enabled() and hidden.requires_grad)
-    options = (logit_softcap, label_smoothing, want_slope, want_lse, op)
+    if eps and (logit_softcap or label_smoothing):
+        raise ValueError(f"{op}: gradient must be 'exact' with a softcap or smoothing")
+    options = (logit_softcap, label_smoothing, want_slope, want_lse, eps, seed, op)
     return Forward._make(_linear_logprobs(hidden, weight, targets, keep, *options))
 
 
@@ -228,6 +249,8 @@ def _run(
     label_smoothing: float,
     want_slope: bool,
     want_lse: bool,
+    eps: float,
+    seed: int,
     caller: str,
 ) -> Forward:
     T, H = hidden.shape
@@ -237,10 +260,13 @@ def _run(
     _check_targets(caller, targets, kept, weight.shape[0])
     options = (logit_softcap, label_smoothing, want_slope)
     if len(targets) == 0:
-        made = _fake(hidden, weight, targets, None, *options, want_lse, caller)
+        made = _fake(hidden, weight, targets, None, *options, want_lse, eps, seed, caller)
     else:
         kernel: Any = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # a Variant
-        made = kernel.forward(hidden, weight, targets, *options)
+        if want_slope and eps > 0.0:
+            made = sampled_forward(caller, kernel, hidden, weight, targets, eps, seed)
+        else:
+            made = kernel.forward(hidden, weight, targets, *options)
     if kept is None:
         return made
     spread = [part.new_zeros(T).index_copy_(0, kept, part) for part in made[:3]]
@@ -259,6 +285,8 @@ def _fake(
     label_smoothing: float,
     want_slope: bool,
     want_lse: bool,
+    eps: float,
+    seed: int,
     caller: str,
 ) -> Forward:
     T, H = hidden.shape
@@ -269,7 +297,7 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, targets, keep, ctx.logit_softcap, ctx.label_smoothing, _, want_lse, _ = inputs
+    hidden, weight, targets, keep, ctx.logit_softcap, ctx.label_smoothing, _, want_lse, *_ = inputs
     logprobs, lse, miss, slope = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*([] if want_lse else [lse]), miss, slope)
@@ -290,7 +318,7 @@ def _backward(
     if grad_lse is not None:
         grad = -grad_lse if grad is None else grad - grad_lse
     if grad is None:
-        return (None,) * 9
+        return (None,) * 11
     grad_hidden = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_hidden = grad[:, None] * slope
@@ -301,7 +329,7 @@ def _backward(
         _add_shares(ctx, grad_lse, grad_hidden, grad_weight, *rest)
     if grad_hidden is not None:
         grad_hidden = grad_hidden.to(ctx.hidden_dtype)
-    return grad_hidden, grad_weight, *[None] * 7
+    return grad_hidden, grad_weight, *[None] * 9
 
 
 def _add_shares(
@@ -368,7 +396,8 @@ def _fake_grad_weight(grad: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> 
 
 _linear_logprobs = register(
     "linear_logprobs(Tensor hidden, Tensor weight, Tensor targets, Tensor? keep, "
-    "float logit_softcap, float label_smoothing, bool want_slope, bool want_lse, str caller) "
+    "float logit_softcap, float label_smoothing, bool want_slope, bool want_lse, float eps, "
+    "int seed, str caller) "
     "-> (Tensor logprobs, Tensor lse, Tensor miss, Tensor slope)",
     _run,
     _fake,
