@@ -12,10 +12,9 @@ from .flow import carried, keys_read
 from .keys import keys_written
 from .loops import Loop
 from .order import edges
-from .workflow import Workflow
 
 
-def nested(workflow: Workflow) -> Any:
+def nested(workflow: Block) -> Any:
     """A DiGraph of the body; a block is one node whose attribute ``graph`` is again a DiGraph.
 
     Nodes are names, in the order of the text; they have ``kind, spec, reads, writes, carried,
@@ -65,7 +64,7 @@ def _graph(body: Iterable[Node]) -> Any:
     return graph
 
 
-def flat(workflow: Workflow) -> Any:
+def flat(workflow: Block) -> Any:
     """One DiGraph of every node at any depth; ids are paths, ``parent`` is the block's path."""
     graph = nx.DiGraph()
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from .blocks import Block
 from .describe import describe
-from .workflow import Workflow
 
 Described = dict[str, Any]
 
 
-def mermaid(workflow: Workflow) -> str:
+def mermaid(workflow: Block) -> str:
     """A Mermaid flow chart: blocks are boxes, arrows are the order of the text."""
     ids = _ids(describe(workflow))
     lines = ["flowchart TD"]
@@ -33,7 +33,7 @@ def mermaid(workflow: Workflow) -> str:
     return "\n".join(lines) + "\n"
 
 
-def dot(workflow: Workflow) -> str:
+def dot(workflow: Block) -> str:
     """A Graphviz digraph: blocks are clusters, arrows are the order of the text."""
     ids = _ids(describe(workflow))
     lines = ["digraph {", "  compound=true;", "  node [shape=box];"]

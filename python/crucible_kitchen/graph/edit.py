@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 from crucible_kitchen.errors import did_you_mean
 
 from .blocks import Block, Node, walk
-from .workflow import Workflow
 
 B = TypeVar("B", bound=Block)
 Change = Callable[[Node], tuple[Node, ...]]
 
 
-def change(workflow: Workflow, name: str, put: Change) -> Workflow:
+def change(workflow: B, name: str, put: Change) -> B:
     """The workflow with one node changed into others.
 
     Args:
@@ -34,7 +33,7 @@ def change(workflow: Workflow, name: str, put: Change) -> Workflow:
     return _inside(workflow, workflow.name, paths[0], put)
 
 
-def _paths_that_end_in(workflow: Workflow, name: str) -> Iterator[str]:
+def _paths_that_end_in(workflow: Block, name: str) -> Iterator[str]:
     for path, node in walk(workflow):
         if node is not workflow and f"/{path}".endswith(f"/{name}"):
             yield path

@@ -13,7 +13,6 @@ from .loops import Loop
 from .signature import Read
 from .stage import StageNode
 from .together import FanOut, Parallel, Scope
-from .workflow import Workflow
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class _At:
     spaces: tuple[str, ...] = ("",)
 
 
-def analyse(workflow: Workflow) -> Flow:
+def analyse(workflow: Block) -> Flow:
     """Follow the text of a workflow once and note every read and write."""
     flow = Flow()
     for _, body in workflow.regions:

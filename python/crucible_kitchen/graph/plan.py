@@ -10,6 +10,7 @@ from crucible_kitchen.errors import Problem
 
 from .counts import Count
 from .order import Edge
+from .plan_text import text
 
 
 class Timing(NamedTuple):
@@ -164,8 +165,6 @@ class Plan:
         }
 
     def __str__(self) -> str:
-        from .plan_text import text
-
         return text(self)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from .plan import Estimate, Plan, PlanNode
+if TYPE_CHECKING:
+    from .plan import Estimate, Plan, PlanNode
 
 _WIDTH = 80
 _LABEL = 10
