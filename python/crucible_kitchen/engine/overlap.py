@@ -139,8 +139,8 @@ class _Together:
         left = [0.0] * len(self.seconds)
         if None not in self.seconds:
             for number in reversed(range(len(left))):
-                after = max((left[other] for other in self.behind[number]), default=0.0)
-                left[number] = (self.seconds[number] or 0.0) + after
+                after = [left[other] for other in self.behind[number]]
+                left[number] = (self.seconds[number] or 0.0) + max(after, default=0.0)
         return left
 
 

@@ -92,6 +92,7 @@ class Runtime:
         redact: takes secrets out of texts.
         facts: of the workflow.
         width: most stages that run at once; None for as many as it pays.
+        parent: of a fork; see `fork`.
     """
 
     __slots__ = (
@@ -130,35 +131,46 @@ class Runtime:
         redact: Redactor,
         facts: Facts,
         width: int | None = None,
+        parent: Runtime | None = None,
     ) -> None:
-        self.config: Mapping[str, Any] = base.config
         self.state: dict[str, Any] = {}
-        # State and configuration together: no key is in both, so one look-up serves a read.
-        self.values: dict[Any, Any] = dict(base.config)
+        if parent is None:
+            self.config: Mapping[str, Any] = base.config
+            # State and configuration together: no key is in both, so one look-up serves a read.
+            self.values: dict[Any, Any] = dict(base.config)
+            self.locks = Locks()
+        else:  # the values come when it begins
+            self.config, self.values, self.locks = parent.config, {}, parent.locks
         # What closures look up under tuples: no key of a user is one.
         self.constants: dict[Any, Any] = {}
         self.ports, self.emit, self.seed = ports, emit, seed
         self.bridge, self.redact, self.facts, self.width = bridge, redact, facts, width
         self.metrics = Metrics(self._recorded)
-        self.base = base.replace(_recorder=self.metrics)
+        self.base = base if parent is not None else base.replace(_recorder=self.metrics)
         self.prefix = ""
         self.cancelled = False
         self.checked = False  # whether stages are watched for changes of what they read
         self.attempts = 1
-        self.parent: Runtime | None = None
+        self.parent = parent
         self.earlier: MetricLog | None = None
         self.interrupt: Callable[[], None] | None = None
         self.forks: list[Runtime] = []
-        self.locks = Locks()
         self.strand: Strand | None = None  # where the run keeps a journal
 
     def fork(self) -> Runtime:
         """A runtime with a state of its own, for closures that run in another thread or scope."""
-        emit = self.locks.emit or self.emit
         child = Runtime(
-            self.base, self.ports, emit, self.seed, self.bridge, self.redact, self.facts, self.width
+            self.base,
+            self.ports,
+            self.locks.emit or self.emit,
+            self.seed,
+            self.bridge,
+            self.redact,
+            self.facts,
+            self.width,
+            self,
         )
-        child.parent, child.locks, child.checked = self, self.locks, self.checked
+        child.checked = self.checked
         if self.strand is not None:
             child.strand = self.strand.fork(child)
         with self.locks.family:
@@ -233,9 +245,10 @@ class Runtime:
     def leave(self) -> Left:
         """What the fork has written and recorded since it began."""
         assert self.parent is not None
-        before = dict(self.parent.base.metadata)
-        now = dict(self.base.metadata)
-        changed = {key: now[key] for key in now if key not in before or now[key] is not before[key]}
+        before, now = self.parent.base._metadata, self.base._metadata
+        changed = {}
+        if now is not before:
+            changed = {k: v for k, v in now.items() if k not in before or v is not before[k]}
         return Left(dict(self.state), self.metrics.take(), changed)
 
     def adopt(self, left: Left) -> None:
