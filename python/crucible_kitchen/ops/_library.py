@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 
 from crucible_kitchen.errors import KernelError
 
-# Any: torch does not annotate Library's methods.
+# Any: torch does not annotate these.
+_C: Any = torch._C
 _LIBRARY: Any = torch.library.Library("crucible_kitchen", "DEF")  # type: ignore[no-untyped-call]
 
 
@@ -38,12 +39,50 @@ def register(
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     qualified = f"crucible_kitchen::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
-    if backward is not None:
+    op: Any = getattr(torch.ops.crucible_kitchen, name).default
+    if backward is None or setup_context is None:
+        return op  # type: ignore[no-any-return]
+    backward = _once(name, backward)
+    if "Tensor[]" in schema:
         torch.library.register_autograd(
-            qualified, _once(name, backward), setup_context=setup_context, lib=_LIBRARY
+            qualified, backward, setup_context=setup_context, lib=_LIBRARY
         )
-    op: Callable[..., Any] = getattr(torch.ops.crucible_kitchen, name).default
-    return op
+    else:
+        differentiable = _differentiable(op, setup_context, backward)
+        _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
+    return op  # type: ignore[no-any-return]
+
+
+def _differentiable(
+    op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What `torch.library.register_autograd` registers, for an op without lists and defaults.
+
+    Torch's own looks for lists and keyword arguments in every call, which takes longer than all
+    else that a small call does.
+    """
+
+    class Call(torch.autograd.Function):
+        # The keys of the call come last, so that a place in the schema is a place here.
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            *inputs, keys = args
+            with _C._AutoDispatchBelowAutograd():
+                output = op.redispatch(keys & _C._after_autograd_keyset, *inputs)
+            setup_context(ctx, tuple(inputs), output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return (*backward(ctx, *grads), None)
+
+    def call(keys: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled() and _C._any_requires_grad(*args):
+            return Call.apply(*args, keys)  # type: ignore[no-untyped-call]
+        with _C._AutoDispatchBelowAutograd():
+            return op.redispatch(keys & _C._after_autograd_keyset, *args)
+
+    return call
 
 
 def _once(op: str, backward: Callable[..., Any]) -> Callable[..., Any]:
