@@ -10,7 +10,7 @@ import time
 import huggingface_hub
 import pytest
 
-from crucible_kitchen.adapters.huggingface import HubClient
+from crucible_kitchen.adapters.huggingface import DatasetStore, HubClient
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.testing import HubClientContract
 
@@ -60,8 +60,11 @@ def test_a_bad_name_is_a_port_error(cache):
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Answers everything with 401, and repeats the token in its answer."""
 
+    status, code = 401, ""
+
     def refuse(self):
-        self.send_response(401)
+        self.send_response(self.status)
+        self.send_header("X-Error-Code", self.code)
         self.send_header("X-Error-Message", f"bad token {self.headers.get('Authorization')}")
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -97,6 +100,28 @@ def test_a_refusal_never_shows_the_token(method, tmp_path):
     assert "topsecret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.usefixtures("refusing_hub")
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (401, "", "the hub refused the token; log in by `hf auth login`, or set HF_TOKEN"),
+        (401, "RepoNotFound", "no such repository, or it is private and may not be read"),
+        (403, "GatedRepo", "grant access on its page"),
+    ],
+)
+@pytest.mark.parametrize("port", ["hub_client", "dataset_store"])
+def test_a_private_repository_is_told(port, status, code, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(Refusing, "status", status)
+    monkeypatch.setattr(Refusing, "code", code)
+    if port == "hub_client":
+        ask = HubClient(cache_dir=str(tmp_path)).snapshot
+    else:
+        pytest.importorskip("datasets", reason="pip install 'crucible-kitchen[huggingface]'")
+        ask = DatasetStore(cache_dir=str(tmp_path)).load_dataset
+    with pytest.raises(PortError, match=f"{port}: could not .*org/private.*{said}"):
+        ask("org/private")
 
 
 def test_a_hub_that_does_not_answer_is_told_at_once(tmp_path, monkeypatch, caplog):

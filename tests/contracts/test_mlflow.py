@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ class TestModelRegistry(ModelRegistryContract):
     @pytest.fixture
     def adapter(self, folder: str) -> ModelRegistry:
         return ModelRegistry(folder)
+
+
+@pytest.mark.parametrize("kind", [MetricsStore, ModelRegistry])
+def test_no_server_is_told_at_once(kind: type) -> None:
+    began = time.monotonic()
+    with pytest.raises(PortError, match=r"could not open the store: .*refused"):
+        kind("http://cook:topsecret@127.0.0.1:9")
+    assert time.monotonic() - began < 5
 
 
 def _runs(folder: str) -> list[Any]:
@@ -101,3 +110,22 @@ def test_of_two_writers_the_later_one_is_refused(
     with pytest.raises(PortError, match="m:1 is registered already, with file:///a"):
         second.register("m", "1", "file:///b")
     assert [model.artifact_uri for model in first.list()] == ["file:///a"]
+
+
+@pytest.mark.parametrize("moment", ["create_experiment", "create_run"])
+def test_two_writers_that_begin_at_once_share_a_run(
+    folder: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    first, second = (MetricsStore(folder, experiment="kitchen") for _ in range(2))
+    plain = getattr(second._client, moment)
+
+    def come_in_between(*args: Any, **kwargs: Any) -> Any:
+        first.record("r", "loss", 1.0, step=1)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(second._client, moment, come_in_between)
+    second.record("r", "loss", 2.0, step=2)
+    first.record("r", "loss", 3.0, step=3)
+    assert len(_runs(folder)) == 1
+    for store in (first, second, MetricsStore(folder, experiment="kitchen")):
+        assert [point.value for point in store.get_history("r", "loss")] == [1.0, 2.0, 3.0]

@@ -77,3 +77,13 @@ def test_a_folder_that_cannot_be_made_is_a_port_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PortError, match="could not write"):
         MetricsStore(str(tmp_path / "file")).record("r", "loss", 1.0)
+
+
+def test_two_writers_of_a_run_lose_nothing(tmp_path: Path) -> None:
+    stores = [MetricsStore(str(tmp_path)) for _ in range(2)]
+    for step in range(6):
+        stores[step % 2].record("r", "loss", float(step), step=step)
+    for store in stores:
+        store.close()
+    history = MetricsStore(str(tmp_path)).get_history("r", "loss")
+    assert [point.value for point in history] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]

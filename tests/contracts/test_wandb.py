@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from crucible_kitchen.adapters.wandb import MetricsStore
 from crucible_kitchen.adapters.wandb.run_file import records
+from crucible_kitchen.errors import PortError
 from crucible_kitchen.testing import MetricsStoreContract
 
 wandb = pytest.importorskip("wandb", reason="pip install 'crucible-kitchen[wandb]'")
@@ -49,6 +51,26 @@ def test_another_store_reads_the_files_and_goes_on(tmp_path: Path) -> None:
     second.record("sft 1/of:2", "loss", 1.5, step=4)
     assert [p.step for p in second.read("sft 1/of:2")] == [3, 1, 4]
     second.close()
+
+
+def test_a_run_that_another_store_has_open_is_told(tmp_path: Path) -> None:
+    first, second = _offline(tmp_path), _offline(tmp_path)
+    first.record("shared", "loss", 1.0, step=1)
+    with pytest.raises(PortError, match=r"could not record loss of run shared: .*in use"):
+        second.record("shared", "loss", 2.0, step=2)
+    first.close()
+    second.record("shared", "loss", 2.0, step=2)
+    second.close()
+    assert [p.step for p in second.read("shared")] == [1, 2]
+
+
+def test_no_server_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb.setup().settings, "base_url", "http://127.0.0.1:9")
+    store = MetricsStore(mode="online", dir=str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(PortError, match=r"could not record loss of run r: .*refused"):
+        store.record("r", "loss", 1.0)
+    assert time.monotonic() - began < 5
 
 
 def _fragment(kind: int, data: bytes) -> bytes:

@@ -156,6 +156,8 @@ def test_json_lines(tmp_path: Path) -> None:
         ({1: [2, (3,)]}, {"1": [2, [3]]}),
         ({"apiKey": "x", "password": ["a"], "max_tokens": 3, "tokenizer": "t"}, None),
         (Path("a"), "PosixPath('a')"),
+        ("s3://cook:hunter22@host/x", "s3://cook:[hidden]@host/x"),
+        ("sftp://cook@host:22/x", "sftp://cook@host:22/x"),
         (b"x" * 1000, None),
     ],
 )

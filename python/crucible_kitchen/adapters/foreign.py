@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Final
+from urllib.parse import urlsplit
 
 from crucible_kitchen.errors import PortError
 
@@ -17,6 +21,8 @@ _SECRETS: Final = re.compile(
     r"(?i)(?<=bearer )\S+|(?<=basic )\S+|(?<=://)[^/\s@]+@|(?<=\?)[^\s'\"]+"
     r"|\b(?:hf|sk|ghp|glpat)[-_][\w-]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
 )
+
+_PATIENCE_S: Final = 30.0
 
 
 def library(module: str, *, port: str, extra: str) -> ModuleType:
@@ -66,3 +72,25 @@ def speaking_our_errors(
         # The original may hold a request with its headers, a key among them: it is not kept.
         reason = without_secrets(str(error), *secrets) or "it gave no reason"
         raise PortError(f"{port}: could not {doing}: {type(error).__name__}: {reason}") from None
+
+
+def check_reachable(url: str) -> None:
+    """Ask a server of HTTP once, for libraries that ask for minutes before they give up.
+
+    Any answer will do; an address of another protocol is passed over.
+
+    Raises:
+        OSError: there is no answer.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        urllib.request.urlopen(address, timeout=_PATIENCE_S).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except urllib.error.URLError as error:
+        # Which certificates count is the library's own setting.
+        if not isinstance(error.reason, ssl.SSLError):
+            raise

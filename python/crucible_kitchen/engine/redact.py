@@ -10,6 +10,8 @@ HIDDEN = "[hidden]"
 # A tokenizer is no secret, though its name begins like one.
 _SECRET = re.compile(r"key|token(?!iz)|secret|password", re.IGNORECASE)
 _SHORTEST = 4
+# What stands between a user's name and the host in a URL.
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
 
 
 def is_secret(key: object) -> bool:
@@ -32,16 +34,27 @@ def secrets_in(value: Any, hidden: bool = False) -> Iterator[str]:
             yield from secrets_in(inner, hidden)
     elif hasattr(value, "get_secret_value"):
         yield from secrets_in(value.get_secret_value(), True)
-    elif hidden and isinstance(value, str) and len(value) >= _SHORTEST:
-        yield value
+    elif isinstance(value, str):
+        if hidden and len(value) >= _SHORTEST:
+            yield value
+        if "://" in value:
+            yield from (found[2] for found in _PASSWORD.finditer(value))
+
+
+def without_passwords(text: str) -> str:
+    """A text whose URLs show no password."""
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text) if "://" in text else text
 
 
 def hide(values: Mapping[str, Any]) -> dict[str, Any]:
     """The mapping with its secrets hidden, at any depth."""
-    return {
-        key: HIDDEN if hides(key, value) else hide(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-    }
+    return {key: HIDDEN if hides(key, value) else _shown(value) for key, value in values.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return hide(value)
+    return without_passwords(value) if isinstance(value, str) else value
 
 
 class Redactor:

@@ -120,4 +120,4 @@ def _has_secret(value: Any) -> bool:
         return any(_has_secret(inner) for inner in value.values())
     if isinstance(value, list | tuple):
         return any(_has_secret(inner) for inner in value)
-    return bool(value == HIDDEN)
+    return isinstance(value, str) and HIDDEN in value

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +21,11 @@ from crucible_kitchen.adapters.blobs import (
 )
 from crucible_kitchen.adapters.disk import TEMPORARY_SUFFIX, write_atomically
 from crucible_kitchen.adapters.foreign import library, speaking_our_errors, without_secrets
-from crucible_kitchen.errors import PortError
+from crucible_kitchen.engine.redact import secrets_in
+from crucible_kitchen.errors import ConfigError, PortError
 
+# How alike two names are, in [0, 1], where one is the other with a letter or two wrong.
+_A_SLIP: Final = 0.8
 # Errors of the libraries below fsspec that are no OSError; a library that is not loaded has raised
 # none. Names as module -> classes.
 _FOREIGN: Final = {
@@ -43,11 +48,15 @@ class BlobStore(ports.BlobStore):
             protocol's package, which `fsspec` names when it lacks it (``s3fs``, ``gcsfs``, ...).
         options: what the protocol takes, such as ``endpoint_url``. Credentials are best left to
             the environment; given here, they are in no message.
+    Raises:
+        ConfigError: an option that is spelt nearly as one that the protocol takes.
+        PortError: no such protocol, its package is missing, or it does not take the options.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
         fsspec = library("fsspec", port="blob_store", extra="fsspec")
         self._shown = without_secrets(url)
+        self._secrets = tuple(secrets_in({"url": url, **options}))
         # Another process may write there, so what a listing said before is not believed.
         fresh = {"use_listings_cache": False, "skip_instance_cache": True}
         with self._errors("open the store"):
@@ -55,6 +64,11 @@ class BlobStore(ports.BlobStore):
                 self._files, root = fsspec.core.url_to_fs(url, **{**fresh, **options})
             except ImportError as error:
                 raise PortError(f"blob_store: {self._shown} needs a package: {error}") from error
+            except TypeError as error:
+                raise PortError(
+                    f"blob_store: {self._shown} does not take these options: {error}"
+                ) from error
+        _check_spelling(type(self._files), options)
         self._root = root.rstrip("/")
         self._on_disk = "file" in _protocols(self._files)
 
@@ -141,7 +155,25 @@ class BlobStore(ports.BlobStore):
         return f"{self._root}/{checked_path(path)}"
 
     def _errors(self, doing: str) -> AbstractContextManager[None]:
-        return speaking_our_errors("blob_store", f"{doing} in {self._shown}", _foreign)
+        return speaking_our_errors(
+            "blob_store", f"{doing} in {self._shown}", _foreign, *self._secrets
+        )
+
+
+def _check_spelling(kind: type, options: Mapping[str, Any]) -> None:
+    """Refuse slips: most protocols pass on, or pass over, an option that they do not know.
+
+    Raises:
+        ConfigError: an option that is unknown and nearly a known one.
+    """
+    made = (base.__dict__["__init__"] for base in kind.__mro__[:-1] if "__init__" in base.__dict__)
+    known = {name for one in made for name in inspect.signature(one).parameters}
+    for name in options:
+        near = get_close_matches(name, known, n=1, cutoff=_A_SLIP)
+        if name not in known and near:
+            raise ConfigError(
+                f"blob_store: {kind.__name__} has no option {name!r}; did you mean {near[0]!r}?"
+            )
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from crucible_kitchen.adapters.foreign import library, without_secrets
+from crucible_kitchen.adapters.foreign import library
 from crucible_kitchen.adapters.rows import (
     Rows,
     RowsDatasetStore,
@@ -20,6 +20,7 @@ from crucible_kitchen.adapters.rows import (
 from crucible_kitchen.errors import ConfigError, DataError, PortError
 from crucible_kitchen.ports import BatchIterator, Row
 
+from .refusals import refusal, told
 from .stream import Stream, StreamBatches
 
 _PORT: Final = "dataset_store"
@@ -138,6 +139,7 @@ class DatasetStore(RowsDatasetStore):
 
         Raises:
             ConnectionError: there is no answer, and nothing of this name in the cache.
+            PortError: the answer is that this token may not read it, if it is there at all.
         """
         hub = library("huggingface_hub", port=_PORT, extra="huggingface")
         config = library("datasets.config", port=_PORT, extra="huggingface")
@@ -149,7 +151,10 @@ class DatasetStore(RowsDatasetStore):
             hub.HfApi().dataset_info(
                 name, revision=revision, timeout=_PATIENCE_S, token=self._token
             )
-        except hub.errors.HfHubHTTPError:
+        except hub.errors.HfHubHTTPError as error:
+            refused = refusal(error)
+            if refused:
+                raise PortError(f"dataset_store: could not load {name!r}: {refused}") from None
             return  # an answer, which `datasets` gets too and says better
         except _no_answer() as error:
             raise ConnectionError(f"the hub gave no answer ({error})") from error
@@ -231,11 +236,13 @@ class DatasetStore(RowsDatasetStore):
                 None
             )
 
-    def _plain(self, error: BaseException) -> str:
+    def _plain(self, error: Exception) -> str:
         # The reason of "an error occurred while generating" is in what caused it.
-        while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        while type(error).__name__ == "DatasetGenerationError":
+            if not isinstance(error.__cause__, Exception):
+                break
             error = error.__cause__
-        return without_secrets(f"{type(error).__name__}: {error}", self._token)
+        return told(error, self._token)
 
 
 def _foreign() -> tuple[type[Exception], ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from huggingface_hub import errors
 
 from crucible_kitchen import ports
 from crucible_kitchen.errors import PortError
+
+from .refusals import told
 
 # What the HTTP library below raises when there is no answer at all; its name changes.
 _NO_ANSWER: Final[type[Exception]] = errors.HfHubHTTPError.__bases__[0]
@@ -31,7 +32,6 @@ _FOREIGN: Final[tuple[type[Exception], ...]] = (
     ),
 )
 _PATIENCE_S: Final = 30.0
-_SECRETS: Final = re.compile(r"hf_\w+|(?<=Bearer )\S+|(?<=://)[^/\s@]+@|(?<=\?)\S+")
 
 
 class HubClient(ports.HubClient):
@@ -152,7 +152,7 @@ def _speaking_our_errors(doing: str) -> Iterator[None]:
             raise _in_our_words(doing, error) from None
         raise PortError(
             f"hub_client: could not {doing}: it is not in the cache, and the hub gave no answer "
-            f"({_without_secrets(error)})"
+            f"({told(error)})"
         ) from None
     except _FOREIGN as error:
         raise _in_our_words(doing, error) from None
@@ -160,10 +160,4 @@ def _speaking_our_errors(doing: str) -> Iterator[None]:
 
 def _in_our_words(doing: str, error: Exception) -> PortError:
     # The original holds the request with its headers, the token among them: it is not kept.
-    return PortError(
-        f"hub_client: could not {doing}: {type(error).__name__}: {_without_secrets(error)}"
-    )
-
-
-def _without_secrets(error: Exception) -> str:
-    return _SECRETS.sub("***", " ".join(str(error).split()))
+    return PortError(f"hub_client: could not {doing}: {told(error)}")

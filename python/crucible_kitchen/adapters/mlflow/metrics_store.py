@@ -13,7 +13,7 @@ from crucible_kitchen.adapters.points import MARK, point_of, point_text
 from crucible_kitchen.ports import metric_point, run_id_of
 from crucible_kitchen.types import MetricPoint
 
-from .client import all_pages, client, errors, quoted
+from .client import all_pages, client, errors, quoted, refusals
 
 _PORT: Final = "metrics_store"
 _RUN: Final = f"{MARK}.run_id"
@@ -90,30 +90,44 @@ class MetricsStore(ports.MetricsStore):
     def _found(self, run_id: str) -> str | None:
         """The MLflow run of a run, None where there is none yet."""
         if run_id not in self._runs:
-            experiment = self._client.get_experiment_by_name(self._experiment)
-            if experiment is None:
+            first = self._first(run_id)
+            if first is None:
                 return None
-            runs = all_pages(
-                self._client.search_runs,
-                experiment_ids=[experiment.experiment_id],
-                filter_string=f"tags.`{_RUN}` = {quoted(run_id)}",
-            )
-            found = next(runs, None)
-            if found is None:
-                return None
-            self._runs[run_id] = found.info.run_id
+            self._runs[run_id] = first
         return self._runs[run_id]
 
-    def _made(self, run_id: str) -> str:
+    def _first(self, run_id: str) -> str | None:
         experiment = self._client.get_experiment_by_name(self._experiment)
-        number = (
-            self._client.create_experiment(self._experiment)
-            if experiment is None
-            else experiment.experiment_id
+        if experiment is None:
+            return None
+        runs = all_pages(
+            self._client.search_runs,
+            experiment_ids=[experiment.experiment_id],
+            filter_string=f"tags.`{_RUN}` = {quoted(run_id)}",
         )
-        made = self._client.create_run(number, tags={_RUN: run_id}, run_name=run_id)
-        self._runs[run_id] = made.info.run_id
-        return self._runs[run_id]
+        return min(((run.info.start_time, run.info.run_id) for run in runs), default=(0, None))[1]
+
+    def _made(self, run_id: str) -> str:
+        made: str = self._client.create_run(
+            self._made_experiment(), tags={_RUN: run_id}, run_name=run_id
+        ).info.run_id
+        # Another writer may have made one at the same time; both go on with the first.
+        first = self._first(run_id) or made
+        if first != made:
+            self._client.delete_run(made)
+        self._runs[run_id] = first
+        return first
+
+    def _made_experiment(self) -> str:
+        known = self._client.get_experiment_by_name(self._experiment)
+        if known is None:
+            try:
+                return str(self._client.create_experiment(self._experiment))
+            except refusals(_PORT):
+                known = self._client.get_experiment_by_name(self._experiment)
+                if known is None:
+                    raise
+        return str(known.experiment_id)
 
 
 def _tag(name: str, milliseconds: int) -> str:

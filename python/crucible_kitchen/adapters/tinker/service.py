@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import re
 import threading
 from collections import deque
@@ -70,7 +71,8 @@ class Service:
 
     def in_our_words(self, doing: str, error: BaseException) -> PortError:
         """The original may hold the request with its headers, a key among them: it is not kept."""
-        said = without_secrets(str(error), self._api_key).partition(" for self.request_id")[0]
+        key = self._api_key or os.environ.get("TINKER_API_KEY")
+        said = without_secrets(str(error), key).partition(" for self.request_id")[0]
         return PortError(f"{self.port}: could not {doing}: {said or type(error).__name__}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crucible_kitchen import ports
-from crucible_kitchen.adapters.foreign import library, speaking_our_errors
+from crucible_kitchen.adapters.foreign import check_reachable, library, speaking_our_errors
 from crucible_kitchen.adapters.points import MARK, point_of, point_text
 from crucible_kitchen.ports import metric_point, run_id_of
 from crucible_kitchen.types import MetricPoint
@@ -93,6 +93,9 @@ class MetricsStore(ports.MetricsStore):
     def _opened(self, run_id: str) -> Any:
         if run_id not in self._runs:
             wandb = _library("wandb")
+            if (self._mode or os.environ.get("WANDB_MODE", "online")) == "online":
+                # W&B itself asks for 90 seconds before it says that nobody answers.
+                check_reachable(wandb.setup().settings.base_url)
             self._dir.mkdir(parents=True, exist_ok=True)
             opened = wandb.init(
                 project=self._project,
@@ -139,4 +142,8 @@ def _errors(doing: str) -> AbstractContextManager[None]:
 
 def _foreign() -> tuple[type[Exception], ...]:
     errors, protobuf = _library("wandb.errors"), _library("google.protobuf.message")
-    return (errors.Error, protobuf.Error, OSError)
+    # What W&B's process refuses, such as a run that another store has open, is no `wandb.Error`
+    # where it has a class of its own.
+    answers = _library("wandb.sdk.mailbox.mailbox_handle")
+    refusal = getattr(answers, "ServerResponseError", errors.Error)
+    return (errors.Error, refusal, protobuf.Error, OSError)

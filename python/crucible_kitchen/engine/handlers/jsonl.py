@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from crucible_kitchen.engine.events import Event
-from crucible_kitchen.engine.redact import HIDDEN, hides
+from crucible_kitchen.engine.redact import HIDDEN, hides, without_passwords
 
 _LONGEST = 200
 
@@ -58,12 +58,12 @@ def plain(value: Any) -> Any:
     """A value as JSON can hold it.
 
     Numbers that are not finite become the strings ``NaN``, ``Infinity`` and ``-Infinity``; secrets
-    are hidden; what JSON does not know is its `repr`, shortened.
+    are hidden, passwords in URLs too; what JSON does not know is its `repr`, shortened.
     """
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return str(value)
+        return without_passwords(str(value))
     if isinstance(value, float):
         if math.isfinite(value):
             return float(value)
