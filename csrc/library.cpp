@@ -70,6 +70,10 @@ const void* Library::symbol(const char* op, const char* function) const {
   return found;
 }
 
+const Cubins* Library::cubins() const {
+  return static_cast<const Cubins*>(dlsym(handle_, kCubinsSymbol));
+}
+
 const std::string& cpu_level() {
   static const std::string level = choose_level();
   return level;

@@ -3,7 +3,12 @@
 
 #include <string>
 
+#include "../kernels/common/cubins.h"
+
 namespace crucible {
+
+// Where a library that has cubins keeps its `Cubins`.
+constexpr const char* kCubinsSymbol = "crucible_cubins";
 
 class Library {
  public:
@@ -15,6 +20,9 @@ class Library {
   F* entry(const char* op, const char* function) const {
     return *static_cast<F* const*>(symbol(op, function));
   }
+
+  // Its kernels compiled ahead of time, or null.
+  const Cubins* cubins() const;
 
  private:
   const void* symbol(const char* op, const char* function) const;

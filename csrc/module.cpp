@@ -6,6 +6,7 @@
 #include "library.h"
 
 namespace crucible {
+void bind_cubins(pybind11::module_& m);
 #define X(op) void bind_##op(pybind11::module_& m);
 CRUCIBLE_DOORS
 #undef X
@@ -20,6 +21,7 @@ PYBIND11_MODULE(_C, m) {
       "Whose threads the CPU kernels run on: libgomp's, or std::thread where no OpenMP is loaded.");
   m.def("why_no_cuda", &crucible::why_no_cuda,
         "Why the CUDA kernels cannot be used, or an empty string.");
+  crucible::bind_cubins(m);
 #define X(op) crucible::bind_##op(m);
   CRUCIBLE_DOORS
 #undef X

@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from crucible_kitchen.kernels.common.blocks import blocks_of
-from crucible_kitchen.kernels.common.triton_hash import key_argument, mix
+from crucible_kitchen.kernels.common.hash import key_argument
+from crucible_kitchen.kernels.common.triton_hash import mix
 
 _BLOCK = 2048
 

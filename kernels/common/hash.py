@@ -36,6 +36,21 @@ def threshold_of(share: float) -> int:
     return min(round(share * 2.0**32), BITS)
 
 
+def signed(h: int) -> int:
+    """32 bits as an int32, which a Triton kernel casts back: one kernel for all values."""
+    return h - 2**32 if h >= 2**31 else h
+
+
+def key_argument(seed: int) -> int:
+    """`seed_key` as a Triton kernel takes it."""
+    return signed(seed_key(seed))
+
+
+def threshold_argument(share: float) -> int:
+    """`threshold_of` as a Triton kernel takes it."""
+    return signed(threshold_of(share))
+
+
 def kept(rows: int, columns: int, share: float, seed: int, device: torch.device) -> Tensor:
     """The dropout mask of a matrix: True [rows, columns] but for a share of its elements."""
     if share == 0:

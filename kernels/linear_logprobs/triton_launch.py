@@ -5,13 +5,21 @@ The scratch is bounded whatever T is; everything else is [T], [tiles, T] or a re
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from .triton_kernels import _gather_head, _gather_slope, _merge, _score
+from crucible_kitchen.kernels.common.launcher import (
+    DTYPES,
+    Launcher,
+    architecture_of,
+    cdiv,
+    dense,
+)
+
+from . import builds
 from .variant import Forward, Variant
 
 # Entries of the scratch of one block of the vocabulary: 64 MiB in bfloat16.
@@ -20,25 +28,13 @@ SCRATCH_ENTRIES = 1 << 25
 LIFT = 4096.0
 
 
-class Tiles(NamedTuple):
-    """Tile sizes and launch shape of all kernels here, for one dtype."""
-
-    tokens: int
-    vocabulary: int
-    hidden: int
-    warps: int
-    stages: int
-    precision: str
+def variant(launch: Launcher) -> Variant:
+    """The Triton kernels as a variant, started by `launch`."""
+    return Variant(partial(_forward, launch), partial(_grad_weight, launch))
 
 
-def tiles_for(dtype: torch.dtype) -> Tiles:
-    """float32 goes through three tf32 products, which take more registers: smaller tiles."""
-    if dtype == torch.float32:
-        return Tiles(64, 64, 32, warps=4, stages=2, precision="tf32x3")
-    return Tiles(128, 128, 64, warps=8, stages=3, precision="tf32")
-
-
-def forward(
+def _forward(
+    launch: Launcher,
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -48,7 +44,7 @@ def forward(
 ) -> Forward:
     """See `reference.forward`; hidden and weight share one of float32, float16 and bfloat16."""
     V, H = weight.shape
-    head = _Head(hidden, weight, targets, logit_softcap)
+    head = _Head(launch, hidden, weight, targets, logit_softcap)
     # A softcap bends every logit of a token differently, so its even share has to wait for the lse.
     even_waits = logit_softcap != 0.0 and label_smoothing != 0.0
     running, slope = head.read(
@@ -77,7 +73,8 @@ def forward(
     return Forward(logprobs, lse, miss, slope)
 
 
-def grad_weight(
+def _grad_weight(
+    launch: Launcher,
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -89,7 +86,7 @@ def grad_weight(
 ) -> Tensor:
     """See `reference.grad_weight`; the logits are computed a second time, block by block."""
     even_share = label_smoothing / weight.shape[0]
-    head = _Head(hidden, weight, targets, logit_softcap)
+    head = _Head(launch, hidden, weight, targets, logit_softcap)
     return head.gradient(grad.float(), lse, miss - label_smoothing + even_share, even_share)
 
 
@@ -113,13 +110,17 @@ class _Running(NamedTuple):
 class _Head:
     """One pass over the head: launches block by block, and the scratch they share."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> None:
-        self.hidden, self.weight = hidden.contiguous(), weight.contiguous()
+    def __init__(
+        self, launch: Launcher, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
+    ) -> None:
+        self.launch = launch
+        self.hidden, self.weight = dense(hidden), dense(weight)
         self.targets, self.softcap = targets.contiguous(), softcap
         self.T, self.H = hidden.shape
         self.V = weight.shape[0]
-        self.tiles = tiles_for(hidden.dtype)
-        width = self.tiles.vocabulary
+        self.key = DTYPES[hidden.dtype], architecture_of(hidden)
+        self.tiles = builds.tiles_of(*self.key)
+        width = self.tiles.n
         self.block = min(self.V, max(SCRATCH_ENTRIES // self.T // width, 1) * width)
         self.scratch = hidden.new_empty(self.T * self.block)
 
@@ -134,10 +135,15 @@ class _Head:
                 first, (tile_top, tile_summed, tile_total, running.at_target),
                 TOTALS=totals, STORE=gather_slope,
             )  # fmt: skip
-            _merge[(triton.cdiv(self.T, self.tiles.tokens),)](
-                tile_top, tile_summed, tile_total,
-                running.top, running.summed, running.total, running.rescale,
-                self.T, tile_top.shape[0], TOTALS=totals, BLOCK_T=self.tiles.tokens,
+            self.launch(
+                "linear_logprobs.merge",
+                (cdiv(self.T, self.tiles.m),),
+                (
+                    tile_top, tile_summed, tile_total,
+                    running.top, running.summed, running.total, running.rescale,
+                    self.T, tile_top.shape[0],
+                ),
+                builds.merge(*self.key, totals=totals),
             )  # fmt: skip
             if gather_slope:
                 self._gather_slope(first, tile_top, running.rescale, slope)
@@ -162,14 +168,12 @@ class _Head:
         for first in range(0, self.V, self.block):
             columns = self._columns(first)
             self._score(first, (), (lse, at_target, grad * lift), even_share)
-            grid = (
-                triton.cdiv(columns, self.tiles.vocabulary),
-                triton.cdiv(self.H, self.tiles.hidden),
+            self.launch(
+                "linear_logprobs.gather_head",
+                (cdiv(columns, self.tiles.n), cdiv(self.H, self.tiles.k)),
+                (self.scratch, self.hidden, dw, unlift, self.T, self.H, first, columns),
+                builds.product(*self.key),
             )
-            _gather_head[grid](
-                self.scratch, self.hidden, dw, unlift,
-                self.T, self.H, first, columns, **self._launch(),
-            )  # fmt: skip
         return dw
 
     def _score(
@@ -183,46 +187,37 @@ class _Head:
         STORE: bool = True,
     ) -> None:
         columns = self._columns(first)
-        tiles = self.tiles
-        grid = (triton.cdiv(self.T, tiles.tokens) * triton.cdiv(columns, tiles.vocabulary),)
-        _score[grid](
-            self.hidden, self.weight, self.targets, self.scratch,
-            *(written or (None,) * 4), *(given or (None,) * 3),
-            self.T, self.H, first, columns, self.softcap or 1.0, even_share,
-            SOFTCAP=self.softcap != 0.0, TOTALS=TOTALS, STORE=STORE, GIVEN_LSE=bool(given),
-            **self._launch(),
+        choices = builds.score_choices(
+            softcap=self.softcap != 0.0, totals=TOTALS, store=STORE, given_lse=bool(given)
+        )
+        self.launch(
+            "linear_logprobs.score",
+            (cdiv(self.T, self.tiles.m) * cdiv(columns, self.tiles.n),),
+            (
+                self.hidden, self.weight, self.targets, self.scratch,
+                *(written or (None,) * 4), *(given or (None,) * 3),
+                self.T, self.H, first, columns, self.softcap or 1.0, even_share,
+            ),
+            builds.product(*self.key, **choices),
         )  # fmt: skip
 
     def _gather_slope(self, first: int, factor: Tensor, rescale: Tensor, slope: Tensor) -> None:
-        grid = (
-            triton.cdiv(self.T, self.tiles.tokens),
-            triton.cdiv(self.H, self.tiles.hidden),
-        )
-        _gather_slope[grid](
-            self.scratch, self.weight, factor, rescale, slope,
-            self.T, self.H, first, self._columns(first), **self._launch(),
+        self.launch(
+            "linear_logprobs.gather_slope",
+            (cdiv(self.T, self.tiles.m), cdiv(self.H, self.tiles.k)),
+            (
+                self.scratch, self.weight, factor, rescale, slope,
+                self.T, self.H, first, self._columns(first),
+            ),
+            builds.product(*self.key),
         )  # fmt: skip
-
-    def _launch(self) -> dict[str, object]:
-        tiles = self.tiles
-        return {
-            "BLOCK_T": tiles.tokens,
-            "BLOCK_V": tiles.vocabulary,
-            "BLOCK_H": tiles.hidden,
-            "PRECISION": tiles.precision,
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
-        }
 
     def _columns(self, first: int) -> int:
         return min(self.block, self.V - first)
 
     def _tile_statistics(self, first: int) -> Tensor:
-        tiles = triton.cdiv(self._columns(first), self.tiles.vocabulary)
+        tiles = cdiv(self._columns(first), self.tiles.n)
         return self.hidden.new_empty((3, tiles, self.T), dtype=torch.float32)
 
     def _zero_slope(self) -> Tensor:
         return self.hidden.new_zeros((self.T, self.H), dtype=torch.float32)
-
-
-linear_logprobs = Variant(forward, grad_weight)

@@ -5,25 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from .variant import Forward, Gradients, Variant
-
-# Elements of a row that are in registers at a time.
-BLOCK_AT_MOST = 4096
-WARPS = 8
-# Rows that one program of `_grad_weight_kernel` sums before its part is added to the others'.
-_ROWS_A_SPLIT = 256
-BLOCK_M, BLOCK_C = 32, 64
 
 
 @triton.jit
-def _forward_kernel(x_ptr, w_ptr, y_ptr, rstd_ptr, N, eps, BLOCK: tl.constexpr):
+def _forward(x_ptr, w_ptr, y_ptr, rstd_ptr, N, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     squares = tl.zeros((BLOCK,), dtype=tl.float32)
     for first in range(0, N, BLOCK):
@@ -40,7 +27,7 @@ def _forward_kernel(x_ptr, w_ptr, y_ptr, rstd_ptr, N, eps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _grad_x_kernel(dy_ptr, x_ptr, w_ptr, rstd_ptr, dx_ptr, N, BLOCK: tl.constexpr):
+def _grad_x(dy_ptr, x_ptr, w_ptr, rstd_ptr, dx_ptr, N, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     rstd = tl.load(rstd_ptr + row)
     along = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -61,7 +48,7 @@ def _grad_x_kernel(dy_ptr, x_ptr, w_ptr, rstd_ptr, dx_ptr, N, BLOCK: tl.constexp
 
 
 @triton.jit
-def _grad_weight_kernel(
+def _grad_weight(
     dy_ptr, x_ptr, rstd_ptr, parts_ptr, M, N, rows, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
     """parts[split] = sum over the split's rows of dy x r: a part is [N], float32."""
@@ -77,43 +64,3 @@ def _grad_weight_kernel(
         rstd = tl.load(rstd_ptr + ms, ms < M, other=0.0)  # [BLOCK_M]
         total += tl.sum(dy * (x * rstd[:, None]), axis=0)
     tl.store(parts_ptr + split * N + cs, total, cs < N)
-
-
-def _block(N: int) -> int:
-    return min(BLOCK_AT_MOST, int(triton.next_power_of_2(N)))
-
-
-def _forward(x: Tensor, weight: Tensor, eps: float) -> Forward:
-    M, N = x.shape
-    y = torch.empty((M, N), dtype=x.dtype, device=x.device)
-    rstd = torch.empty(M, dtype=torch.float32, device=x.device)
-    if M:
-        args = (x.contiguous(), weight.contiguous(), y, rstd, N, eps)
-        _forward_kernel[(M,)](*args, BLOCK=_block(N), num_warps=WARPS)
-    return Forward(y, rstd)
-
-
-def _backward(
-    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, wanted: Sequence[bool]
-) -> Gradients:
-    M, N = x.shape
-    dx = dw = None
-    dy, x = dy.contiguous(), x.contiguous()
-    if wanted[0]:
-        dx = torch.empty((M, N), dtype=x.dtype, device=x.device)
-        if M:
-            args = (dy, x, weight.contiguous(), rstd, dx, N)
-            _grad_x_kernel[(M,)](*args, BLOCK=_block(N), num_warps=WARPS)
-    if wanted[1]:
-        splits = triton.cdiv(M, _ROWS_A_SPLIT)
-        parts = torch.empty((splits, N), dtype=torch.float32, device=x.device)
-        if M:
-            grid = (triton.cdiv(N, BLOCK_C), splits)
-            _grad_weight_kernel[grid](
-                dy, x, rstd, parts, M, N, _ROWS_A_SPLIT, BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C
-            )
-        dw = parts.sum(0).to(weight.dtype)
-    return Gradients(dx, dw)
-
-
-rms_norm = Variant(_forward, _backward)

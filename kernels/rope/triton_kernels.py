@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from .variant import Variant
 
 
 @triton.jit
-def _rotate_kernel(x_ptr, cos_ptr, sin_ptr, y_ptr, heads, half, sign, BLOCK: tl.constexpr):
+def _rotate(x_ptr, cos_ptr, sin_ptr, y_ptr, heads, half, sign, BLOCK: tl.constexpr):
     head = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < half
@@ -27,17 +23,3 @@ def _rotate_kernel(x_ptr, cos_ptr, sin_ptr, y_ptr, heads, half, sign, BLOCK: tl.
     y1, y2 = x1 * cos - x2 * sin, x2 * cos + x1 * sin
     tl.store(y_ptr + first, y1.to(y_ptr.dtype.element_ty), inside)
     tl.store(y_ptr + first + half, y2.to(y_ptr.dtype.element_ty), inside)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
-    T, A, D = x.shape
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dense = (t.contiguous() for t in (x, cos, sin))
-    if x.numel():
-        block = triton.next_power_of_2(D // 2)
-        sign = -1.0 if back else 1.0
-        _rotate_kernel[(T * A,)](*dense, y, A, D // 2, sign, BLOCK=block, num_warps=1)
-    return y
-
-
-rope = Variant(_rotate)

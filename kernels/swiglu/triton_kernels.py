@@ -5,15 +5,8 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from .variant import Variant
-
-# Elements a program.
-BLOCK = 1024
 
 
 @triton.jit
@@ -23,7 +16,7 @@ def _sigmoid(x):
 
 
 @triton.jit
-def _forward_kernel(gate_ptr, up_ptr, y_ptr, numel, BLOCK: tl.constexpr):
+def _forward(gate_ptr, up_ptr, y_ptr, numel, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel
     gate = tl.load(gate_ptr + at, inside, other=0.0).to(tl.float32)  # [BLOCK]
@@ -33,7 +26,7 @@ def _forward_kernel(gate_ptr, up_ptr, y_ptr, numel, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward_kernel(dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, numel, BLOCK: tl.constexpr):
+def _backward(dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, numel, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel
     dy = tl.load(dy_ptr + at, inside, other=0.0).to(tl.float32)  # [BLOCK]
@@ -44,23 +37,3 @@ def _backward_kernel(dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, numel, BLOCK:
     dgate = dy * up * s * (1 + gate * (1 - s))
     tl.store(dup_ptr + at, dup.to(dup_ptr.dtype.element_ty), inside)
     tl.store(dgate_ptr + at, dgate.to(dgate_ptr.dtype.element_ty), inside)
-
-
-def _forward(gate: Tensor, up: Tensor) -> Tensor:
-    y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
-    grid = (triton.cdiv(gate.numel(), BLOCK),)
-    if gate.numel():
-        _forward_kernel[grid](gate.contiguous(), up.contiguous(), y, gate.numel(), BLOCK=BLOCK)
-    return y
-
-
-def _backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    dgate, dup = (torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) for _ in range(2))
-    grid = (triton.cdiv(gate.numel(), BLOCK),)
-    dense = (t.contiguous() for t in (dy, gate, up))
-    if gate.numel():
-        _backward_kernel[grid](*dense, dgate, dup, gate.numel(), BLOCK=BLOCK)
-    return dgate, dup
-
-
-swiglu = Variant(_forward, _backward)

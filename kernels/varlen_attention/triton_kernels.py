@@ -34,7 +34,7 @@ def _seen(queries, inside_q, keys, inside_k, window):
 
 
 @triton.jit
-def _forward_kernel(
+def _forward(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, tiles_ptr, bounds_ptr, parents_ptr, positions_ptr,
     A, G, D, scale, window,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
@@ -76,7 +76,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _grad_q_kernel(
+def _grad_q(
     dout_ptr, q_ptr, k_ptr, v_ptr, lse_ptr, along_ptr, dq_ptr,
     tiles_ptr, bounds_ptr, parents_ptr, positions_ptr,
     A, G, D, scale, window,
@@ -114,7 +114,7 @@ def _grad_q_kernel(
 
 
 @triton.jit
-def _grad_kv_kernel(
+def _grad_kv(
     dout_ptr, q_ptr, k_ptr, v_ptr, lse_ptr, along_ptr, dk_ptr, dv_ptr,
     tiles_ptr, bounds_ptr, positions_ptr, reach_ptr, reached_ptr,
     A, G, D, scale, window,

@@ -141,7 +141,7 @@ def test_no_gradient_means_no_slope(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(args[5])
         return real(*args)
 
-    monkeypatch.setattr(LINEAR_LOGPROBS.__class__, "choose", lambda *_: Variant(spy, real))
+    monkeypatch.setattr(LINEAR_LOGPROBS.__class__, "choose", lambda *_, **__: Variant(spy, real))
     hidden, weight, targets = cases.inputs(cases.SIZES["one_row"], torch.float32, "cpu")
     ops.linear_logprobs(hidden, weight, targets)
     with torch.no_grad():

@@ -19,10 +19,10 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @cache
-def _load(target: str) -> Callable[..., Any]:
+def _load(target: str, launcher: str | None = None) -> Callable[..., Any]:
     module, _, attribute = target.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return function
+    return function if launcher is None else function(_load(launcher))
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,20 @@ class Kernel:
             the op takes.
         refuses: takes what the op takes; the reason why this kernel cannot compute it, or None. It
             runs on every call, so it looks at devices, dtypes and sizes and never at data.
+        launcher: ``module:function`` that starts its kernels, where there is more than one way to;
+            `target` is then called with it once, and returns what takes what the op takes.
+        how: what `explain` adds to it where it runs.
     """
 
     backend: Backend
     target: str
     refuses: Callable[..., str | None]
+    launcher: str | None = None
+    how: str = ""
 
     def load(self) -> Callable[..., Any]:
         """The kernel's function."""
-        return _load(self.target)
+        return _load(self.target, self.launcher)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Verdict:
 
     backend: Backend
     refused: str | None
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Explanation:
         lines = [f"{self.op}: {self.chosen or 'no kernel'} runs"]
         for verdict in self.verdicts:
             if verdict.backend == self.chosen:
-                said = "runs"
+                said = f"runs, {verdict.how}" if verdict.how else "runs"
             elif verdict.refused is None:
                 said = "could run, ranked below"
             else:
@@ -125,7 +131,7 @@ class Op:
             if only is not None and kernel.backend != only:
                 continue
             if kernel.refuses(*args, **options) is None:
-                return _load(kernel.target)
+                return _load(kernel.target, kernel.launcher)
         held = f"\n(crucible_kitchen.ops.using({only!r}) is in force)" if only else ""
         raise KernelError(f"{self.explain(*args, **options)}{held}")
 
@@ -148,6 +154,7 @@ class Op:
                 f"held to {only}"
                 if only is not None and kernel.backend != only
                 else kernel.refuses(*args, **options),
+                kernel.how,
             )
             for kernel in self.kernels
         )

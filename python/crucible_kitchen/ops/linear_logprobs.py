@@ -10,11 +10,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from crucible_kitchen.kernels.linear_logprobs.builds import not_built
 from crucible_kitchen.kernels.linear_logprobs.variant import Forward
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
-from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._sampled_slope import GradientMethod, eps_of, sampled_forward
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 
 
 @overload
@@ -184,10 +185,12 @@ def check(op: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
             )
 
 
-def _refuse_triton(hidden: Tensor, *args: Any, **options: Any) -> str | None:
-    if hidden.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"hidden is {hidden.dtype}; it takes float32, float16 and bfloat16"
-    return triton_refuses(hidden)
+def _built_refuses(
+    hidden: Tensor, weight: Tensor | None = None, *args: Any, logit_softcap: float = 0.0, **_: Any
+) -> str | None:
+    V = 0 if weight is None else weight.shape[0]
+    reason: str | None = not_built(hidden.shape[1], V, logit_softcap)
+    return reason
 
 
 def _refuse_cpu(hidden: Tensor, *args: Any, **options: Any) -> str | None:
@@ -201,11 +204,7 @@ def _refuse_cpu(hidden: Tensor, *args: Any, **options: Any) -> str | None:
 LINEAR_LOGPROBS = Op(
     "linear_logprobs",
     kernels=(
-        Kernel(
-            "triton",
-            "crucible_kitchen.kernels.linear_logprobs.triton_launch:linear_logprobs",
-            _refuse_triton,
-        ),
+        *triton_kernels("linear_logprobs", _built_refuses),
         Kernel(
             "cpu",
             "crucible_kitchen.ops._linear_logprobs_cpu:linear_logprobs",
@@ -262,7 +261,9 @@ def _run(
     if len(targets) == 0:
         made = _fake(hidden, weight, targets, None, *options, want_lse, eps, seed, caller)
     else:
-        kernel: Any = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # a Variant
+        kernel: Any = LINEAR_LOGPROBS.choose(
+            hidden, weight, targets, logit_softcap=logit_softcap
+        )  # a Variant
         if want_slope and eps > 0.0:
             made = sampled_forward(caller, kernel, hidden, weight, targets, eps, seed)
         else:
@@ -383,7 +384,9 @@ def _run_grad_weight(
         grad, hidden, targets, lse, miss = (t[kept] for t in (grad, hidden, targets, lse, miss))
     if len(targets) == 0:
         return torch.zeros_like(weight)
-    kernel: Any = LINEAR_LOGPROBS.choose(hidden, weight, targets)  # a Variant
+    kernel: Any = LINEAR_LOGPROBS.choose(
+        hidden, weight, targets, logit_softcap=logit_softcap
+    )  # a Variant
     made: Tensor = kernel.grad_weight(
         grad, hidden, weight, targets, lse, miss, logit_softcap, label_smoothing
     )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from crucible_kitchen.kernels.common.launcher import DTYPES, aligned
+from crucible_kitchen.kernels.lora_linear.builds import not_built
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
-from crucible_kitchen.ops._refusals import triton_refuses
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 
 if TYPE_CHECKING:
     from crucible_kitchen.kernels.lora_linear.variant import Drop, Gradients
@@ -130,21 +132,23 @@ def refuse_cpu(x: Tensor, *args: Any, **options: Any) -> str | None:
     return None
 
 
-def refuse_triton(x: Tensor, *args: Any, **options: Any) -> str | None:
-    """Why the Triton kernels cannot compute it, or None."""
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
-    return triton_refuses(x)
+def refuse_built(
+    x: Tensor, weight: Tensor | None = None, lora_a: Tensor | None = None, *args: Any, **_: Any
+) -> str | None:
+    """Why no cubin of this build can compute it, or None."""
+    if weight is None or lora_a is None:
+        return None
+    if not weight.is_contiguous() or not aligned(weight):
+        return "weight is not contiguous and aligned to 16 bytes"
+    N, K = weight.shape
+    reason: str | None = not_built(DTYPES[x.dtype], K, N, lora_a.shape[0])
+    return reason
 
 
 LORA_LINEAR = Op(
     "lora_linear",
     kernels=(
-        Kernel(
-            "triton",
-            "crucible_kitchen.kernels.lora_linear.triton_launch:lora_linear",
-            refuse_triton,
-        ),
+        *triton_kernels("lora_linear", refuse_built),
         Kernel("cpu", "crucible_kitchen.ops._lora_linear_cpu:lora_linear", refuse_cpu),
         Kernel(
             "reference",
@@ -172,7 +176,7 @@ def _run(
     dropout: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    kernel: Any = LORA_LINEAR.choose(x)
+    kernel: Any = LORA_LINEAR.choose(x, weight, lora_a)
     drop = _drop(dropout, seed)
     made: tuple[Tensor, Tensor] = kernel.forward(x, weight, lora_a, lora_b, scale, bias, drop)
     return made
@@ -208,7 +212,7 @@ def _run_backward(
     dropout: float,
     seed: int,
 ) -> tuple[Tensor, ...]:
-    kernel: Any = LORA_LINEAR.choose(dy)
+    kernel: Any = LORA_LINEAR.choose(dy, weight, lora_a)
     drop = _drop(dropout, seed)
     made: Gradients = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted, drop)
     return tuple(dy.new_empty(0) if part is None else part for part in made)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 from crucible_kitchen.ops.lora_linear import (
     check_dropout,
     check_lora_linear,
+    refuse_built,
     refuse_cpu,
-    refuse_triton,
 )
 
 if TYPE_CHECKING:
@@ -111,14 +112,19 @@ def _check_lists(
             raise ValueError(f"{_NAME}: {name} must have {count} ({what}), got {len(given)}")
 
 
+def _refuse_built(
+    x: Tensor, weights: Sequence[Tensor] = (), lora_a: Sequence[Tensor] = (), *_: Any, **__: Any
+) -> str | None:
+    """Why no cubin of this build can compute one of the updates, or None."""
+    each = len(lora_a) // max(1, len(weights))
+    reasons = (refuse_built(x, weights[i // each], a) for i, a in enumerate(lora_a))
+    return next(filter(None, reasons), None)
+
+
 LORA_LINEAR_MANY = Op(
     _NAME,
     kernels=(
-        Kernel(
-            "triton",
-            "crucible_kitchen.kernels.lora_linear_many.triton_kernels:lora_linear_many",
-            refuse_triton,
-        ),
+        *triton_kernels(_NAME, _refuse_built),
         Kernel("cpu", "crucible_kitchen.ops._lora_linear_many_cpu:lora_linear_many", refuse_cpu),
         Kernel(
             "reference",
@@ -154,7 +160,7 @@ def _run(
     dropout: float,
     seeds: list[int],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    kernel: Any = LORA_LINEAR_MANY.choose(x)
+    kernel: Any = LORA_LINEAR_MANY.choose(x, weights, lora_a)
     updates = _updates(lora_a, lora_b, scales, rows, dropout, seeds)
     ys, xas = kernel.forward(x, weights, biases, updates)
     return ys, xas
@@ -186,7 +192,7 @@ def _run_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     from crucible_kitchen.kernels.lora_linear_many.variant import Wanted
 
-    kernel: Any = LORA_LINEAR_MANY.choose(dys[0])
+    kernel: Any = LORA_LINEAR_MANY.choose(dys[0], weights, lora_a)
     updates = _updates(lora_a, lora_b, scales, rows, dropout, seeds)
     dx, das, dbs = kernel.backward(dys, x, weights, updates, xas, Wanted(*wanted))
     return dys[0].new_empty(0) if dx is None else dx, das, dbs

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
+from crucible_kitchen.kernels.rms_norm.builds import not_built
 from crucible_kitchen.kernels.rms_norm.variant import Forward, Gradients, Variant
 from crucible_kitchen.ops._library import refuse_transforms, register
-from crucible_kitchen.ops._refusals import cpu_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -62,10 +64,11 @@ def _cpu_refuses(x: Tensor, *others: Any) -> str | None:
     return cpu_refuses(x)
 
 
-def _triton_refuses(x: Tensor, *others: Any) -> str | None:
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
-    return triton_refuses(x)
+def _built_refuses(x: Tensor, weight: Tensor | None = None, *others: Any) -> str | None:
+    if weight is not None and weight.dtype != x.dtype:
+        return f"weight is {weight.dtype} and x {x.dtype}"
+    reason: str | None = not_built(x.shape[-1])
+    return reason
 
 
 def _cpu_forward(x: Tensor, weight: Tensor, eps: float) -> Forward:
@@ -91,9 +94,7 @@ _cpu = Variant(_cpu_forward, _cpu_backward)
 RMS_NORM = Op(
     "rms_norm",
     kernels=(
-        Kernel(
-            "triton", "crucible_kitchen.kernels.rms_norm.triton_kernels:rms_norm", _triton_refuses
-        ),
+        *triton_kernels("rms_norm", _built_refuses),
         Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel(
             "reference",
@@ -105,7 +106,7 @@ RMS_NORM = Op(
 
 
 def _run(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    kernel: Any = RMS_NORM.choose(x)  # a Variant
+    kernel: Any = RMS_NORM.choose(x, weight)  # a Variant
     made: Forward = kernel.forward(x, weight, eps)
     return made
 
@@ -118,7 +119,7 @@ def _fake(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _run_backward(
     dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor, ...]:
-    kernel: Any = RMS_NORM.choose(dy)  # a Variant
+    kernel: Any = RMS_NORM.choose(dy, weight)  # a Variant
     made: Gradients = kernel.backward(dy, x, weight, rstd, wanted)
     return tuple(dy.new_empty(0) if part is None else part for part in made)
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
+from crucible_kitchen.kernels.rope.builds import not_built
 from crucible_kitchen.kernels.rope.variant import Variant
 from crucible_kitchen.ops._library import refuse_transforms, register
-from crucible_kitchen.ops._refusals import cpu_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -57,10 +59,9 @@ def _cpu_refuses(x: Tensor, *angles: Tensor) -> str | None:
     return cpu_refuses(x)
 
 
-def _triton_refuses(x: Tensor, *angles: Tensor) -> str | None:
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
-    return triton_refuses(x)
+def _built_refuses(x: Tensor, *angles: Tensor) -> str | None:
+    reason: str | None = not_built(x.shape[-1])
+    return reason
 
 
 def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
@@ -75,7 +76,7 @@ _cpu = Variant(_cpu_rotate)
 ROPE = Op(
     "rope",
     kernels=(
-        Kernel("triton", "crucible_kitchen.kernels.rope.triton_kernels:rope", _triton_refuses),
+        *triton_kernels("rope", _built_refuses),
         Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel("reference", "crucible_kitchen.kernels.rope.reference:rope", lambda *tensors: None),
     ),

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
+from crucible_kitchen.kernels.swiglu.builds import not_built
 from crucible_kitchen.kernels.swiglu.variant import Variant
 from crucible_kitchen.ops._library import refuse_transforms, register
-from crucible_kitchen.ops._refusals import cpu_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -52,10 +54,9 @@ def _cpu_refuses(gate: Tensor, *others: Tensor) -> str | None:
     return cpu_refuses(gate)
 
 
-def _triton_refuses(gate: Tensor, *others: Tensor) -> str | None:
-    if gate.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"gate is {gate.dtype}; it takes float32, float16 and bfloat16"
-    return triton_refuses(gate)
+def _built_refuses(gate: Tensor, *others: Tensor) -> str | None:
+    reason: str | None = not_built(gate.numel())
+    return reason
 
 
 def _cpu_forward(gate: Tensor, up: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ _cpu = Variant(_cpu_forward, _cpu_backward)
 SWIGLU = Op(
     "swiglu",
     kernels=(
-        Kernel("triton", "crucible_kitchen.kernels.swiglu.triton_kernels:swiglu", _triton_refuses),
+        *triton_kernels("swiglu", _built_refuses),
         Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel(
             "reference",

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
+from crucible_kitchen.kernels.common.launcher import DTYPES
+from crucible_kitchen.kernels.varlen_attention.builds import not_built
 from crucible_kitchen.kernels.varlen_attention.variant import Forward, Gradients, Segments, Variant
 from crucible_kitchen.ops._library import refuse_transforms, register
-from crucible_kitchen.ops._refusals import cpu_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
+from crucible_kitchen.ops._triton import triton_kernels
 
 
 def varlen_attention(
@@ -136,11 +139,14 @@ def _cpu_refuses(q: Tensor, *others: Any, **options: Any) -> str | None:
 
 
 def _triton_refuses(q: Tensor, *others: Any, **options: Any) -> str | None:
-    if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"q is {q.dtype}; it takes float32, float16 and bfloat16"
     if q.shape[-1] > 256:
         return f"a head has {q.shape[-1]} elements; it takes 256 at the most"
-    return triton_refuses(q)
+    return None
+
+
+def _built_refuses(q: Tensor, *others: Any, **options: Any) -> str | None:
+    reason: str | None = not_built(DTYPES[q.dtype], q.shape[-1])
+    return reason
 
 
 def _cpu_forward(
@@ -179,7 +185,7 @@ _KERNELS = "crucible_kitchen.kernels.varlen_attention"
 VARLEN_ATTENTION = Op(
     "varlen_attention",
     kernels=(
-        Kernel("triton", f"{_KERNELS}.triton_launch:varlen_attention", _triton_refuses),
+        *triton_kernels("varlen_attention", _built_refuses, _triton_refuses),
         Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel(
             "reference",
