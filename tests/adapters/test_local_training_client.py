@@ -183,8 +183,9 @@ def test_checkpointing_draws_the_same_masks_again(start, local_client, datums):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_checkpoint_is_an_adapter_and_more(start, local_client, datums, tmp_path):
-    session = start()
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_checkpoint_is_an_adapter_and_more(start, local_client, datums, tmp_path, dora):
+    session = start(dora=dora)
     step(local_client, session, datums)
     path = local_client.save_checkpoint(session, str(tmp_path / "checkpoint")).result()
     files = sorted(p.name for p in (tmp_path / "checkpoint").iterdir())
@@ -197,10 +198,11 @@ def test_a_checkpoint_is_an_adapter_and_more(start, local_client, datums, tmp_pa
     config = json.loads((tmp_path / "checkpoint" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == session.config.model
     adapter = local_client.save_weights_for_sampler(session, "now").result()
-    resumed = start(checkpoint_path=adapter)  # weights alone, with a fresh optimizer
+    # Weights alone, with a fresh optimizer.
+    resumed = start(checkpoint_path=adapter, dora=dora)
     assert equal(weights_of(local_client, resumed), weights_of(local_client, session))
     assert step(local_client, resumed, datums).step == 1
-    assert step(local_client, start(checkpoint_path=path), datums).step == 2
+    assert step(local_client, start(checkpoint_path=path, dora=dora), datums).step == 2
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(start, local_client, datums, tmp_path, monkeypatch):
@@ -230,6 +232,8 @@ def test_a_checkpoint_that_is_missing_or_of_another_update(start, local_client, 
     path = local_client.save_checkpoint(session, str(tmp_path / "checkpoint")).result()
     with pytest.raises(PortError, match="does not fit"):
         local_client.load_checkpoint(start(lora_rank=3), path)
+    with pytest.raises(PortError, match="magnitude' in the model only"):
+        local_client.load_checkpoint(start(dora=True), path)
 
 
 def row(tokens, **inputs):

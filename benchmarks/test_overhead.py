@@ -1,0 +1,97 @@
+"""What a call costs that computes next to nothing: ``pytest benchmarks/test_overhead.py``.
+
+A step of SmolLM2-135M makes some 500 calls of an op and as many backward; a token that is sampled
+makes 300 that each multiply one row.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crucible_kitchen import _C, ops
+
+ROUNDS, CALLS = 7, 300
+
+
+def plain_lora(x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.addmm(x @ w.T, x @ a.T, b.T, alpha=scale)
+
+
+def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return functional.rms_norm(x, weight.shape, weight, eps)
+
+
+def plain_gate(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.silu(gate) * up
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+LORA = (drawn(4, 16), drawn(16, 16), drawn(2, 16), drawn(16, 2), 2.0)
+# By name: ours, plain torch, arguments, and which of them are differentiated.
+SMALL: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...], Any]] = {
+    "lora_linear": (ops.lora_linear, plain_lora, LORA, (0, 2, 3)),
+    "rms_norm": (ops.rms_norm, plain_norm, (drawn(4, 16), drawn(16), 1e-6), (0,)),
+    "swiglu": (ops.swiglu, plain_gate, (drawn(4, 16), drawn(4, 17)[:, 1:].contiguous()), (0, 1)),
+}
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Of one call; processor time of many."""
+    begin = time.process_time()
+    for _ in range(CALLS):
+        call()
+    return (time.process_time() - begin) / CALLS
+
+
+def forward(op: Callable[..., Tensor], args: tuple[Any, ...]) -> Callable[[], object]:
+    def call() -> object:
+        with torch.no_grad():
+            return op(*args)
+
+    return call
+
+
+def both_ways(
+    op: Callable[..., Tensor], args: tuple[Any, ...], wanted: tuple[int, ...]
+) -> Callable[[], object]:
+    leaves = [arg.clone().requires_grad_() if i in wanted else arg for i, arg in enumerate(args)]
+    slope = torch.ones_like(op(*args))
+    return lambda: torch.autograd.grad(op(*leaves), [leaves[i] for i in wanted], slope)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "both ways"])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_calls(name: str, backward: bool, benchmark: Any) -> None:
+    ours, plain, args, wanted = SMALL[name]
+    torch.testing.assert_close(ours(*args), plain(*args))
+    calls = [both_ways(op, args, wanted) if backward else forward(op, args) for op in (ours, plain)]
+    pairs = [[seconds(call) for call in calls] for _ in range(ROUNDS)]
+    benchmark.pedantic(calls[0], rounds=ROUNDS, iterations=CALLS)
+    mine, theirs = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+    over = statistics.median(pair[1] / pair[0] for pair in pairs)
+    benchmark.extra_info.update(ours_us=1e6 * mine, plain_us=1e6 * theirs, ratio=over)
+    print(f"\n{name}: {1e6 * mine:.1f} us, plain torch {1e6 * theirs:.1f} us")
+
+
+def test_six_tensors_through_the_door(benchmark: Any) -> None:
+    q, k, v, out = (torch.ones(1, 1, 1) for _ in range(4))
+    bounds, lse = torch.tensor([0, 1]), torch.ones(1, 1)
+
+    def call() -> None:
+        _C.varlen_attention_forward(q, k, v, bounds, None, 1.0, 0, out, lse, 1)
+
+    taken = statistics.median(seconds(call) for _ in range(ROUNDS))
+    benchmark.pedantic(call, rounds=ROUNDS, iterations=CALLS)
+    benchmark.extra_info["us"] = 1e6 * taken
+    print(f"\nsix tensors through the door, one number computed: {1e6 * taken:.2f} us")
