@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -385,39 +384,3 @@ def test_ctrl_c_ends_the_thread() -> None:
     os.kill(process.pid, signal.SIGINT)
     rest, _ = process.communicate(timeout=20)
     assert rest == "closed\ninterrupted 1\n"
-
-
-@pytest.mark.parametrize("killed_after", ["before", "l", "behind"])
-def test_a_journal_tells_of_it_as_a_whole(tmp_path: Path, killed_after: str) -> None:
-    """Stopped inside, it is done again from its start; stopped behind it, it is not."""
-    ran: list[str] = []
-    failing = [True]
-
-    def note(name: str) -> Any:
-        def act() -> None:
-            ran.append(name)
-            if (
-                failing[0]
-                and {"before": "count", "l": "behind", "behind": "last"}[killed_after] == name
-            ):
-                raise ValueError(name)
-
-        return act
-
-    def count_noted(step: int = 0) -> int:
-        if step == 2:
-            note("count")()
-        return step + 1
-
-    counting = stage(writes="step")(count_noted).with_(name="count")
-    loop_ = async_loop("l", producer=lambda: 1, stop_when=until(4))[counting]
-    stages = [stage(note(name)).with_(name=name) for name in ("before", "behind", "last")]
-    value = workflow("w")[stages[0], loop_, stages[1], stages[2]]
-    with pytest.raises(StageError):
-        run(value, run_dir=tmp_path, checkpoint="stage")
-    failing[0] = False
-    ran.clear()
-    result = run(value, run_dir=tmp_path, checkpoint="stage", resume=True)
-    assert result.context.state.step == 4
-    wanted = ["count", "behind", "last"]
-    assert ran == wanted[["before", "l", "behind"].index(killed_after) :]

@@ -84,6 +84,7 @@ def test_an_async_loop_ends_well(grid: dict[str, Any], what: str) -> None:
     cell = grid[f"async_loop-{what}"]
     assert cell["code"] == CODES[what]
     ended_well(cell, [])
+    goes_on(grid, "async_loop", what, "w/l[2]/record")
 
 
 def test_neighbours_that_overlap_are_stopped(grid: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from crucible_kitchen.graph import (
     Parallel,
     StageNode,
     Workflow,
+    async_loop,
     fan_out,
     find_problems,
     loop,
@@ -73,7 +74,7 @@ def stages(draw: st.DrawFn, keys: str) -> StageNode:
 def bodies(draw: st.DrawFn, depth: int = 3, keys: str = KEYS) -> list[Any]:
     kinds = ["stage", "stage"]
     if depth:
-        kinds += ["loop", "when", "parallel", "fan_out", "scope", "stream_loop"]
+        kinds += ["loop", "when", "parallel", "fan_out", "scope", "stream_loop", "async_loop"]
     nodes: list[Any] = []
     for number in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(kinds))
@@ -93,6 +94,13 @@ def bodies(draw: st.DrawFn, depth: int = 3, keys: str = KEYS) -> list[Any]:
         elif kind == "when":
             branch = when(odd(draw(st.sampled_from(keys))))[draw(inside)]
             nodes.append(branch.otherwise[draw(inside)])
+        elif kind == "async_loop":
+            # From the newest state of all: else what an item is made from is left to chance.
+            made = {"producer": making(draw(st.sampled_from(keys))), "max_staleness": 0}
+            block = async_loop(name, stop_when="enough", **made)
+            use = draw(stages(keys)).bind(other=f"{name}.item").with_(name="use")
+            last = enough.bind(index=f"{name}.index", last=draw(st.integers(0, 2)))
+            nodes += [reset.with_(name=f"reset_{number}"), block[use, draw(inside), last]]
         elif kind == "scope":
             nodes.append(scope(name)[draw(inside)])
         else:
@@ -112,6 +120,24 @@ def independent(draw: st.DrawFn, depth: int, keys: str) -> list[Any]:
         elif share:
             members.append(draw(stages(share)).with_(name=name))
     return members
+
+
+@stage(writes="enough")
+def reset() -> bool:
+    return False
+
+
+@stage(writes="enough")
+def enough(index: int, last: int) -> bool:
+    return index >= last
+
+
+def making(key: str) -> Any:
+    """A producer that reads a key."""
+    scope: dict[str, Any] = {"work": work, "Rng": Rng, "Metrics": Metrics}
+    text = f"def make({key}: int, *, rng: Rng, metrics: Metrics) -> int:\n"
+    exec(text + f"    return work({key}, 1, rng=rng, metrics=metrics)", scope)
+    return scope["make"]
 
 
 def sum_up(every: list[int]) -> int:
@@ -223,8 +249,15 @@ def written(folder: Path) -> tuple[list[str], list[str]]:
 def committed(folder: Path) -> set[str]:
     """Ids of what the journal says has been done, at whatever time it said so."""
     lines = (folder / "journal" / "journal.jsonl").read_bytes().split(b"\n")[1:-1]
-    every = [commit for line in lines for commit in json.loads(line).get("commits", ())]
-    return {commit["at"] for commit in every if "in" not in commit}
+    done = set()
+    for commit in [one for line in lines for one in json.loads(line).get("commits", ())]:
+        if "in" not in commit and "at" in commit:
+            done.add(commit["at"])
+        loops = commit.get("made") or {
+            where: loop.get("made", {}) for where, loop in commit.get("loops", {}).items()
+        }
+        done |= {f"{where}[{n}]/producer" for where, made in loops.items() for n in made}
+    return done
 
 
 WIDTHS = st.sampled_from([1, 3, None])

@@ -78,6 +78,10 @@ class Saved:
 
     def apply(self, commit: Mapping[str, Any]) -> None:
         """Take over what a commit says."""
+        if "made" in commit:  # for an `async_loop`, while the rest goes on
+            for where, made in commit["made"].items():
+                self.loops[where]["made"].update(made)
+            return
         self.at, self.inside, self.events = commit["at"], "in" in commit, commit["events"]
         if self.children:
             self.children = {}
@@ -89,12 +93,28 @@ class Saved:
             self.records += commit["metrics"]
         if "loops" in commit:
             for where, loop in commit["loops"].items():
-                self.loops[where] = {**self.loops.get(where, {}), **loop}
+                before = self.loops.get(where, {})
+                self.loops[where] = {**before, **loop}
+                if "made" in loop:
+                    self.loops[where]["made"] = {**before.get("made", {}), **loop["made"]}
         here = f"{self.at}["
         for where in self.loops:
             if not here.startswith(where + "["):
                 self.loops = {k: v for k, v in self.loops.items() if here.startswith(k + "[")}
                 break
+        for where, made in self.made():
+            for number in [one for one in made if int(one) < self.index_in(where)]:
+                del made[number]
+
+    def made(self) -> Iterator[tuple[str, dict[str, list[Any]]]]:
+        """For each `async_loop` around `at` its items by their numbers, from the one in use on."""
+        for where, loop in self.loops.items():
+            if "made" in loop:
+                yield where, loop["made"]
+
+    def index_in(self, where: str) -> int:
+        """Number of the iteration that it is in, of a loop around `at`."""
+        return int(self.at[len(where) + 1 :].partition("]")[0])
 
     def values(self) -> Iterator[Coded]:
         """Every encoded value of the strand and of those inside it."""
@@ -105,6 +125,7 @@ class Saved:
             yield loop.get("item")
             yield loop.get("state")
             yield from loop.get("reads", {}).values()
+            yield from (item for item, _ in loop.get("made", {}).values())
         for child in self.children.values():
             yield from child.values()
 

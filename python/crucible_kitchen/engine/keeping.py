@@ -11,7 +11,7 @@ from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.graph import Workflow
 from crucible_kitchen.ports import Ports
 
-from . import resume
+from . import resume, rewind
 from .checkpoint import Policy, as_policy
 from .events import Handler
 from .handlers.jsonl import JsonLines
@@ -94,10 +94,10 @@ class Keeping:
         vault.restore(story.handles)
         store = ports.get("metrics_store")
         if store is not None:
-            known = resume.records(story, vault)
-            resume.rewind_metrics(ports.metrics_store, base.get_metadata("run_id"), known)
+            known = rewind.records(story, vault)
+            rewind.rewind_metrics(ports.metrics_store, base.get_metadata("run_id"), known)
         self._recorder = Recorder(self._journal, vault, self.policy, story)
-        self._recorder.lines = resume.rewind_events(self.run_dir / JsonLines.FILE, story.main)
+        self._recorder.lines = rewind.rewind_events(self.run_dir / JsonLines.FILE, story.main)
         return base
 
     def follow(self, runtime: Runtime, handlers: Sequence[Handler]) -> None:

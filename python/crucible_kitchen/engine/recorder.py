@@ -14,6 +14,7 @@ from .checkpoint import Every, Policy
 from .handlers.jsonl import JsonLines
 from .journal import Journal, Story
 from .sources import OpenLoop
+from .stock import Stock
 from .strand import Strand
 from .vault import ALWAYS_PLAIN, CannotSave, Coded, Held, Vault
 
@@ -64,12 +65,16 @@ class Recorder:
         """
         with self.lock:
             strands = self._together_with(strand)
-            used = {held for one in strands for held in one.used}
-            handles = self._save(used, strands)
+            stocks = [stock for one in strands for stock in one.stocks() if stock.unwritten]
+            if any(stock.is_making and stock.maker.used for stock in stocks):
+                return False  # what it makes is half in what an adapter holds
+            involved = [*strands, *(stock.maker for stock in stocks)]
+            used = {held for one in involved for held in one.used}
+            handles = self._save(used, involved)
             if handles is None:
                 return False
             commits = [self._commit(one) for one in strands]
-            new = self._save(self.vault.new_handles() - set(map(int, handles)), strands)
+            new = self._save(self.vault.new_handles() - set(map(int, handles)), involved)
             if new is None:
                 for one, commit in zip(strands, commits, strict=True):
                     if "of" in commit:
@@ -78,21 +83,55 @@ class Recorder:
             line: dict[str, Any] = {"commits": commits}
             if handles or new:
                 line["handles"] = handles = {**handles, **new}
-            if self.listener is not None:
-                self.listener.flush()
-            self.journal.append(line, fsync=self.policy.fsync)
-            for commit in commits:
-                commit.pop("metrics", None)  # the journal has them, and the story need not
-            self._unread.append(line)
-            if len(self._unread) >= _UNREAD:
-                self._catch_up()
+            self._append(line)
             if handles:
                 self.vault.saved(handles)
             self._committed(strands)
+            for stock in stocks:
+                stock.unwritten.clear()
+                stock.maker.committed()
             if self.vault.has_grown:
                 self._catch_up()
                 self.vault.sweep(self.story.main.values())
             return True
+
+    def commit_stock(self, strand: Strand, stock: Stock) -> bool:
+        """Write down what was made for an `async_loop`; False where now is no moment for it.
+
+        Args:
+            strand: of the loop.
+            stock: what was made, which the producer is not at work on.
+        Raises:
+            CrucibleError: an item cannot be saved, or the journal cannot be written.
+        """
+        with self.lock:
+            if strand.number < 0 or strand.frozen or not strand.has_written(stock):
+                return False  # the loop's own checkpoint will say it
+            handles = self._save(set(stock.maker.used), [stock.maker])
+            if handles is None:
+                return False
+            commit = {"strand": strand.number, "made": {stock.where: self._made(stock)}}
+            new = self._save(self.vault.new_handles() - set(map(int, handles)), [stock.maker])
+            if new is None:
+                return False
+            line: dict[str, Any] = {"commits": [commit]}
+            if handles or new:
+                line["handles"] = handles = {**handles, **new}
+            self._append(line)
+            self.vault.saved(handles)
+            stock.unwritten.clear()
+            stock.maker.committed()
+            return True
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self.listener is not None:
+            self.listener.flush()
+        self.journal.append(line, fsync=self.policy.fsync)
+        for commit in line["commits"]:
+            commit.pop("metrics", None)  # the journal has them, and the story need not
+        self._unread.append(line)
+        if len(self._unread) >= _UNREAD:
+            self._catch_up()
 
     def _together_with(self, strand: Strand) -> list[Strand]:
         """A strand with those whose places must be written down with it.
@@ -158,7 +197,7 @@ class Recorder:
         if written:
             commit["set"] = written
         for loop in strand.loops:
-            if not loop.written or loop.paired:
+            if not loop.written or loop.paired or (loop.stock and loop.stock.unwritten):
                 commit.setdefault("loops", {})[loop.where] = self._loop(loop)
         if strand.rt.base is not strand.base and (changed := strand.changed_metadata()):
             commit["metadata"] = self._coded("metadata", changed)
@@ -176,6 +215,8 @@ class Recorder:
     def _loop(self, loop: OpenLoop) -> dict[str, Any]:
         """What the journal must know of a loop, besides what it knows already."""
         about: dict[str, Any] = {}
+        if loop.stock is not None:
+            return {"made": self._made(loop.stock)}
         if loop.paired:
             about["state"] = self._coded(loop.where, loop.state)
             about["item"] = self._coded(loop.where, loop.item)
@@ -186,6 +227,15 @@ class Recorder:
         elif loop.reads:
             about["reads"] = {key: self._coded(key, one) for key, one in loop.reads.items()}
         return about
+
+    def _made(self, stock: Stock) -> dict[str, Any]:
+        return {
+            str(number): [
+                self._coded(f"{stock.where}[{number}]/item", item.value),
+                [self._metric(record) for record in item.records],
+            ]
+            for number, item in stock.unwritten.items()
+        }
 
     def _metric(self, record: MetricRecord) -> list[Any]:
         name, value, step, time, metadata = record

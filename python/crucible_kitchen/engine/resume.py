@@ -1,24 +1,22 @@
-"""What a journal is begun with, whether a run may go on from one, and what must be put back."""
+"""What a journal is begun with, and whether a run may go on from one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from crucible_kitchen.context import Context, MetricLog, MetricRecord
-from crucible_kitchen.errors import ConfigError, CrucibleError
+from crucible_kitchen.context import Context, MetricLog
+from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.graph import Workflow, describe
-from crucible_kitchen.ports import MetricsStore
 
 from .checkpoint import Every, Policy, Seconds
 from .handlers.jsonl import plain
-from .journal import Saved, Story, body_of
+from .journal import Story
+from .rewind import records
 from .vault import Vault
 
 _LONGEST = 160
@@ -105,77 +103,6 @@ def class_name(adapter: Any) -> str:
     made = adapter[0] if isinstance(adapter, tuple) else adapter
     kind = made if isinstance(made, type) else type(made)
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def records(story: Story, vault: Vault) -> list[MetricRecord]:
-    """Every metric that a journal keeps: the run's, then those of its strands."""
-    return [
-        MetricRecord(name, value, step, time, vault.decode(metadata))
-        for strand in story.main.all()
-        for name, value, step, time, metadata in strand.records
-    ]
-
-
-def rewind_metrics(store: MetricsStore, run_id: str, known: list[MetricRecord]) -> None:
-    """Have a store hold what the journal does."""
-    from crucible_kitchen.types import MetricPoint  # here and not above: it loads numpy
-
-    points = [
-        MetricPoint(run_id, r.name, float(r.value), r.step, r.time, dict(r.metadata)) for r in known
-    ]
-    store.rewind(run_id, points)
-
-
-def rewind_events(path: Path, main: Saved) -> int:
-    """Cut off the events that came after the checkpoint; how many lines are left.
-
-    Raises:
-        CrucibleError: a line is damaged.
-    """
-    if not path.exists():
-        return 0
-    lines = path.read_bytes().split(b"\n")[:-1]
-    kept = list(_kept(lines, path, main)) if main.children else lines[: main.events]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(b"".join(line + b"\n" for line in kept))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    return len(kept)
-
-
-def _kept(lines: list[bytes], path: Path, main: Saved) -> Iterator[bytes]:
-    """The events that strands told before they were written down."""
-    # Members of a `parallel` tell metrics under the name of the block, not under their own.
-    members = [child for strand in main.all() for child in strand.children.values()]
-    recorded = Counter(_told(*fields[:3]) for child in members for fields in child.records)
-    for number, line in enumerate(lines):
-        try:
-            event = json.loads(line)
-            strand = _owner(event["path"], main)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CrucibleError(f"{path}, line {number + 1} is damaged: {error!r}") from error
-        keep = number < strand.events
-        told_inside = strand.inside and event["path"] == body_of(strand.at)
-        if not keep and event["kind"] == "metric" and told_inside:
-            told = _told(event["name"], event["value"], event.get("step"))
-            keep = recorded[told] > 0
-            recorded[told] -= 1
-        if keep:
-            yield line
-
-
-def _told(name: str, value: Any, step: int | None) -> tuple[str, str, int | None]:
-    return name, str(plain(value)), step  # the file has texts for NaN and the infinities
-
-
-def _owner(where: str, strand: Saved) -> Saved:
-    """The innermost strand that an execution is of."""
-    for child in strand.children.values():
-        if where == child.path or where.startswith((f"{child.path}/", f"{child.path}[")):
-            return _owner(where, child)
-    return strand
 
 
 def finished_context(story: Story, context: Context, vault: Vault) -> Context:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .stock import Stock
 
 _CONTAINERS = (range, list, tuple, dict, str, bytes)
 
@@ -24,9 +27,10 @@ class OpenLoop:
         paired: whether each item comes with where its source stood then.
         item, state: the last such pair.
         ahead: how many items the source does not give again on resume.
+        stock: of an `async_loop`, what has been made for it.
     """
 
-    __slots__ = ("ahead", "item", "paired", "reads", "state", "value", "where", "written")
+    __slots__ = ("ahead", "item", "paired", "reads", "state", "stock", "value", "where", "written")
 
     def __init__(
         self, where: str, kind: str, over: Any, reads: Mapping[str, Any], *, written: bool = False
@@ -37,6 +41,7 @@ class OpenLoop:
         self.paired, self.ahead = False, 0
         self.item: Any = None
         self.state: Any = None
+        self.stock: Stock | None = None
 
 
 class Watched:

@@ -7,7 +7,7 @@ them, and nothing is told to those who listen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from .vault import Held
 if TYPE_CHECKING:
     from .recorder import Recorder
     from .runtime import Runtime
+    from .stock import Stock
 
 
 class Strand:
@@ -125,10 +126,7 @@ class Strand:
             if saved.metadata is not None:
                 metadata = {**rt.base.metadata, **decode(saved.metadata)}
                 rt.base = rt.base.replace(_metadata=metadata)
-            rt.metrics.extend(
-                MetricRecord(name, value, step, time, decode(metadata))
-                for name, value, step, time, metadata in saved.records
-            )
+            rt.metrics.extend(self.decode_records(saved.records))
         self.touched = {}
         self.sent = len(saved.records)
 
@@ -136,6 +134,14 @@ class Strand:
         """What stages have put into the context's metadata."""
         before, now = dict(self.base.metadata), dict(self.rt.base.metadata)
         return {k: v for k, v in now.items() if k not in before or v is not before[k]}
+
+    def stocks(self) -> list[Stock]:
+        """What was made for the loops that are open."""
+        return [loop.stock for loop in self.loops if loop.stock is not None]
+
+    def has_written(self, stock: Stock) -> bool:
+        """Whether the journal knows the loop that something was made for."""
+        return any(loop.stock is stock and loop.written for loop in self.loops)
 
     def unsent(self) -> list[MetricRecord]:
         """Metrics that are not written down."""
@@ -326,13 +332,13 @@ class Strand:
         return give
 
     def _again(self, where: str, source: Callable[[], Any], rt: Runtime, watch: bool) -> Any:
-        saved = self._saved_loop(where)
+        saved = self.saved_loop(where)
         loop = OpenLoop(where, "same", None, {}, written=True)
         self.loops.append(loop)
         if "over" in saved:
-            return self._decode(saved["over"])
+            return self.decode(saved["over"])
         now = dict(rt.values)
-        rt.values.update({key: self._decode(one) for key, one in saved.get("reads", {}).items()})
+        rt.values.update({key: self.decode(one) for key, one in saved.get("reads", {}).items()})
         try:
             every = source()
             return self._watched(loop, every) if watch else every
@@ -340,7 +346,8 @@ class Strand:
             rt.values.clear()
             rt.values.update(now)
 
-    def _saved_loop(self, where: str) -> dict[str, Any]:
+    def saved_loop(self, where: str) -> dict[str, Any]:
+        """What the journal says of a block; called while there is a target."""
         assert self.saved is not None
         return self.saved.loops.get(where, {})
 
@@ -353,26 +360,34 @@ class Strand:
         if not (hasattr(every, "state_dict") and hasattr(every, "load_state_dict")):
             return every
         loop.paired = True
-        if self.target is not None and "state" in self._saved_loop(loop.where):
-            every.load_state_dict(self._decode(self._saved_loop(loop.where)["state"]))
-            loop.ahead = self._index(loop) + 1
+        if self.target is not None and "state" in self.saved_loop(loop.where):
+            every.load_state_dict(self.decode(self.saved_loop(loop.where)["state"]))
+            loop.ahead = self.index_in(loop.where) + 1
         return Watched(every)
 
-    def _index(self, loop: OpenLoop) -> int:
-        """Number of the item that the journal stopped in."""
+    def index_in(self, where: str) -> int:
+        """Number of the item that the journal stopped in; called while there is a target."""
         assert self.target is not None
-        return int(self.target[len(loop.where) + 1 :].partition("]")[0])
+        return int(self.target[len(where) + 1 :].partition("]")[0])
 
-    def _decode(self, coded: Any) -> Any:
+    def decode(self, coded: Any) -> Any:
+        """A value that the journal keeps."""
         with self.recorder.lock:
             return self.recorder.vault.decode(coded)
+
+    def decode_records(self, records: Iterable[Sequence[Any]]) -> list[MetricRecord]:
+        """Metrics that the journal keeps."""
+        return [
+            MetricRecord(name, value, step, time, self.decode(metadata))
+            for name, value, step, time, metadata in records
+        ]
 
     def numbered(self, every: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Items with their numbers, from the one on that the journal stopped in."""
         loop = self.loops[-1]
         first, items = 0, iter(every)
         if self.target is not None:
-            first = self._index(loop)
+            first = self.index_in(loop.where)
             yield first, self._stopped_at(loop, first, items)
             if self.target is not None:
                 raise CrucibleError(
@@ -384,9 +399,11 @@ class Strand:
             yield index, self._take(loop, item)
 
     def _stopped_at(self, loop: OpenLoop, index: int, items: Iterator[Any]) -> Any:
-        saved = self._saved_loop(loop.where)
+        saved = self.saved_loop(loop.where)
+        if loop.stock is not None:
+            return self.decode(saved["made"][str(index)][0])
         if "state" in saved:
-            loop.item, loop.state = self._decode(saved["item"]), self._decode(saved["state"])
+            loop.item, loop.state = self.decode(saved["item"]), self.decode(saved["state"])
             return loop.item
         for item in islice(items, index, None):
             return self._take(loop, item)

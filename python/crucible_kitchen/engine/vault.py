@@ -74,6 +74,8 @@ class Vault:
         self._since_sweep = 0
         self.keepers = tuple(name for name in ports if ports[name].handles)
         """Ports whose adapters keep handles."""
+        self.changing = tuple(name for name in self.keepers if ports[name].handles_change)
+        """Those of them whose handles a stage changes that uses them."""
         self._kinds = tuple({kind for name in self.keepers for kind in ports[name].handles})
 
     @property

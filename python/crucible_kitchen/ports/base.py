@@ -26,6 +26,9 @@ class Port(ABC):
     handles: ClassVar[tuple[type, ...]] = ()
     """Classes of what it gives out that stands for something an adapter holds, such as a model."""
 
+    handles_change: ClassVar[bool] = True
+    """Whether what `save_value` saves of a handle changes as the handle is used."""
+
     def owns(self, value: object) -> bool:
         """Whether a handle is one of this adapter's that is in use.
 

@@ -25,6 +25,7 @@ class SamplingClient(Port):
 
     name: ClassVar[str] = "sampling_client"
     handles: ClassVar[tuple[type, ...]] = (Session,)
+    handles_change: ClassVar[bool] = False
 
     @abstractmethod
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import threading
+from types import FrameType
 
-from crucible_kitchen.engine import Event
+from crucible_kitchen.engine import Event, follow
 from crucible_kitchen.errors import ConfigError
 
 _WHEN = ("before", "after")
@@ -31,15 +33,33 @@ class kill_at:  # noqa: N801 - reads as a function: handlers=[kill_at("sft/epoch
         text = re.escape(path_glob).replace(r"\*", ".*").replace(r"\?", ".")
         self._matches = re.compile(text, re.DOTALL).fullmatch
         self._when = when
-        self._ended_in: int | None = None
+        self._ended: tuple[int, FrameType] | None = None
 
     def __call__(self, event: Event) -> None:
-        if self._ended_in == threading.get_ident() and event.kind != "metric":
+        if self._ended is not None and event.kind != "metric" and not _is_inside(*self._ended):
             os.kill(os.getpid(), signal.SIGKILL)
         if not self._matches(event.path):
             return
         if self._when == "before" and event.kind == "stage.start":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._when == "after" and event.kind == "stage.stop" and self._ended_in is None:
-            # The journal is written after this event and before the next one of this thread.
-            self._ended_in = threading.get_ident()
+        if self._when == "after" and event.kind == "stage.stop" and self._ended is None:
+            # The journal is written after this event, before the stage gives back control.
+            self._ended = threading.get_ident(), _of_the_stage(sys._getframe())
+
+
+def _of_the_stage(frame: FrameType) -> FrameType:
+    """The frame that runs a stage and then writes the journal, above one that tells of it."""
+    around: FrameType | None = frame
+    while around is not None:
+        if around.f_code.co_filename == follow.__file__:
+            return around
+        around = around.f_back
+    return frame  # no journal is kept
+
+
+def _is_inside(thread: int, frame: FrameType) -> bool:
+    """Whether a thread has still to come back to the caller of a frame."""
+    inner = sys._current_frames().get(thread)
+    while inner is not None and inner is not frame:
+        inner = inner.f_back
+    return inner is not None
