@@ -60,7 +60,8 @@ def journal(iterations: int, folder: Path) -> Program:
     def prepare() -> Run:
         here = folder / str(next(numbers))
         here.mkdir()
-        keep = SQLitePersister(str(here / "state.db"))
+        unbound = {"check_same_thread": False}  # whoever drops it may be on another thread
+        keep = SQLitePersister.from_values(str(here / "state.db"), connect_kwargs=unbound)
         keep.initialize()
         return _ready({"add": add, "done": done}, _moves(iterations), "done", keep)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from crucible_kitchen.graph import StageNode
 from crucible_kitchen.graph.annotations import show
-from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature
+from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature, Write
 from crucible_kitchen.graph.stage import Literal
 
 from .runtime import BorderError, Runtime
@@ -141,25 +141,23 @@ def store(node: StageNode, rt: Runtime) -> Callable[[Any], None]:
 
         def one(result: Any) -> None:
             if not isinstance(result, classes):
-                raise _wrong_type(key, write.type, result)
+                raise wrong_type(write, result)
             state[key] = values[key] = result
 
         return one
     record = node.signature.record
     expected: Any = record or (tuple, list)
     said = show(record) if record else f"a tuple of {len(writes)}"
-    triples = tuple(
-        (write.key, classes, write.type) for write, classes in zip(writes, kinds, strict=True)
-    )
+    pairs = tuple(zip(writes, kinds, strict=True))
 
     def several(result: Any) -> None:
-        if not isinstance(result, expected) or len(result) != len(triples):
+        if not isinstance(result, expected) or len(result) != len(pairs):
             raise BorderError(f"must return {said}, got {_shown(result)}")
-        for (key, classes, kind), value in zip(triples, result, strict=True):
+        for (write, classes), value in zip(pairs, result, strict=True):
             if not isinstance(value, classes):
-                raise _wrong_type(key, kind, value)
-        for (key, _, _), value in zip(triples, result, strict=True):
-            state[key] = values[key] = value
+                raise wrong_type(write, value)
+        for write, value in zip(writes, result, strict=True):
+            state[write.key] = values[write.key] = value
 
     return several
 
@@ -169,5 +167,6 @@ def _shown(result: object) -> str:
     return f"{type(result).__name__}{size}"
 
 
-def _wrong_type(key: str, wanted: Any, got: object) -> BorderError:
-    return BorderError(f"must write {key!r} as {show(wanted)}, got {type(got).__name__}")
+def wrong_type(write: Write, got: object) -> BorderError:
+    """The error for a value that is no instance of what was declared."""
+    return BorderError(f"must write {write.key!r} as {show(write.type)}, got {type(got).__name__}")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, sleep, time
 from typing import TYPE_CHECKING, Any
 
 from crucible_kitchen.context import Context
 from crucible_kitchen.graph import StageNode
 from crucible_kitchen.graph.executors import is_async
 
-from .call import arguments, gathered, no_keywords, store
+from .call import Gather, arguments, gathered, no_keywords, store, wrong_type
 from .checked import watched
 from .events import Event
 from .executors import executor
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from crucible_kitchen.graph import Stage
 
 Step = Callable[[], None]
+
+_new = tuple.__new__
+"""Makes an `Event` as its class does, whose call would cost more than the rest of a step."""
 
 
 def compile_stage(node: StageNode, rt: Runtime, path: str) -> Step:
@@ -33,7 +35,7 @@ def compile_stage(node: StageNode, rt: Runtime, path: str) -> Step:
 
 
 def _quiet(attempt: Step, node: StageNode, rt: Runtime) -> Step:
-    name, source = node.name, node.source
+    name = node.name
 
     def step() -> None:
         if rt.cancelled:
@@ -41,21 +43,39 @@ def _quiet(attempt: Step, node: StageNode, rt: Runtime) -> Step:
         try:
             attempt()
         except Exception as error:
-            raise rt.failure(rt.prefix + name, source, error) from error
+            raise rt.failure(rt.prefix + name, node.source, error) from error
 
     return step
 
 
 def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
-    name, source, emit, now = node.name, node.source, rt.emit, time.time
+    name, emit = node.name, rt.emit
     assert emit is not None
-    new, no = tuple.__new__, None  # as `Event(...)` does, whose call costs more than all the rest
 
     def step() -> None:
         if rt.cancelled:
             rt.check_cancelled()
         path = rt.prefix + name
-        emit(new(Event, ("stage.start", path, now(), no, no, no, no, no, no, no, no, no, no)))
+        emit(
+            _new(
+                Event,
+                (
+                    "stage.start",
+                    path,
+                    time(),
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                ),
+            )
+        )
         began = perf_counter()
         try:
             attempt()
@@ -64,11 +84,30 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
             if not isinstance(error, Exception):
                 rt.tell("stage.error", path, duration_s=spent, error=type(error).__name__)
                 raise
-            failure = rt.failure(path, source, error)
+            failure = rt.failure(path, node.source, error)
             rt.tell("stage.error", path, duration_s=spent, error=str(failure))
             raise failure from error
         spent = perf_counter() - began
-        emit(new(Event, ("stage.stop", path, now(), spent, no, no, no, no, no, no, no, no, no)))
+        emit(
+            _new(
+                Event,
+                (
+                    "stage.stop",
+                    path,
+                    time(),
+                    spent,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                ),
+            )
+        )
 
     return step
 
@@ -76,7 +115,6 @@ def _loud(attempt: Step, node: StageNode, rt: Runtime) -> Step:
 def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
     """One call of a function: gather what it reads, call it, check and store what it gives."""
     gather, keywords, function = arguments(node.call, node.signature, node.bindings, rt, path)
-    keep = store(node, rt)
     function = executor(node, function, rt)
     if rt.checked and node.executor != "process":  # another process has copies
         function = watched(function, node)
@@ -85,21 +123,33 @@ def _attempt(node: StageNode, rt: Runtime, path: str) -> Step:
 
         cached = Cached(node, function, rt)
         function = cached.awaited if is_async(node) else cached
+    if keywords is no_keywords and not is_async(node):
+        return _plain(gather, function, node, rt)
+    take, keep = gathered(gather, rt), store(node, rt)
     if is_async(node):
         wait, timeout = rt.wait, node.timeout
-        take = gathered(gather, rt)
         return lambda: keep(wait(function(*take(), **keywords()), timeout))
-    if keywords is not no_keywords:
-        take = gathered(gather, rt)
-        return lambda: keep(function(*take(), **keywords()))
-    values = rt.values
+    return lambda: keep(function(*take(), **keywords()))
 
-    def attempt() -> None:  # most stages are of this kind: as above, but without a call for `take`
+
+def _plain(gather: Gather, function: Callable[..., Any], node: StageNode, rt: Runtime) -> Step:
+    """One call of the kind of function that most stages are; all in one closure, as calls cost."""
+    values, state = rt.values, rt.state
+    if len(node.writes) != 1 or node.signature.record is not None:
+        take, keep = gathered(gather, rt), store(node, rt)
+        return lambda: keep(function(*take()))
+    (write,), (classes,) = node.writes, node.written_classes
+    key = write.key
+
+    def attempt() -> None:
         try:
             given = gather(values)
         except KeyError as error:
             raise rt.missing(error.args[0]) from None
-        keep(function(*given))
+        result = function(*given)
+        if not isinstance(result, classes):
+            raise wrong_type(write, result)
+        state[key] = values[key] = result
 
     return attempt
 
@@ -174,7 +224,7 @@ def _retrying(attempt: Step, node: StageNode, rt: Runtime) -> Step:
                     error=rt.redact(f"{type(error).__name__}: {error}"),
                 )
                 wait = retry.wait(number, random.random())
-            time.sleep(wait)
+            sleep(wait)
             rt.check_cancelled()
 
     return step
