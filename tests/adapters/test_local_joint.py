@@ -73,8 +73,13 @@ def trained(start, client, datums, run, **fields):
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"lora_dropout": 0.3, "gradient_checkpointing": True}, {"dtype": "bfloat16"}],
-    ids=["plain", "dropout", "bfloat16"],
+    [
+        {},
+        {"lora_dropout": 0.3, "gradient_checkpointing": True},
+        {"dtype": "bfloat16"},
+        {"lora_targets": ["all-linear", "head"]},
+    ],
+    ids=["plain", "dropout", "bfloat16", "head"],
 )
 def test_several_sessions_in_a_pass_get_what_each_gets_alone(
     start, local_client, datums, passes, fields

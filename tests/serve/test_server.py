@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import random
 import threading
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crucible_kitchen import ports
 from crucible_kitchen.adapters import noop
 from crucible_kitchen.serve import Kitchen, State
 from crucible_kitchen.serve.state import NotFound, Refused
-from crucible_kitchen.serve.work import Busy, Work
+from crucible_kitchen.serve.work import Busy, Later, Work
 
 testclient = pytest.importorskip(
     "fastapi.testclient", reason="pip install 'crucible-kitchen[serve]'"
@@ -162,14 +164,16 @@ def test_an_option_that_is_not_supported_is_refused_by_name(client, model):
     assert "does not support dora" in str(other.json())
     dimuon = _post(client, "create_model", **base, optimizer_config={"type": "dimuon"})
     assert dimuon.status_code == 422
-    head = {"train_mlp": False, "train_attn": False, "train_unembed": True}
-    only_head = _post(client, "create_model", **base, lora_config=head)
-    assert "train_attn or train_mlp" in only_head.json()["detail"]
+    nothing = {"train_mlp": False, "train_attn": False, "train_unembed": False}
+    asked = _post(client, "create_model", **base, lora_config=nothing)
+    assert "one of train_attn, train_mlp, train_unembed" in asked.json()["detail"]
     unknown = _post(client, "create_model", **{**base, "base_model": "other"})
     assert unknown.json()["detail"] == "base_model must be one of noop, got 'other'"
     sample = {"prompt": {"chunks": [{"tokens": [5]}]}, "sampling_params": {}, "base_model": "noop"}
-    topk = _post(client, "asample", **sample, topk_prompt_logprobs=3)
-    assert "does not support topk_prompt_logprobs" in str(topk.json())
+    topk = _post(client, "asample", **sample, topk_sample_logprobs=3)
+    assert "does not support topk_sample_logprobs" in str(topk.json())
+    topk = _result(client, _post(client, "asample", **sample, topk_prompt_logprobs=3)).json()
+    assert "has no top-k log probabilities" in topk["error"]  # the dry server's client has none
 
 
 def test_more_models_than_allowed_is_an_error_of_the_client(client, model):
@@ -230,6 +234,27 @@ def test_any_order_of_arrival_is_done_in_the_models_order(order):
         promise.future.result(timeout=10)
     work.close()
     assert done == list(range(1, 9))
+
+
+def test_work_that_another_thread_ends_leaves_the_next_to_begin():
+    """And an error of it, or of reading its result, is that promise's own."""
+    work, futures = Work(2), [concurrent.futures.Future() for _ in range(3)]
+    promises = [
+        work.do_in_order("m", 1, lambda: Later(ports.Future.of(futures[0]), str)),
+        work.do_in_order("m", 2, lambda: Later(ports.Future.of(futures[1]), int)),
+    ]
+    with pytest.raises(Busy):
+        work.do(None, str)
+    futures[1].set_result("no number")
+    futures[0].set_result(7)
+    assert promises[0].future.result(timeout=10) == "7"
+    with pytest.raises(ValueError, match="no number"):
+        promises[1].future.result(timeout=10)
+    third = work.do_in_order("m", 3, lambda: Later(ports.Future.of(futures[2]), str))
+    futures[2].set_exception(RuntimeError("broke"))
+    with pytest.raises(RuntimeError, match="broke"):
+        third.future.result(timeout=10)
+    work.close()
 
 
 def test_a_thousand_samples_at_once(client):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import time
+import urllib.request
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import crucible_kitchen as ck
 from crucible_kitchen.testing import (
@@ -21,6 +25,8 @@ tinker = pytest.importorskip("tinker", reason="pip install 'crucible-kitchen[tin
 from crucible_kitchen.adapters import local  # noqa: E402
 from crucible_kitchen.adapters import tinker as adapters  # noqa: E402
 from crucible_kitchen.errors import ConfigError, PortError  # noqa: E402
+from crucible_kitchen.nn.peft_format import WEIGHTS_FILE  # noqa: E402
+from crucible_kitchen.serve import State  # noqa: E402
 
 # The SDK warns of its own coming changes, and closes sockets when its loop ends.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
@@ -153,6 +159,88 @@ def test_a_batch_of_more_than_a_chunk_is_one_batch(service, server):
         torch.testing.assert_close(got, one.loss_fn_outputs[0]["logprobs"].to_torch())
 
 
+def test_several_models_at_once_get_what_each_gets_alone(service, server):
+    """Their steps wait together, so that they are passes of several."""
+
+    def models():
+        return [
+            service.create_lora_training_client(server.model, rank=rank, seed=rank).result()
+            for rank in (1, 4, 8)
+        ]
+
+    alone = [_train(client, 3) for client in models()]
+    losses = [[], [], []]
+    clients = models()
+    for _ in range(3):
+        asked = [client.forward_backward(DATA, "cross_entropy") for client in clients]
+        for client in clients:
+            client.optim_step(tinker.AdamParams(learning_rate=1e-2))
+        for own, one in zip(losses, asked, strict=True):
+            own.append(one.result().metrics["loss:sum"])
+    assert losses == alone
+
+
+def test_heartbeats_are_answered_during_a_long_step(service, server):
+    client = service.create_lora_training_client(server.model, rank=4).result()
+    session = client.model_id.partition(":")[0]
+    request = urllib.request.Request(
+        f"{server.url}/api/v1/session_heartbeat",
+        json.dumps({"session_id": session}).encode(),
+        {"Content-Type": "application/json", "X-API-Key": server.key},
+    )
+    long = client.forward_backward([_datum([5 + i % 90 for i in range(400)])] * 60, "cross_entropy")
+    answered, slowest = 0, 0.0
+    waiting = long.future()
+    while not waiting.done():
+        began = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+        slowest = max(slowest, time.perf_counter() - began)
+        answered += 1
+        time.sleep(0.02)
+    assert answered >= 3
+    assert slowest < 5
+
+
+def test_the_head_is_trained_where_that_is_asked(service, server):
+    only = {"train_mlp": False, "train_attn": False, "train_unembed": True}
+    client = service.create_lora_training_client(server.model, rank=4, seed=1, **only).result()
+    first, *_, last = _train(client, 8)
+    assert last < 0.9 * first
+    path = client.save_state("head").result().path
+    rest = tinker.RestClient(base_url=server.url, api_key=server.key)
+    info = rest.get_weights_info_by_tinker_path(path).result()
+    assert (info.train_mlp, info.train_attn, info.train_unembed) == (False, False, True)
+    again = service.create_training_client_from_state_with_optimizer(path).result()
+    assert _train(again, 1) == pytest.approx(_train(client, 1), rel=1e-6)
+    trained = service.create_sampling_client(model_path=path).result()
+    base = service.create_sampling_client(base_model=server.model).result()
+    prompt = tinker.ModelInput.from_ints(list(range(5, 15)))
+    after, before = (sum(c.compute_logprobs(prompt).result()[1:]) for c in (trained, base))
+    assert after > before
+
+
+def test_the_likeliest_tokens_of_a_prompt(service, server):
+    sampler = service.create_sampling_client(base_model=server.model).result()
+    prompt, params = tinker.ModelInput.from_ints([5, 6, 7]), tinker.SamplingParams(max_tokens=1)
+    asked = {"include_prompt_logprobs": True, "topk_prompt_logprobs": 1000}
+    with pytest.raises(tinker.RequestFailedError, match="k must be from 1 to"):
+        sampler.sample(prompt, 1, params, **asked).result()
+    asked["topk_prompt_logprobs"] = 512  # the whole vocabulary
+    drawn = sampler.sample(prompt, 1, params, **asked).result()
+    assert drawn.topk_prompt_logprobs[0] is None
+    for place, token in ((1, 6), (2, 7)):
+        best = drawn.topk_prompt_logprobs[place]
+        values = [value for _, value in best]
+        assert len(best) == 512
+        assert values == sorted(values, reverse=True)
+        given = drawn.prompt_logprobs[place]
+        assert dict(best)[token] == pytest.approx(given, abs=1e-4)
+    last = sampler.sample(prompt, 1, params, prompt_logprobs_last_n=1, **asked).result()
+    assert last.prompt_logprobs == [None, None, drawn.prompt_logprobs[2]]
+    assert last.topk_prompt_logprobs == [None, None, drawn.topk_prompt_logprobs[2]]
+
+
 def test_what_was_trained_is_listed_and_deleted(service, server):
     rest = tinker.RestClient(base_url=server.url, api_key=server.key)
     client = service.create_lora_training_client(
@@ -163,7 +251,7 @@ def test_what_was_trained_is_listed_and_deleted(service, server):
     assert (run.base_model, run.lora_rank, run.is_lora) == (server.model, 4, True)
     assert run.user_metadata == {"who": "me"}
     info = rest.get_weights_info_by_tinker_path(path).result()
-    assert (info.train_mlp, info.train_attn, info.train_unembed) == (True, False, False)
+    assert (info.train_mlp, info.train_attn, info.train_unembed) == (True, False, True)
     (listed,) = rest.list_checkpoints(client.model_id).result().checkpoints
     assert (listed.tinker_path, listed.checkpoint_type) == (path, "training")
     assert listed.expires_at is not None
@@ -206,13 +294,14 @@ def test_a_killed_server_comes_back_with_its_checkpoints(tmp_path, server, tiny_
         own.kill()
 
 
-def test_equal_losses_through_local_and_through_tinker(server):
+@pytest.mark.parametrize("targets", ["all-linear", ["attention", "head"]])
+def test_equal_losses_and_adapters_through_local_and_through_tinker(server, tmp_path, targets):
     """The same steps in this process and at the server, from the same seed."""
-    config = {"model": server.model, "lora_rank": 4, "seed": 5}
+    config = {"model": server.model, "lora_rank": 4, "seed": 5, "lora_targets": targets}
     datums = [{"model_input": list(range(5, 15)), "loss_fn_inputs": {"labels": list(range(5, 15))}}]
-    losses = []
+    losses, saved = [], []
     for client in (
-        local.TrainingClient(device="cpu"),
+        local.TrainingClient(device="cpu", weights_dir=tmp_path),
         adapters.TrainingClient(base_url=server.url, api_key=server.key),
     ):
         session = client.start_session(config)
@@ -221,8 +310,15 @@ def test_equal_losses_through_local_and_through_tinker(server):
             steps.append(client.forward_backward(session, datums).result().loss)
             client.optim_step(session, 1e-2).result()
         losses.append(steps)
+        saved.append(client.save_weights_for_sampler(session, "four").result())
         client.close()
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    here = load_file(Path(saved[0]) / WEIGHTS_FILE)
+    there = load_file(Path(State(server.state_dir).find(saved[1])[1].weights) / WEIGHTS_FILE)
+    assert here.keys() == there.keys()
+    assert any("lm_head" in name for name in here) == ("head" in targets)
+    for name, tensor in here.items():
+        torch.testing.assert_close(tensor, there[name], rtol=1e-5, atol=1e-6)
 
 
 def test_what_the_service_does_not_take_is_named(server):

@@ -30,7 +30,8 @@ class LoraConfig:
         alpha: strength; the scale is ``alpha / rank``, or ``alpha / sqrt(rank)`` with `use_rslora`.
         dropout: share of the input that the updates do not see in training, in [0, 1).
         targets: ``all-linear`` (every linear but the head over the vocabulary), ``attention``,
-            ``mlp``, or names of layers: a full path, or its end such as ``q_proj``.
+            ``mlp``, ``head`` (that over the vocabulary alone), names of layers (a full path, or its
+            end such as ``q_proj``), or a list of any of these.
         use_rslora: rank-stabilised scale.
         dora: train the magnitude of each output too; see `LoraLinear`.
         seed: fixes the initial weights and the dropout masks.
@@ -159,19 +160,23 @@ def set_dropout_step(model: nn.Module, step: int | None) -> None:
 
 def _targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Linear]:
     linears = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear)}
-    if isinstance(targets, str) and targets == "all-linear":
-        head = _head_of(model)
-        chosen = {path: linear for path, linear in linears.items() if linear is not head}
-        return _or_refuse(chosen, targets, linears)
-    if isinstance(targets, str) and targets in _GROUPS:
-        marks = _GROUPS[targets]
-        chosen = {p: m for p, m in linears.items() if any(mark in p.lower() for mark in marks)}
-        return _or_refuse(chosen, targets, linears)
-    named: dict[str, nn.Linear] = {}
+    head = _head_of(model)
+    named: set[str] = set()
     for name in [targets] if isinstance(targets, str) else targets:
-        matches = {p: m for p, m in linears.items() if p == name or p.endswith(f".{name}")}
-        named |= _or_refuse(matches, name, linears)
+        matches = {p: m for p, m in linears.items() if _is_meant(p, m is head, name)}
+        named |= _or_refuse(matches, name, linears).keys()
     return _or_refuse({p: m for p, m in linears.items() if p in named}, targets, linears)
+
+
+def _is_meant(path: str, is_head: bool, name: str) -> bool:
+    """Whether a target's name means the linear at a path."""
+    if name == "head":
+        return is_head
+    if name == "all-linear":
+        return not is_head
+    if name in _GROUPS:
+        return any(mark in path.lower() for mark in _GROUPS[name])
+    return path == name or path.endswith(f".{name}")
 
 
 def _or_refuse(

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
+from crucible_kitchen.errors import PortError
+
 from .base import Port
 from .future import Future
 from .session import Session
@@ -50,6 +52,22 @@ class SamplingClient(Port):
     @abstractmethod
     def compute_logprobs(self, session: Session, prompt: Prompt) -> Future[list[float | None]]:
         """Log probability, in nats, of each token given those before it; None for the first."""
+
+    def compute_topk_logprobs(
+        self, session: Session, prompt: Prompt, k: int
+    ) -> Future[list[list[tuple[int, float]] | None]]:
+        """The `k` likeliest tokens in place of each token of the prompt, given those before it.
+
+        Optional: an adapter that does not know them leaves it out.
+
+        Returns:
+            For each place, tokens with their log probabilities in nats, likeliest first; None for
+            the first place.
+        Raises:
+            ValueError: `k` is below 1 or above the vocabulary.
+            PortError: the session is closed, the work failed, or the adapter has none.
+        """
+        raise PortError(f"sampling_client: {type(self).__name__} has no top-k log probabilities")
 
     @abstractmethod
     def close_session(self, session: Session) -> None:

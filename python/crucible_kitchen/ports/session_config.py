@@ -18,7 +18,8 @@ class SessionConfig(BaseModel):
         lora_rank: inner size of the update, R.
         lora_alpha: the update is scaled by alpha / R (alpha / sqrt(R) with `use_rslora`).
         lora_dropout: share of the update's inputs that are dropped while training, in [0, 1).
-        lora_targets: ``all-linear``, ``attention``, ``mlp``, or names of linear layers.
+        lora_targets: ``all-linear`` (but the head), ``attention``, ``mlp``, or a list of these,
+            ``head`` (that over the vocabulary), and names of linear layers.
         use_rslora: rank-stabilised scale.
         dora: train the magnitude of each output beside its direction (weight-decomposed LoRA).
         dtype: of the frozen weights; ``auto`` takes what the device is good at.

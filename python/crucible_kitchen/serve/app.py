@@ -14,7 +14,8 @@ from crucible_kitchen.errors import CrucibleError
 
 from . import bodies, wire
 from .admission import Admission
-from .kitchen import Kitchen, checkpoint_answer, run_answer
+from .answers import checkpoint_answer, run_answer
+from .kitchen import Kitchen
 from .state import Checkpoint, NotFound, Run, moment
 from .work import Busy, Promise
 
@@ -73,19 +74,18 @@ def _programs(kitchen: Kitchen) -> APIRouter:
         models = [
             {
                 "model_name": name,
-                "max_context_length": kitchen.max_sequence,
+                "max_context_length": kitchen.catalogue.max_sequence,
                 "trainable": True,
                 "sampleable": True,
             }
-            for name in kitchen.models
+            for name in kitchen.catalogue.models
         ]
         return {"supported_models": models}
 
     @router.post("/create_session")
     async def create_session(body: bodies.CreateSession) -> dict[str, Any]:
         record = kitchen.create_session(body)
-        said = "train_unembed trains nothing here: the head stays frozen"
-        return {"type": "create_session", "session_id": record.id, "info_message": said}
+        return {"type": "create_session", "session_id": record.id}
 
     @router.post("/session_heartbeat")
     async def heartbeat(body: bodies.OfSession) -> dict[str, str]:
@@ -113,47 +113,47 @@ def _models(kitchen: Kitchen) -> APIRouter:
 
     @router.post("/create_model")
     async def create_model(body: bodies.CreateModel) -> dict[str, Any]:
-        model_id, promise = kitchen.create_model(body)
+        model_id, promise = kitchen.models.create(body)
         return promised(promise, model_id=model_id)
 
     @router.post("/load_weights")
     async def load_weights(body: bodies.LoadWeights) -> dict[str, Any]:
-        model_id, promise = kitchen.load_weights(body)
+        model_id, promise = kitchen.models.load(body)
         return promised(promise, model_id=model_id)
 
     @router.post("/get_info")
     async def info(body: bodies.OfModel) -> dict[str, Any]:
-        return kitchen.info(body.model_id)
+        return kitchen.models.info(body.model_id)
 
     @router.post("/forward_backward")
     async def forward_backward(request: Request) -> dict[str, Any]:
         batch = wire.read_batch(await request.body())
-        return promised(kitchen.forward_backward(batch), model_id=batch.model_id)
+        return promised(kitchen.models.forward_backward(batch), model_id=batch.model_id)
 
     @router.post("/optim_step")
     async def optim_step(body: bodies.OptimStep) -> dict[str, Any]:
-        return promised(kitchen.optim_step(body), model_id=body.model_id)
+        return promised(kitchen.models.optim_step(body), model_id=body.model_id)
 
     @router.post("/save_weights")
     async def save_weights(body: bodies.SaveWeights) -> dict[str, Any]:
-        return promised(kitchen.save_weights(body), model_id=body.model_id)
+        return promised(kitchen.models.save(body), model_id=body.model_id)
 
     @router.post("/save_weights_for_sampler")
     async def save_for_sampler(body: bodies.SaveForSampler) -> dict[str, Any]:
-        return promised(kitchen.save_for_sampler(body), model_id=body.model_id)
+        return promised(kitchen.models.save_for_sampler(body), model_id=body.model_id)
 
     @router.post("/create_sampling_session")
     async def create_sampler(body: bodies.CreateSampling) -> dict[str, Any]:
-        sampler_id = kitchen.create_sampler(body)
+        sampler_id = kitchen.samplers.create(body)
         return {"type": "create_sampling_session", "sampling_session_id": sampler_id}
 
     @router.get("/samplers/{sampler_id}")
     async def sampler(sampler_id: str) -> dict[str, Any]:
-        return kitchen.sampler(sampler_id)
+        return kitchen.samplers.describe(sampler_id)
 
     @router.post("/asample")
     async def sample(body: bodies.Sample) -> dict[str, Any]:
-        ids, promise = kitchen.sample(body)
+        ids, promise = kitchen.samplers.sample(body)
         return promised(promise, sample_sequence_ids=ids)
 
     return router
@@ -214,7 +214,7 @@ def _records(kitchen: Kitchen) -> APIRouter:
             "base_model": run.base_model,
             "is_lora": True,
             "lora_rank": run.rank,
-            "train_unembed": False,
+            "train_unembed": run.train_unembed,
             "train_mlp": run.train_mlp,
             "train_attn": run.train_attn,
             "optimizer_config": {"type": "adamw"},

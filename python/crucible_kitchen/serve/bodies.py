@@ -34,13 +34,6 @@ class Lora(Body):
     train_mlp: bool = True
     train_attn: bool = True
 
-    @property
-    def targets(self) -> Literal["all-linear", "attention", "mlp"] | None:
-        """Which layers; None where only the head would be trained, which stays frozen here."""
-        if self.train_mlp and self.train_attn:
-            return "all-linear"
-        return "mlp" if self.train_mlp else "attention" if self.train_attn else None
-
 
 class Optimizer(Body):
     """The kind of optimizer."""
@@ -135,7 +128,7 @@ class SaveForSampler(Ordered):
 
     path: str | None = None
     sampling_session_seq_id: int | None = None
-    kind: str = "snapshot"
+    kind: Literal["snapshot"] = "snapshot"
     ttl_seconds: int | None = Field(None, gt=0)
     user_metadata: Mapping[str, Any] | None = None
 
@@ -170,6 +163,8 @@ class Sample(Body):
     model_path: str | None = None
     seq_id: int | None = None
     prompt_logprobs: bool | None = False
+    topk_prompt_logprobs: int = Field(0, ge=0, le=1024)
+    prompt_logprobs_last_n: int | None = Field(None, ge=0)
 
 
 class Retrieve(Body):

@@ -71,13 +71,15 @@ class Run:
     time: float
     user_metadata: dict[str, Any] | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    train_unembed: bool = False
 
     @property
-    def targets(self) -> str:
+    def targets(self) -> list[str]:
         """Which layers are trained, as a session's configuration says it."""
-        if self.train_mlp and self.train_attn:
-            return "all-linear"
-        return "mlp" if self.train_mlp else "attention"
+        both = self.train_mlp and self.train_attn
+        body = "all-linear" if both else "mlp" if self.train_mlp else "attention"
+        targets = [body] if self.train_mlp or self.train_attn else []
+        return [*targets, "head"] if self.train_unembed else targets
 
     def path(self, checkpoint: Checkpoint) -> str:
         """What a client calls one of its checkpoints."""
@@ -94,6 +96,7 @@ class SessionRecord:
     tags: list[str] = field(default_factory=list)
     display_name: str | None = None
     samplers: dict[str, str] = field(default_factory=dict)
+    project_id: str | None = None
 
 
 Record = TypeVar("Record", Run, SessionRecord)

@@ -24,6 +24,8 @@ from crucible_kitchen.types import (
 MEDIA_TYPE: Final = "application/x-protobuf"
 _DTYPES: Final = {1: "float32", 2: "int64", 3: "int32", 4: "bfloat16"}
 _FLOAT32: Final = 1
+# Token and log probability of a place where there are none.
+_NOTHING: Final = (0, -99999.0)
 _STOP_REASONS: Final = {"stop": 0, "length": 1}
 
 # Message -> fields: name, number, type; `*` repeats, `{}` is a map from text, `?` knows whether it
@@ -60,7 +62,17 @@ _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
         ("metrics", 3, "{}double"),
     ),
     "Sequence": (("stop_reason", 1, "int32"), ("tokens", 2, "bytes"), ("logprobs", 3, "bytes")),
-    "Samples": (("sequences", 1, "*Sequence"), ("prompt_logprobs", 2, "?bytes")),
+    "TopK": (
+        ("token_ids", 1, "bytes"),
+        ("logprobs", 2, "bytes"),
+        ("k", 3, "int32"),
+        ("length", 4, "int32"),
+    ),
+    "Samples": (
+        ("sequences", 1, "*Sequence"),
+        ("prompt_logprobs", 2, "?bytes"),
+        ("topk_prompt_logprobs", 3, "?TopK"),
+    ),
 }
 
 
@@ -135,7 +147,9 @@ def write_result(result: ForwardBackwardResult) -> bytes:
 
 
 def write_samples(
-    sequences: Sequence[SampledSequence], prompt_logprobs: Sequence[float | None] | None
+    sequences: Sequence[SampledSequence],
+    prompt_logprobs: Sequence[float | None] | None,
+    topk: Sequence[Sequence[tuple[int, float]] | None] | None = None,
 ) -> bytes:
     """Encode samples, and the prompt's log probabilities where they were asked for."""
     samples = _message("Samples")()
@@ -147,6 +161,13 @@ def write_samples(
     if prompt_logprobs is not None:
         values = [np.nan if value is None else value for value in prompt_logprobs]
         samples.prompt_logprobs = np.asarray(values, "<f4").tobytes()
+    if topk is not None:
+        k = max(len(place or ()) for place in topk)  # 0 where no place has another before it
+        places = [place or [_NOTHING] * k for place in topk]
+        table = samples.topk_prompt_logprobs
+        table.k, table.length = k, len(places)
+        table.token_ids = np.asarray([[t for t, _ in p] for p in places], "<i4").tobytes()
+        table.logprobs = np.asarray([[lp for _, lp in p] for p in places], "<f4").tobytes()
     encoded: bytes = samples.SerializeToString()
     return encoded
 

@@ -8,7 +8,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from crucible_kitchen import ports
 
 from .state import NotFound, Refused
 
@@ -32,6 +34,18 @@ class Promise:
     id: str
     future: Future[Any]
     key: tuple[Any, ...] | None
+
+
+class Later(NamedTuple):
+    """What work gives whose value another thread still computes; meanwhile the next work begins.
+
+    Args:
+        future: of the value.
+        read: makes the result of it.
+    """
+
+    future: ports.Future[Any]
+    read: Callable[[Any], Any]
 
 
 class Work:
@@ -92,7 +106,8 @@ class Work:
         with self._lock:
             line = self._lines.pop(model_id, _Line())
         for promise, _ in line.waiting.values():
-            self._settle(promise, None, NotFound(f"no model {model_id!r} is open"))
+            self._end()
+            promise.future.set_exception(NotFound(f"no model {model_id!r} is open"))
 
     def close(self) -> None:
         """Finish what runs, and give up what waits."""
@@ -116,22 +131,29 @@ class Work:
 
     def _start(self, promise: Promise, work: Callable[[], Any]) -> None:
         def run() -> None:
-            try:
-                value = work()
-            except BaseException as error:  # noqa: BLE001 - answered to the one who asked
-                self._settle(promise, None, error)
-            else:
-                self._settle(promise, value, None)
+            self._settle(promise, work)
 
         self._thread.submit(run)
 
-    def _settle(self, promise: Promise, value: Any, error: BaseException | None) -> None:
+    def _settle(self, promise: Promise, work: Callable[[], Any]) -> None:
+        try:
+            value = work()
+        except BaseException as error:  # noqa: BLE001 - answered to the one who asked
+            self._end()
+            promise.future.set_exception(error)
+            return
+        if isinstance(value, Later):
+            later = value
+            later.future.add_done_callback(
+                lambda done: self._settle(promise, lambda: later.read(done.result()))
+            )
+            return
+        self._end()
+        promise.future.set_result(value)
+
+    def _end(self) -> None:
         with self._lock:
             self._waiting -= 1
-        if error is None:
-            promise.future.set_result(value)
-        else:
-            promise.future.set_exception(error)
 
 
 class _Line:

@@ -168,6 +168,13 @@ def _write(
     if form == "peft":
         write_lora(model, folder, base_model=base)
         return
+    if model.config.tie_word_embeddings and isinstance(
+        model.get_output_embeddings(), nn.LoraLinear
+    ):
+        raise ConfigError(
+            f"export: {form} must have an update on other layers than the head, which is the "
+            "model's embedding too; peft keeps it apart"
+        )
     scored = nn.scalar_head(model) is not None
     state = nn.merged_state_dict(model)
     if form == "gguf":

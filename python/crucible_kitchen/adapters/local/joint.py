@@ -116,20 +116,30 @@ def _one_pass(asked: Sequence[Asked]) -> None:
         return
     trainers, batches = [one.trainer for one, _ in turn], [batch for _, batch in turn]
     packed = [batch.packed for batch in batches]
-    places = zip(batches, starts(packed), strict=True)
+    trunks = [trainer.trunk for trainer in trainers]
     # The last layer computes some of its parts at the wanted rows alone.
     distinct = [len(torch.unique(batch.rows)) for batch in batches]
-    splits = [len(part.tokens) for part in packed], distinct
-    with nn.sharing_rows([t.layers for t in trainers], *splits):
+    with nn.sharing_rows(trunks, [len(part.tokens) for part in packed], distinct):
         if torch.is_grad_enabled():
             for trainer in trainers:
                 trainer.next_dropout()
-        logprobs = trainers[0].model.logprobs(
-            Packed.end_to_end(packed),
-            torch.cat([batch.rows + start for batch, start in places]),
-            torch.cat([batch.inputs["target_tokens"] for batch in batches]),
-        )
-        parts = torch.split(logprobs, [len(batch.rows) for batch in batches])
-        losses = [one.take(batch, part) for (one, batch), part in zip(turn, parts, strict=True)]
+        losses = [
+            one.take(batch, logprobs)
+            for (one, batch), logprobs in zip(turn, _logprobs(trainers, batches), strict=True)
+        ]
         if torch.is_grad_enabled():
             torch.autograd.backward(losses)
+
+
+def _logprobs(trainers: Sequence[Trainer], batches: Sequence[Pass]) -> list[Tensor]:
+    """Of each batch, at its rows."""
+    model, packed = trainers[0].model, [batch.packed for batch in batches]
+    places = zip(batches, starts(packed), strict=True)
+    hidden = model.chosen(
+        Packed.end_to_end(packed), torch.cat([batch.rows + start for batch, start in places])
+    )
+    counts, targets = [len(b.rows) for b in batches], [b.inputs["target_tokens"] for b in batches]
+    if len(trainers[0].trunk) == len(trainers[0].layers):  # one frozen head for all
+        return list(torch.split(model.logprobs_of(hidden, torch.cat(targets)), counts))
+    own = zip(trainers, torch.split(hidden, counts), targets, strict=True)
+    return [trainer.model.logprobs_of(rows, wanted) for trainer, rows, wanted in own]

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, last_layer, rotary
+from crucible_kitchen.adapters.local import attention, last_layer, rotary, trained_head
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
-from crucible_kitchen.nn import fuse, load_lora, scalar_head
+from crucible_kitchen.nn import LoraLinear, fuse, load_lora, scalar_head
 
 T = TypeVar("T")
 
@@ -97,7 +97,6 @@ class CausalModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.head: nn.Linear = model.get_output_embeddings()
         self._last_layer_skips = False
         end = model.generation_config.eos_token_id
         self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
@@ -145,8 +144,13 @@ class CausalModel:
         shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model, shared)
-        twin.head, twin.base = twin.model.get_output_embeddings(), self
+        twin.base = self
         return twin
+
+    @property
+    def head(self) -> nn.Linear | LoraLinear:
+        """From hidden states to logits."""
+        return self.model.get_output_embeddings()  # type: ignore[no-any-return]
 
     @property
     def device(self) -> torch.device:
@@ -190,13 +194,20 @@ class CausalModel:
         Returns:
             float32 [n], differentiable.
         """
-        return ops.linear_logprobs(self.chosen(packed, rows), self.head.weight, targets)
+        return self.logprobs_of(self.chosen(packed, rows), targets)
 
     def chosen(self, packed: Packed, rows: Tensor) -> Tensor:
         """Last hidden states [n, H] at chosen positions."""
         # The head has the most columns of all; only the rows that matter go through it.
         everything = len(rows) == len(packed.tokens) and len(packed.places) == len(packed.lengths)
         return self.hidden(packed, None if everything else rows)
+
+    def logprobs_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Those of `logprobs`, float32 [n], given the hidden states [n, H] before each target."""
+        head = self.head
+        if isinstance(head, LoraLinear):
+            return trained_head.logprobs(head, hidden, targets)
+        return ops.linear_logprobs(hidden, head.weight, targets)
 
     def scores(self, packed: Packed) -> Tensor:
         """The scalar head's score of each sequence, at its last token; the model must have one.

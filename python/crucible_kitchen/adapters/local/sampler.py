@@ -15,6 +15,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from crucible_kitchen.adapters.local import trained_head
 from crucible_kitchen.adapters.local.model import CausalModel, Packed
 from crucible_kitchen.ports import Tokenizer
 from crucible_kitchen.types import SampledSequence, SampledToken, SamplingParams
@@ -66,6 +67,18 @@ def logprobs(model: CausalModel, tokens: Sequence[int]) -> list[float | None]:
     targets = torch.tensor(list(tokens[1:]), device=model.device)
     values = model.logprobs(packed, torch.arange(len(targets), device=model.device), targets)
     return [None, *values.tolist()]
+
+
+@torch.no_grad()
+def topk_logprobs(
+    model: CausalModel, tokens: Sequence[int], k: int
+) -> list[list[tuple[int, float]] | None]:
+    """The `k` likeliest tokens in place of each token given those before it; None for the first."""
+    if len(tokens) == 1:
+        return [None]
+    model.model.eval()
+    hidden = model.hidden(Packed.of([tokens[:-1]], model.device))
+    return [None, *trained_head.topk(model.head, hidden, k)]
 
 
 class _Drawing(LogitsProcessor):

@@ -112,6 +112,17 @@ class SamplingClient(ports.SamplingClient):
         tokens = prompt_tokens(prompt, loaded.model)
         return loaded.worker.submit(lambda: sampler.logprobs(loaded.model, tokens))
 
+    def compute_topk_logprobs(
+        self, session: Session, prompt: Prompt, k: int
+    ) -> Future[list[list[tuple[int, float]] | None]]:
+        """See `ports.SamplingClient.compute_topk_logprobs`."""
+        loaded = self.loaded(session)
+        tokens = prompt_tokens(prompt, loaded.model)
+        if not 1 <= k <= loaded.model.vocabulary:
+            most = loaded.model.vocabulary
+            raise ValueError(f"sampling_client: k must be from 1 to {most}, got {k!r}")
+        return loaded.worker.submit(lambda: sampler.topk_logprobs(loaded.model, tokens, k))
+
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """The model's tokenizer."""
         return self.loaded(session).tokenizer

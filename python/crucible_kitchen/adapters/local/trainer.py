@@ -65,6 +65,8 @@ class Trainer:
         if config.gradient_checkpointing:
             model.checkpoint_gradients()
         self.layers = [layer for _, layer in nn.lora_modules(model.model)]
+        # A pass of several sessions shares these; the rows of a trained head are others.
+        self.trunk = [layer for layer in self.layers if layer is not model.head]
         self.parameters = nn.trained_parameters(model.model)
         self.optimizer = AdamW(self.parameters)
         self.steps = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 _SPECIAL: Final[Mapping[str, int]] = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
@@ -23,6 +25,9 @@ class ByteTokenizer:
 
     ``decode(encode(text)) == text`` for every text. Nothing is put around a text, so
     `add_special_tokens` changes nothing. `CHATML` says in Jinja what `apply_chat_template` does.
+
+    Args:
+        name_or_path: where `save_pretrained` wrote it, if it did.
     """
 
     pad_token_id: Final = 256
@@ -33,6 +38,9 @@ class ByteTokenizer:
     bos_token: Final = None
     chat_template: Final = CHATML
     vocab_size: Final = 259
+
+    def __init__(self, name_or_path: str = "") -> None:
+        self.name_or_path = name_or_path
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -95,3 +103,39 @@ class ByteTokenizer:
         if return_dict:
             return {"input_ids": tokens, "attention_mask": [1] * len(tokens)}
         return tokens
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write it as transformers' ``AutoTokenizer`` loads it."""
+        by_byte = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        flags = ("single_word", "lstrip", "rstrip", "normalized")
+        tokenizer = {
+            "version": "1.0",
+            "added_tokens": [
+                {"id": token, "content": text, "special": True, **dict.fromkeys(flags, False)}
+                for text, token in _SPECIAL.items()
+            ],
+            "pre_tokenizer": {"type": "ByteLevel", **by_byte},
+            "decoder": {"type": "ByteLevel", **by_byte},
+            "model": {"type": "BPE", "vocab": _letters(), "merges": []},
+        }
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.eos_token,
+            "pad_token": self.pad_token,
+            "chat_template": self.chat_template,
+            "clean_up_tokenization_spaces": False,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("tokenizer", tokenizer), ("tokenizer_config", settings)):
+            (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _letters() -> dict[str, int]:
+    """The character that ``ByteLevel`` writes for each byte, which is its token.
+
+    Printable bytes of Latin-1 stand for themselves, the others for U+0100 and on, in order.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}

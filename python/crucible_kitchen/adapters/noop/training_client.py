@@ -255,9 +255,13 @@ class TrainingClient(ports.TrainingClient):
         return read_checkpoint(path, "training_client")
 
     def get_tokenizer(self, session: ports.Session) -> ByteTokenizer:
-        """The byte tokenizer, the same for every model."""
+        """The byte tokenizer, the same for every model; beside `weights_dir` for transformers."""
         self._open(session)
-        return ByteTokenizer()
+        if self._weights_dir is None:
+            return ByteTokenizer()
+        folder = Path(self._weights_dir, "tokenizer").resolve()
+        ByteTokenizer().save_pretrained(folder)
+        return ByteTokenizer(str(folder))
 
     def close_session(self, session: ports.Session) -> None:
         """Wait for the session's work; it takes no more."""

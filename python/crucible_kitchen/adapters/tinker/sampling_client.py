@@ -83,6 +83,22 @@ class SamplingClient(ports.SamplingClient):
         asked = one.client.compute_logprobs(self._prompt(prompt))
         return one.line.add(asked, list, "compute log probabilities")
 
+    def compute_topk_logprobs(
+        self, session: Session, prompt: Prompt, k: int
+    ) -> Future[list[list[tuple[int, float]] | None]]:
+        """See `ports.SamplingClient.compute_topk_logprobs`."""
+        one = self._entry(session)
+        if k < 1:
+            raise ValueError(f"sampling_client: k must be at least 1, got {k!r}")
+        asked = one.client.sample(
+            prompt=self._prompt(prompt),
+            num_samples=1,
+            sampling_params=self._service.sdk().types.SamplingParams(max_tokens=1),
+            topk_prompt_logprobs=k,
+        )
+        doing = "compute top-k log probabilities"
+        return one.line.add(asked, lambda answer: list(answer.topk_prompt_logprobs), doing)
+
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """The model's tokenizer."""
         one = self._entry(session)

@@ -161,15 +161,16 @@ def lora_options(config: SessionConfig) -> dict[str, Any]:
         "gradient_checkpointing": False,
     }
     wrong = [f"{key} must be {want}" for key, want in fixed.items() if getattr(config, key) != want]
-    if isinstance(config.lora_targets, list):
-        wrong.append("lora_targets must be all-linear, attention or mlp")
+    given = config.lora_targets
+    targets = {given} if isinstance(given, str) else set(given)
+    if not targets <= {"all-linear", "attention", "mlp", "head"}:
+        wrong.append("lora_targets must be of all-linear, attention, mlp and head")
     if wrong:
         raise ConfigError(f"start_session: tinker leaves these to the service: {'; '.join(wrong)}")
     return {
         "rank": config.lora_rank,
         "seed": config.seed,
-        "train_mlp": config.lora_targets != "attention",
-        "train_attn": config.lora_targets != "mlp",
-        # The head stays frozen, as with every other training client.
-        "train_unembed": False,
+        "train_mlp": not targets.isdisjoint({"all-linear", "mlp"}),
+        "train_attn": not targets.isdisjoint({"all-linear", "attention"}),
+        "train_unembed": "head" in targets,
     }

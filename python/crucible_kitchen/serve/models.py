@@ -1,0 +1,274 @@
+"""Models that are trained: opened, stepped, saved, closed."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from crucible_kitchen.ports import Session, TrainingClient
+from crucible_kitchen.types import Datum, OptimStepResult
+
+from . import bodies, wire
+from .catalogue import Catalogue
+from .state import Checkpoint, Refused, Run, State
+from .work import Later, Promise, Work
+
+ALPHA: Final = 32.0
+"""The protocol's scale of an update is this over its rank."""
+
+# The protocol's defaults where they are not the port's.
+_LOSS_DEFAULTS: Final = {"cispo": {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}}
+
+
+class Models:
+    """The open models of all programs.
+
+    Args:
+        client: trains them.
+        catalogue: what may be asked for.
+        state: what is remembered.
+        work: where they stand in line.
+        new_sampler: of a program and a checkpoint's path: the id of a sampler that draws from it.
+    """
+
+    def __init__(
+        self,
+        client: TrainingClient,
+        catalogue: Catalogue,
+        state: State,
+        work: Work,
+        new_sampler: Callable[[str, str], str],
+    ) -> None:
+        self._client, self._catalogue, self._state = client, catalogue, state
+        self._work, self._new_sampler = work, new_sampler
+        self._open: dict[str, Session] = {}
+
+    def create(self, body: bodies.CreateModel) -> tuple[str, Promise]:
+        """Open a model with a fresh update; its id, and the promise of it."""
+        self._catalogue.check_model(body.base_model)
+        lora = body.lora_config
+        if not (lora.train_attn or lora.train_mlp or lora.train_unembed):
+            raise Refused("lora_config: one of train_attn, train_mlp, train_unembed must be true")
+        run = self._new_run(body, body.base_model, lora)
+        seed = secrets.randbits(31) if lora.seed is None else lora.seed
+        config = {**_config(run), "seed": seed}
+        return run.id, self._work.do(("create", run.id), lambda: self._start(run, config))
+
+    def load(self, body: bodies.LoadWeights) -> tuple[str, Promise]:
+        """Open a model from a checkpoint, with its optimizer or with a fresh one.
+
+        A model that is open, as older programs ask for, is opened anew, in its place in the order.
+        """
+        if bool(body.session_id) == (body.model_id is not None):
+            raise Refused("load_weights: needs either session_id or model_id")
+        source, checkpoint = self._state.find(body.path)
+        if body.optimizer and checkpoint.state is None:
+            raise Refused(f"path: {body.path} has no optimizer's state; sampler weights have none")
+        if body.base_model not in (None, source.base_model):
+            raise Refused(f"base_model must be {source.base_model!r}, got {body.base_model!r}")
+        again = body.model_id is not None
+        run = (
+            self._state.run(body.model_id)
+            if body.model_id is not None
+            else self._new_run(body, source.base_model, source)
+        )
+        if (run.base_model, run.rank, run.targets) != (
+            source.base_model,
+            source.rank,
+            source.targets,
+        ):
+            raise Refused(f"path: {body.path} must be of the model's base, rank and layers")
+        folder = checkpoint.state if body.optimizer else checkpoint.weights
+        config = {**_config(run), "seed": source.seed or 0, "checkpoint_path": folder}
+
+        def start() -> dict[str, Any]:
+            if again:
+                self._client.close_session(self._session(run.id))
+                del self._open[run.id]
+            return {**self._start(run, config), "path": body.path, "type": "load_weights"}
+
+        if again:
+            return run.id, self._in_order(run.id, body.seq_id, start)
+        return run.id, self._work.do(("create", run.id), start)
+
+    def info(self, model_id: str) -> dict[str, Any]:
+        """What a model is."""
+        run, session = self._state.run(model_id), self._session(model_id)
+        tokenizer = getattr(self._client.get_tokenizer(session), "name_or_path", None)
+        data = {"model_name": run.base_model, "tokenizer_id": tokenizer, "arch": None}
+        return {
+            "model_id": run.id,
+            "model_data": data,
+            "is_lora": True,
+            "lora_rank": run.rank,
+            "model_name": run.base_model,
+            "type": "get_info",
+        }
+
+    def forward_backward(self, batch: wire.Batch) -> Promise:
+        """The loss of a batch, and its gradients unless only the loss was asked for."""
+
+        def compute() -> Later:
+            session, datums = self._session(batch.model_id), batch.datums()
+            if batch.loss_fn == "cross_entropy":
+                datums = [_weighted(datum) for datum in datums]
+            for index, datum in enumerate(datums):
+                self._catalogue.check_length(f"datums[{index}]", datum.model_input.length)
+            settings = {**_LOSS_DEFAULTS.get(batch.loss_fn, {}), **batch.settings()}
+            client = self._client
+            method = client.forward if batch.forward_only else client.forward_backward
+            return Later(method(session, datums, batch.loss_fn, settings), wire.write_result)
+
+        return self._in_order(batch.model_id, batch.seq_id, compute)
+
+    def optim_step(self, body: bodies.OptimStep) -> Promise:
+        """Apply the gradients."""
+
+        def step() -> Later:
+            session = self._session(body.model_id)
+            return Later(self._client.optim_step(session, body.adam_params.params()), _stepped)
+
+        return self._in_order(body.model_id, body.seq_id, step)
+
+    def save(self, body: bodies.SaveWeights) -> Promise:
+        """Write a checkpoint that training can go on from."""
+
+        def write() -> dict[str, Any]:
+            run, session = self._state.run(body.model_id), self._session(body.model_id)
+            names = {(c.kind, c.name) for c in self._state.checkpoints(run)}
+            if ("weights", body.path) in names and not body.overwrite:
+                raise Refused(f"path: there is a checkpoint {body.path!r}; overwrite replaces it")
+            folder = self._state.new_folder(run, "weights", body.path)
+            self._client.save_checkpoint(session, str(folder)).result()
+            weights = self._save_adapter(session, folder.with_name(f"{folder.name}-weights"))
+            checkpoint = _checkpoint("weights", body.path, body, weights, str(folder))
+            return {"path": self._state.add(run, checkpoint), "type": "save_weights"}
+
+        return self._in_order(body.model_id, body.seq_id, write)
+
+    def save_for_sampler(self, body: bodies.SaveForSampler) -> Promise:
+        """Write weights to draw with, or only make a sampler of them where they get no name."""
+
+        def write() -> dict[str, Any]:
+            run, session = self._state.run(body.model_id), self._session(body.model_id)
+            name = body.path or f"ephemeral-{secrets.token_hex(6)}"
+            weights = self._save_adapter(
+                session, self._state.new_folder(run, "sampler_weights", name)
+            )
+            checkpoint = _checkpoint("sampler_weights", name, body, weights, None)
+            path = self._state.add(run, checkpoint)
+            answer = {"type": "save_weights_for_sampler"}
+            if body.path is None:
+                return {**answer, "sampling_session_id": self._new_sampler(run.session_id, path)}
+            return {**answer, "path": path}
+
+        return self._in_order(body.model_id, body.seq_id, write)
+
+    def close_all(self, session_id: str) -> None:
+        """Close those of a program, after what was asked of them; its checkpoints stay."""
+        for model_id in [m for m in self._open if self._state.run(m).session_id == session_id]:
+            self._work.do(None, lambda model_id=model_id: self._close(model_id))  # type: ignore[misc]
+
+    def let_go(self) -> None:
+        """Forget them all, at the end of the server."""
+        self._open.clear()
+
+    def _start(self, run: Run, config: dict[str, Any]) -> dict[str, Any]:
+        if len(self._open) >= self._catalogue.max_models:
+            raise Refused(
+                f"{self._catalogue.max_models} models are open already; close a program first"
+            )
+        self._open[run.id] = self._client.start_session(config)
+        return {"model_id": run.id, "type": "create_model"}
+
+    def _close(self, model_id: str) -> dict[str, Any]:
+        session = self._open.pop(model_id, None)
+        if session is not None:
+            self._client.close_session(session)
+        self._work.forget(model_id)
+        return {}
+
+    def _session(self, model_id: str) -> Session:
+        if model_id not in self._open:
+            run = self._state.run(model_id)
+            last = [run.path(c) for c in self._state.checkpoints(run) if c.kind == "weights"]
+            go_on = f"go on from {last[-1]}" if last else "it saved no checkpoint"
+            raise Refused(f"model {model_id!r} is closed, or the server was started anew; {go_on}")
+        return self._open[model_id]
+
+    def _in_order(self, model_id: str, number: int, work: Callable[[], Any]) -> Promise:
+        self._state.run(model_id)
+        return self._work.do_in_order(model_id, number, work)
+
+    def _new_run(
+        self, body: bodies.CreateModel | bodies.LoadWeights, base: str, lora: bodies.Lora | Run
+    ) -> Run:
+        self._state.session(body.session_id)
+        metadata = None if body.user_metadata is None else dict(body.user_metadata)
+        run = Run(
+            id=f"{body.session_id}:train:{body.model_seq_id}",
+            session_id=body.session_id,
+            base_model=base,
+            rank=lora.rank,
+            seed=lora.seed,
+            train_mlp=lora.train_mlp,
+            train_attn=lora.train_attn,
+            train_unembed=lora.train_unembed,
+            time=time.time(),
+            user_metadata=metadata,
+        )
+        # A request that comes again finds its run.
+        return self._state.runs.get(run.id) or self._state.save(run)
+
+    def _save_adapter(self, session: Session, folder: Path) -> str:
+        written = Path(
+            self._client.save_weights_for_sampler(session, secrets.token_hex(8)).result()
+        )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(written, folder)
+        return str(folder)
+
+
+def _weighted(datum: Datum) -> Datum:
+    """A datum whose every token counts, unless it says which do."""
+    if "weights" in datum.loss_fn_inputs:
+        return datum
+    ones = np.ones(datum.model_input.length, np.float32)
+    return Datum(datum.model_input, {**datum.loss_fn_inputs, "weights": ones})
+
+
+def _stepped(done: OptimStepResult) -> dict[str, Any]:
+    metrics = {
+        "step:max": float(done.step),
+        "grad_norm:mean": done.grad_norm,
+        "learning_rate:mean": done.learning_rate,
+    }
+    return {"metrics": metrics, "type": "optim_step"}
+
+
+def _checkpoint(
+    kind: str,
+    name: str,
+    body: bodies.SaveWeights | bodies.SaveForSampler,
+    weights: str,
+    state: str | None,
+) -> Checkpoint:
+    now = time.time()
+    expires = None if body.ttl_seconds is None else now + body.ttl_seconds
+    metadata = None if body.user_metadata is None else dict(body.user_metadata)
+    return Checkpoint(kind, name, weights, state, now, expires, user_metadata=metadata)
+
+
+def _config(run: Run) -> dict[str, Any]:
+    return {
+        "model": run.base_model,
+        "lora_rank": run.rank,
+        "lora_alpha": ALPHA,
+        "lora_targets": run.targets,
+    }
