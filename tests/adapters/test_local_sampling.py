@@ -107,6 +107,9 @@ def test_end_of_sequence_ends_one_sample_and_not_the_others(sampling_client, ses
     assert 0 < len(ended) < 64
     assert all(s.tokens[-1] == end and end not in s.tokens[:-1] for s in ended)
     assert all(len(s.tokens) == 60 for s in samples if s.stop_reason == "length")
+    endless = draw(sampling_client, session, 64, temperature=3.0, seed=0, max_tokens=60, stop=[])
+    assert {(len(s.tokens), s.stop_reason) for s in endless} == {(60, "length")}
+    assert any(end in s.tokens for s in endless)
 
 
 def test_a_stream_is_the_sample(sampling_client, session):

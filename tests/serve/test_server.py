@@ -24,6 +24,7 @@ testclient = pytest.importorskip(
 )
 
 from crucible_kitchen.serve import wire  # noqa: E402
+from crucible_kitchen.serve.admission import Admission  # noqa: E402
 from crucible_kitchen.serve.app import make_app  # noqa: E402
 
 
@@ -199,6 +200,8 @@ def test_keys_are_asked_for_and_only_their_hashes_kept(kitchen):
             answer = client.post("/api/v1/create_session", json={}, headers=headers)
             assert answer.status_code == status
         assert client.get("/api/v1/healthz").status_code == 200
+    kept = vars(Admission(app, keys=["tml-one"], max_body_bytes=1))
+    assert "tml-one" not in repr(kept)
 
 
 def test_a_body_that_is_too_long_is_refused(kitchen):

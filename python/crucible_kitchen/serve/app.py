@@ -22,6 +22,14 @@ from .work import Busy, Promise
 # Clients wait 45 s for an answer.
 _PATIENCE_S: Final = 30.0
 
+# The body of a request in the protocol's binary form, for the description of the server.
+_BINARY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {wire.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
 
 def make_app(
     kitchen: Kitchen, *, api_keys: Iterable[str] = (), max_body_bytes: int = 64 << 20
@@ -125,7 +133,7 @@ def _models(kitchen: Kitchen) -> APIRouter:
     async def info(body: bodies.OfModel) -> dict[str, Any]:
         return kitchen.models.info(body.model_id)
 
-    @router.post("/forward_backward")
+    @router.post("/forward_backward", openapi_extra=_BINARY)
     async def forward_backward(request: Request) -> dict[str, Any]:
         batch = wire.read_batch(await request.body())
         return promised(kitchen.models.forward_backward(batch), model_id=batch.model_id)

@@ -65,7 +65,8 @@ class SamplingParams(Record):
         top_k: keep the k likeliest tokens; -1 keeps all.
         top_p: keep the likeliest tokens that hold this share of probability, in (0, 1].
         seed: makes the draw repeatable; None leaves it to the sampler.
-        stop: text or token ids that end a sample; None means the tokenizer's end of sequence.
+        stop: text or token ids that end a sample, beside the tokenizer's end of sequence, which is
+            all that does where it is None; where it is empty, nothing does.
 
     Raises:
         TypeError, ValueError: a value out of its range.

@@ -96,6 +96,8 @@ class _Drawing(LogitsProcessor):
         stops = params.stop or ()
         end = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
         self._end_tokens = end | end_tokens | {stop for stop in stops if isinstance(stop, int)}
+        if params.stop == ():
+            self._end_tokens = set()
         self._stop_texts = [stop for stop in stops if isinstance(stop, str)]
         self._tokenizer, self._params, self._on_token = tokenizer, params, on_token
         self._prompt_length = prompt_length
