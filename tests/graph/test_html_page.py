@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crucible_kitchen.adapters import noop
 from crucible_kitchen.engine import Event, run
 from crucible_kitchen.engine.handlers.jsonl import JsonLines
 from crucible_kitchen.errors import CrucibleError, StageError
@@ -28,6 +29,7 @@ from crucible_kitchen.graph import (
 )
 from crucible_kitchen.graph.page import Times, duration, read_events
 from crucible_kitchen.graph.page.timeline import timeline
+from crucible_kitchen.ports import SamplingClient
 
 VOID = {"meta", "i", "br", "rect"}
 
@@ -246,3 +248,19 @@ def test_marks_of_the_timeline_do_not_touch() -> None:
 )
 def test_durations_are_in_units_people_read(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_what_makes_items_beside_the_body_is_seen(tmp_path: Path) -> None:
+    def sample(*, sampling_client: SamplingClient) -> int:
+        return 1
+
+    value = workflow("w")[
+        async_loop("l", producer=sample, stop_when=lambda y=0: y == 1)[
+            use.bind(x="l.item", item="l.item")
+        ]
+    ]
+    adapters = {"sampling_client": noop.SamplingClient}
+    run(value, adapters=adapters, run_dir=tmp_path, handlers=["jsonl"])
+    page = value.html(run=tmp_path)
+    assert "uses sampling_client" in page
+    assert re.findall(r'<span title="([\w/]+)">', page) == ["w/l/producer", "w/l/use"]

@@ -103,7 +103,7 @@ def iteration(
     name = node.name
     item_key, index_key = node.variables
     state, values, strand, emit = rt.state, rt.values, rt.strand, rt.emit
-    numbered = enumerate if strand is None else strand.numbered
+    numbered = enumerate if strand is None else strand.loops.numbered
 
     def iterate(every: Iterable[Any], total: int | None) -> None:
         outer = rt.prefix
@@ -174,8 +174,8 @@ def _items(node: Loop, rt: Runtime, path: str) -> Callable[[], Any]:
         return source
     if strand is None:
         return lambda: Bounded(count() if source is None else source(), holds, most)
-    given = source or strand.sources(node.name, "same", (), count, rt)
-    held = None if holds is None else strand.holds(holds)
+    given = source or strand.loops.sources(node.name, "same", (), count, rt)
+    held = None if holds is None else strand.loops.holds(holds)
 
     def bounded() -> Bounded:
         every = given()
@@ -245,4 +245,4 @@ def compile_source(
         return give
     reads = [read.key for read in over.reads if read.key not in rt.config]
     kind = "same" if over.kind == "literal" else "call"
-    return rt.strand.sources(name, kind, reads, give, reader, watch=watch)
+    return rt.strand.loops.sources(name, kind, reads, give, reader, watch=watch)

@@ -7,8 +7,7 @@ them, and nothing is told to those who listen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from crucible_kitchen.context import MetricRecord
 from crucible_kitchen.errors import CrucibleError
 
 from .journal import Saved
-from .sources import OpenLoop, Watched
+from .open_loops import OpenLoops
 from .vault import Held
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ class Strand:
         self.used: set[Held] = set()  # what adapters hold and it changed since it was written down
         self.ended: list[Strand] = []  # of the block it is in, with work that is not written down
         self.lost: Strand | None = None  # stands for those that will not be written down any more
+        self.loops = OpenLoops(self)
         self._reset()
 
     def _reset(self) -> None:
@@ -76,7 +76,7 @@ class Strand:
         self.written = ("", False)  # where it stood when it was written down
         self.pending = False
         self.touched: dict[str, None] = {}
-        self.loops: list[OpenLoop] = []
+        self.loops.clear()
         self.sent = 0
         self.of_the_end: list[MetricRecord] | None = None  # metrics, once it has come to its end
         self.committed_stages, self.committed_s = self.recorder.finished_stages, monotonic()
@@ -293,77 +293,10 @@ class Strand:
         self.events = self.recorder.events()
         self.saved = None
 
-    def sources(
-        self,
-        name: str,
-        kind: str,
-        reads: Iterable[str],
-        source: Callable[[], Any],
-        rt: Runtime,
-        *,
-        watch: bool = True,
-    ) -> Callable[[], Any]:
-        """`source`, which gives the items of a block, but on resume the items it gave before.
-
-        Args:
-            name: of the block.
-            kind: ``same`` where the workflow itself holds the items, else ``call``.
-            reads: keys that it reads.
-            source: gives the items.
-            rt: whose values it reads.
-            watch: whether to ask it where it stands, where it can say so.
-        """
-        keys = tuple(reads)
-
-        def give() -> Any:
-            where = self.rt.prefix + name
-            if self.target is not None:
-                return self._again(where, source, rt, watch)
-            values = rt.values
-            read = {key: values[key] for key in keys if key in values}
-            every = source()
-            unordered = isinstance(every, (set, frozenset))
-            if unordered:  # its order is another one in another process
-                every = list(every)
-            loop = OpenLoop(where, "call" if unordered else kind, every, read)
-            self.loops.append(loop)
-            return self._watched(loop, every) if watch else every
-
-        return give
-
-    def _again(self, where: str, source: Callable[[], Any], rt: Runtime, watch: bool) -> Any:
-        saved = self.saved_loop(where)
-        loop = OpenLoop(where, "same", None, {}, written=True)
-        self.loops.append(loop)
-        if "over" in saved:
-            return self.decode(saved["over"])
-        now = dict(rt.values)
-        rt.values.update({key: self.decode(one) for key, one in saved.get("reads", {}).items()})
-        try:
-            every = source()
-            return self._watched(loop, every) if watch else every
-        finally:
-            rt.values.clear()
-            rt.values.update(now)
-
     def saved_loop(self, where: str) -> dict[str, Any]:
         """What the journal says of a block; called while there is a target."""
         assert self.saved is not None
         return self.saved.loops.get(where, {})
-
-    def holds(self, predicate: Callable[[], Any]) -> Callable[[], Any]:
-        """`predicate` of a ``while_``, which held in the iterations that were done."""
-        return lambda: self.target is not None or predicate()
-
-    def _watched(self, loop: OpenLoop, every: Any) -> Any:
-        """Items, put back to where they stood, and watched where they can say where they stand."""
-        if not (hasattr(every, "state_dict") and hasattr(every, "load_state_dict")):
-            return every
-        loop.paired = True
-        if self.target is not None and "state" in self.saved_loop(loop.where):
-            every.load_state_dict(self.decode(self.saved_loop(loop.where)["state"]))
-            loop.ahead = self.index_in(loop.where) + 1
-        return Watched(every)
 
     def index_in(self, where: str) -> int:
         """Number of the item that the journal stopped in; called while there is a target."""
@@ -381,36 +314,3 @@ class Strand:
             MetricRecord(name, value, step, time, self.decode(metadata))
             for name, value, step, time, metadata in records
         ]
-
-    def numbered(self, every: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Items with their numbers, from the one on that the journal stopped in."""
-        loop = self.loops[-1]
-        first, items = 0, iter(every)
-        if self.target is not None:
-            first = self.index_in(loop.where)
-            yield first, self._stopped_at(loop, first, items)
-            if self.target is not None:
-                raise CrucibleError(
-                    f"resume: the journal stopped at {self.target}, which {loop.where}[{first}] "
-                    "does not have any more"
-                )
-            first += 1
-        for index, item in enumerate(items, first):
-            yield index, self._take(loop, item)
-
-    def _stopped_at(self, loop: OpenLoop, index: int, items: Iterator[Any]) -> Any:
-        saved = self.saved_loop(loop.where)
-        if loop.stock is not None:
-            return self.decode(saved["made"][str(index)][0])
-        if "state" in saved:
-            loop.item, loop.state = self.decode(saved["item"]), self.decode(saved["state"])
-            return loop.item
-        for item in islice(items, index, None):
-            return self._take(loop, item)
-        raise CrucibleError(f"resume: {loop.where} gave an item {index}, now it has fewer")
-
-    def _take(self, loop: OpenLoop, item: Any) -> Any:
-        if loop.paired:
-            loop.item, loop.state = item
-            return loop.item
-        return item

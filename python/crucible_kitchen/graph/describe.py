@@ -36,6 +36,7 @@ def _node(node: Node, path: str) -> dict[str, Any]:
     children = [_node(child, f"{path}/{child.name}") for child in first[1]]
     children += [_region(label, body, f"{path}/{label}") for label, body in others]
     asks = {option: str(value) for option, value in node.values}
+    asked = [one for _, value in node.values for one in value.signature.injected if one.is_port]
     extra: dict[str, Any] = {**asks, **node.options}
     if isinstance(node, Loop):
         extra["carried"] = list(carried(node))
@@ -43,7 +44,12 @@ def _node(node: Node, path: str) -> dict[str, Any]:
         **common,
         "reads": _unique(keys_read([node])),
         "writes": _unique(keys_written([node])),
-        "ports": _unique(port for child in children for port in child["ports"]),
+        "ports": _unique(
+            [
+                *(one.role for one in asked),
+                *(port for child in children for port in child["ports"]),
+            ]
+        ),
         **extra,
         "children": children,
     }

@@ -36,7 +36,7 @@ def page(workflow: Workflow, run: Any = None) -> str:
         times=times,
         stages=stages,
         keys=_keys(stages),
-        timeline=None if times is None else timeline(times, [node["path"] for node in stages]),
+        timeline=None if times is None else timeline(times, _running(root)),
         branches=_branches,
         asks=_asks,
         short=lambda source: source.replace("\\", "/").rpartition("/")[2],
@@ -48,6 +48,15 @@ def _all(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield node
     for child in node["children"]:
         yield from _all(child)
+
+
+def _running(root: dict[str, Any]) -> Iterator[str]:
+    """Paths of what takes time of its own: stages, and what makes the items of an `async_loop`."""
+    for node in _all(root):
+        if node["kind"] == "stage":
+            yield node["path"]
+        elif "producer" in node:
+            yield f"{node['path']}/producer"
 
 
 def _keys(stages: list[dict[str, Any]]) -> dict[str, int]:
