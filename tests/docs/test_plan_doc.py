@@ -50,6 +50,6 @@ def test_what_the_page_shows_of_the_command_is_what_it_prints() -> None:
 
 @pytest.mark.parametrize("name", ["cache", "after", "retry"])
 def test_options_that_the_page_names_exist(name) -> None:
-    from crucible_kitchen.graph.stage import OPTIONS
+    from crucible_kitchen.graph.stage_options import OPTIONS
 
     assert name in OPTIONS

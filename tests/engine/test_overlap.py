@@ -15,6 +15,8 @@ from crucible_kitchen.context import Context, Metrics
 from crucible_kitchen.engine import Event, arun, run
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import Stage, StageNode, loop, scope, stage, when, workflow
+from crucible_kitchen.graph.overlap import groups
+from crucible_kitchen.ports import BlobStore
 
 NAP = 0.05
 
@@ -282,3 +284,26 @@ def test_a_wide_group_is_not_searched_again_and_again() -> None:
 
     small, large = (min(once(length) for _ in range(2)) for length in (40, 320))
     assert large < 4 * small
+
+
+def test_other_adapters_make_other_groups_of_the_same_workflow() -> None:
+    class OneAtATime(BlobStore):
+        concurrent = False
+
+    class ManyAtOnce(BlobStore):
+        concurrent = True
+
+    @stage(writes="a")
+    def ask(*, blob_store: BlobStore) -> int:
+        return 1
+
+    @stage(writes="y")
+    def ask_more(x: object, a: int, *, blob_store: BlobStore) -> int:
+        return a
+
+    value = workflow("w")[napping("x"), ask, ask_more, ask.bind(writes="b").with_(name="ask_again")]
+    for made, sizes in ((OneAtATime, [2]), (ManyAtOnce, [4]), (OneAtATime, [2])):
+        assert [len(one.waits) for one in groups(value.body, {"blob_store": made})] == sizes
+        adapter = type(made.__name__, (made,), dict.fromkeys(made.__abstractmethods__, None))()
+        state = run(value, adapters={"blob_store": adapter}).context.state
+        assert list(state) == ["x", "a", "y", "b"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from crucible_kitchen.adapters.files import MetricsStore
 from crucible_kitchen.context import Context, Metrics
-from crucible_kitchen.engine import Event, Every, Rng, overlap, run
+from crucible_kitchen.engine import Event, Every, Rng, overlap, race, run
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import (
     Block,
@@ -323,6 +323,6 @@ def test_overlap_gives_the_same_result(
 ) -> None:
     """Also where everything that may overlap does, however short it is."""
     monkeypatch.setattr(overlap, "LONG_S", 0.0)
-    monkeypatch.setattr(overlap, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(race, "PATIENCE_S", 0.0)
     value = workflow("w")[START, loop("again", over=range(2))[body]]
     assert outcome(value, max_concurrency=width) == outcome(value, max_concurrency=1)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from crucible_kitchen.errors import CrucibleError, did_you_mean
 
 from .signature import Defect
-from .stage import NAME_ADVICE, NAME_RULE, ClassStage, StageNode, class_node, is_name, snake_case
+from .stage import ClassStage, StageNode, class_node, snake_case
+from .stage_options import NAME_ADVICE, NAME_RULE, is_name
 from .values import Value
 
 B = TypeVar("B")

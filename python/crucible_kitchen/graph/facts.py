@@ -31,8 +31,8 @@ class Facts:
         flow: every write and every read.
         ports: names of the ports that are used.
         problems: what is wrong with the text, None until it has been checked.
-        seconds: id of a body and start of a group in it -> what each node of the group took when it
-            ran last, None for one that has not; noted by those who run them.
+        seconds: id of a body, start of a group in it and its size -> what each node of the group
+            took when it ran last, None for one that has not; noted by those who run them.
     """
 
     def __init__(self, workflow: Workflow) -> None:
@@ -40,7 +40,7 @@ class Facts:
         self.flow: Flow = analyse(workflow)
         self.ports = frozenset(ports_used([workflow]))
         self.problems: tuple[Problem, ...] | None = None
-        self.seconds: dict[tuple[int, int], list[float | None]] = {}
+        self.seconds: dict[tuple[int, int, int], list[float | None]] = {}
         self._groups: dict[tuple[int, frozenset[str]], _Cut] = {}
         overs = [node.over for _, node in self.blocks if isinstance(node, Loop) and node.over]
         self._growing = [over.of for over in overs if isinstance(over.of, _GROWING)]

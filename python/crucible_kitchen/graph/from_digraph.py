@@ -11,7 +11,8 @@ from typing import Any
 from crucible_kitchen.errors import Problem, WorkflowError, did_you_mean
 
 from .blocks import as_nodes, caller
-from .stage import NAME_RULE, OPTIONS, StageNode, is_name
+from .stage import StageNode
+from .stage_options import NAME_RULE, OPTIONS, is_name
 from .workflow import Workflow, workflow
 
 ATTRIBUTES = ("stage", *(option for option in OPTIONS if option not in ("name", "after")))

@@ -16,7 +16,8 @@ from crucible_kitchen.errors import (
 from crucible_kitchen.graph.blocks import Block, Node, as_nodes, name_defects
 from crucible_kitchen.graph.retry import Retry
 from crucible_kitchen.graph.signature import Defect
-from crucible_kitchen.graph.stage import OPTIONS, ClassStage, Literal, StageNode, class_node
+from crucible_kitchen.graph.stage import ClassStage, Literal, StageNode, class_node
+from crucible_kitchen.graph.stage_options import OPTIONS
 from crucible_kitchen.graph.values import Value, as_value
 from crucible_kitchen.graph.workflow import Workflow, workflow
 

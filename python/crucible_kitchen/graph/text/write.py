@@ -13,7 +13,8 @@ from crucible_kitchen.errors import Problem, WorkflowError
 from crucible_kitchen.graph.blocks import Block, Node, as_nodes, walk
 from crucible_kitchen.graph.branches import Case
 from crucible_kitchen.graph.retry import Retry
-from crucible_kitchen.graph.stage import OPTIONS, Literal, StageNode, class_node
+from crucible_kitchen.graph.stage import Literal, StageNode, class_node
+from crucible_kitchen.graph.stage_options import OPTIONS
 from crucible_kitchen.graph.values import Value
 from crucible_kitchen.graph.workflow import Workflow
 

@@ -1,0 +1,295 @@
+"""`Race`: one run of a group of nodes, each on a fork, as many at once as may and pay."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
+from queue import Empty, SimpleQueue
+from time import perf_counter
+
+from crucible_kitchen.graph import Node
+
+from .crew import Crew
+from .runtime import Left, Runtime
+from .stages import Step
+
+PATIENCE_S = 0.0001
+"""How long one that was never measured may run until others begin beside it."""
+_MOST_THREADS = 32
+_EXITS = (KeyboardInterrupt, SystemExit)
+
+CompileNodes = Callable[[Sequence[Node], Runtime], tuple[Step, ...]]
+
+
+class Order:
+    """What waits for what in a group, and how long its nodes take.
+
+    Args:
+        waits: for each node a bit set of those it waits for.
+        seconds: what each took when it last ran, None for one that has not; it is kept up to date.
+
+    Attributes:
+        behind: for each node those that wait for it.
+    """
+
+    def __init__(self, waits: Sequence[int], seconds: list[float | None]) -> None:
+        self.waits, self.seconds = waits, seconds
+        self.behind: list[list[int]] = [[] for _ in waits]
+        for number, needed in enumerate(waits):
+            for earlier in _places(needed):
+                self.behind[earlier].append(number)
+        self._free = _free_of(waits)
+
+    def pays(self, long_s: float) -> bool:
+        """Whether two that are free of each other both take long, or have not been measured."""
+        long = 0
+        for number, seconds in enumerate(self.seconds):
+            if seconds is None or seconds >= long_s:
+                long |= 1 << number
+        return any(self._free[number] & long for number in _places(long))
+
+    def sum(self) -> float:
+        """Seconds of all of them, one after the other."""
+        return sum(seconds or 0.0 for seconds in self.seconds)
+
+    def forget(self) -> None:
+        """Have all of them measured anew."""
+        self.seconds[:] = [None] * len(self.seconds)
+
+    def urgency(self) -> list[float]:
+        """For each node how long the run still takes from there on; 0 where that is not known."""
+        left = [0.0] * len(self.seconds)
+        if None not in self.seconds:
+            for number in reversed(range(len(left))):
+                after = [left[other] for other in self.behind[number]]
+                left[number] = (self.seconds[number] or 0.0) + max(after, default=0.0)
+        return left
+
+
+def _places(bits: int) -> list[int]:
+    """The numbers in a bit set."""
+    found = []
+    while bits:
+        lowest = bits & -bits
+        found.append(lowest.bit_length() - 1)
+        bits ^= lowest
+    return found
+
+
+def _free_of(waits: Sequence[int]) -> list[int]:
+    """For each place a bit set of the earlier ones that do not come before it."""
+    before: list[int] = []
+    for direct in waits:
+        everything = direct
+        for other in _places(direct):
+            everything |= before[other]
+        before.append(everything)
+    return [~known & ((1 << place) - 1) for place, known in enumerate(before)]
+
+
+class Forked:
+    """A node in a fork of its own, compiled by the thread that runs it first."""
+
+    __slots__ = ("_compile", "_node", "_steps", "fork")
+
+    def __init__(self, node: Node, fork: Runtime, compile_nodes: CompileNodes) -> None:
+        self._node, self.fork, self._compile = node, fork, compile_nodes
+        self._steps: tuple[Step, ...] = ()
+
+    def run(self) -> None:
+        """Run the node, or what a journal says is left of it."""
+        fork = self.fork
+        if fork.strand is not None:
+            fork.strand.begin(fork.prefix + self._node.name)
+        if not self._steps:
+            self._steps = self._compile((self._node,), fork)
+        for step in self._steps:
+            step()
+        if fork.strand is not None:
+            fork.strand.end()
+
+
+class Race:
+    """One run of a group. The caller's thread works as well, and calls others as needed.
+
+    Of what may begin, that comes first on which the most waits, as far as that is known, and else
+    what stands first in the text.
+
+    After a failure only what stands before it in the text still begins, and what stands behind it
+    is interrupted where that is possible. So which error comes first in the text, and is the error
+    of the run, does not depend on who was faster.
+
+    Args:
+        order: of the group; it is told how long each node took.
+        rt: of the body.
+        forked: its nodes.
+    """
+
+    def __init__(self, order: Order, rt: Runtime, forked: Sequence[Forked]) -> None:
+        self._order, self._rt, self._forked = order, rt, forked
+        self._prefix = rt.prefix
+        self._most = rt.width or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
+        # What has never run may be short: others are called only when it is not.
+        self._patient = None in order.seconds
+        self._crew = Crew(self._help)
+        self._workers = 1
+        self._idle = 0
+        self._calls: SimpleQueue[bool] = SimpleQueue()  # unlike a Condition, safe to interrupt
+        self._lock = threading.Lock()  # held for all that follows
+        self._urgency = order.urgency()
+        self._missing = [needed.bit_count() for needed in order.waits]
+        self._ready = [self._ranked(n) for n, count in enumerate(self._missing) if not count]
+        heapify(self._ready)
+        self._done = 0  # bit set
+        self._running = 0
+        self._left: dict[int, Left] = {}
+        self._joined = 0  # nodes whose outcome the body's runtime has
+        self._cut = False  # whether it gets no more of them
+        self._errors: dict[int, BaseException] = {}  # -1: what interrupted all of it
+
+    def _ranked(self, number: int) -> tuple[float, int]:
+        return -self._urgency[number], number
+
+    def run(self) -> None:
+        """Run every node.
+
+        Raises:
+            StageError: the first one in the order of the text.
+        """
+        for one in self._forked:
+            one.fork.cancel(self._rt.cancelled)
+        try:
+            if self._patient:
+                self._idle = 1  # the one that is on its way
+                self._start()
+            self._work()
+            self._crew.wait()
+        except BaseException as error:  # noqa: BLE001 - raised below, before all others
+            self._interrupt(error)
+            self._crew.close()
+        if self._rt.strand is not None:
+            for number in range(self._joined):
+                self._take_over(number)
+        if self._errors:
+            raise self._errors[min(self._errors)]
+        self._rt.prefix = self._prefix
+
+    def _help(self, slot: int) -> None:
+        """What another thread does."""
+        if slot == 0 and self._patient:
+            try:
+                self._calls.get(timeout=PATIENCE_S)
+                early = True
+            except Empty:
+                early = False
+            with self._lock:
+                self._idle -= not early
+                self._patient = False
+        self._work()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                number = self._next()
+                if number is not None:
+                    heappop(self._ready)
+                    self._begin(number)
+                    self._call()
+                elif self._running:
+                    self._idle += 1
+                else:
+                    for _ in range(self._idle):  # all is over: they need not wait
+                        self._calls.put(True)
+                    self._idle = 0
+                    return
+            if number is None:
+                self._calls.get()
+            else:
+                self._run(number)
+
+    def _next(self) -> int | None:
+        """What begins next, if anything may."""
+        first_error = min(self._errors, default=len(self._forked))
+        while self._ready and self._ready[0][1] >= first_error:
+            heappop(self._ready)
+        return self._ready[0][1] if self._ready else None
+
+    def _begin(self, number: int) -> None:
+        self._running += 1
+        fork = self._forked[number].fork
+        fork.enter(self._prefix)
+        for earlier in range(self._joined, number):
+            if self._done >> earlier & 1:
+                fork.values.update(self._left[earlier].state)
+
+    def _call(self) -> None:
+        """Have somebody take what may begin beside this, if there is something."""
+        if self._patient or self._next() is None:
+            return
+        if self._idle:
+            self._idle -= 1
+            self._calls.put(True)
+        elif self._workers < self._most:
+            self._start()
+
+    def _start(self) -> None:
+        self._workers += 1
+        self._crew.start(self._workers - 2)
+
+    def _run(self, number: int) -> None:
+        one = self._forked[number]
+        began = perf_counter()
+        error: BaseException | None = None
+        try:
+            one.run()
+        except BaseException as raised:  # noqa: BLE001 - raised by `run`
+            error = raised
+        with self._lock:
+            self._order.seconds[number] = perf_counter() - began
+            self._left[number] = one.fork.leave()
+            self._running -= 1
+            if error is None:
+                self._finish(number)
+            elif not isinstance(error, _EXITS):
+                self._errors[number] = error
+            self._join()
+        if isinstance(error, _EXITS):
+            self._interrupt(error)
+        elif error is not None:
+            for behind in self._forked[number + 1 :]:
+                behind.fork.cancel(True)
+
+    def _finish(self, number: int) -> None:
+        self._done |= 1 << number
+        for waiting in self._order.behind[number]:
+            self._missing[waiting] -= 1
+            if not self._missing[waiting]:
+                heappush(self._ready, self._ranked(waiting))
+
+    def _interrupt(self, error: BaseException) -> None:
+        # `Thread.start` may cover up what interrupted it while it took back a lock.
+        hidden = isinstance(error, RuntimeError) and error.__context__
+        with self._lock:
+            self._errors[-1] = hidden or error
+        for one in self._forked:
+            one.fork.cancel(True)
+
+    def _join(self) -> None:
+        """Take over what is over, in the order of the text and up to the first failure."""
+        while self._joined in self._left and not self._cut:
+            number = self._joined
+            if self._rt.strand is None:
+                self._take_over(number)
+            else:  # until all is over, the journal has it as the node's own
+                self._rt.values.update(self._left[number].state)
+            self._joined += 1
+            # One after the other, those behind one that failed would not have run.
+            self._cut = not self._done >> number & 1
+
+    def _take_over(self, number: int) -> None:
+        left = self._left[number]
+        self._rt.adopt(left)
+        for key, value in left.state.items():
+            self._rt.put(key, value)
