@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from crucible_kitchen import ports
 from crucible_kitchen.adapters.disk import create_atomically, speaking_our_errors
+from crucible_kitchen.adapters.registry import Registry, model_text
 from crucible_kitchen.errors import PortError
-from crucible_kitchen.ports import already_registered, model_id, page
+from crucible_kitchen.ports import already_registered, page
 from crucible_kitchen.types import RegisteredModel
 
 
-class ModelRegistry(ports.ModelRegistry):
+class ModelRegistry(Registry):
     """Remembers models in a folder; several processes may share it.
 
     Args:
@@ -26,36 +23,13 @@ class ModelRegistry(ports.ModelRegistry):
     def __init__(self, root: str) -> None:
         self._root = Path(root)
 
-    def register(
-        self,
-        name: str,
-        version: str,
-        artifact_uri: str,
-        metadata: Mapping[str, Any] | None = None,
-        lineage: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> RegisteredModel:
-        """Write a model's file; of two writers of one version, one gets the error."""
-        model = RegisteredModel(
-            id=model_id(name, version, artifact_uri),
-            name=name,
-            version=version,
-            artifact_uri=artifact_uri,
-            metadata=dict(metadata or {}),
-            lineage=dict(lineage or {}),
-            metrics=dict(metrics or {}),
-            created_at=time.time(),
-        )
-        try:
-            text = json.dumps(model.to_dict(), indent=2, sort_keys=True)
-        except TypeError as error:
-            raise TypeError(f"model_registry: {model.id} must be plain JSON: {error}") from error
+    def _keep(self, model: RegisteredModel) -> None:
+        text = model_text(model)
         with speaking_our_errors("model_registry", f"register {model.id}"):
             try:
                 create_atomically(self._file(model.id), text.encode())
             except FileExistsError:
                 raise already_registered(self.get(model.id)) from None
-        return model
 
     def get(self, model_id: str) -> RegisteredModel:
         """Read the file of a model."""

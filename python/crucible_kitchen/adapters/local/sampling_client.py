@@ -17,7 +17,8 @@ from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.training_client import TrainingClient
 from crucible_kitchen.adapters.local.worker import Worker
-from crucible_kitchen.errors import ConfigError, PortError
+from crucible_kitchen.adapters.open_sessions import OpenSessions
+from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.ports import (
     Future,
     HubClient,
@@ -72,7 +73,7 @@ class SamplingClient(ports.SamplingClient):
         self._worker = Worker("sampling_client") if beside is None else beside.worker
         self._bases = Bases(device) if beside is None else beside.bases
         self._ids = itertools.count()
-        self._sources: dict[str, tuple[Session, Callable[[], Loaded]]] = {}
+        self._open: OpenSessions[Callable[[], Loaded]] = OpenSessions("sampling_client")
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> Session:
         """See `ports.SamplingClient.start_session`; `checkpoint_path` holds an adapter."""
@@ -82,7 +83,7 @@ class SamplingClient(ports.SamplingClient):
         else:
             source = _join(self._training_client, config)
         session = Session(f"local-sampler-{next(self._ids)}", config)
-        self._sources[session.id] = session, source
+        self._open.add(session, source)
         return session
 
     def sample(
@@ -129,16 +130,16 @@ class SamplingClient(ports.SamplingClient):
 
     def owns(self, value: object) -> bool:
         """Whether it is an open session of this client."""
-        return isinstance(value, Session) and self._sources.get(value.id, (None,))[0] is value
+        return value in self._open
 
     def close_session(self, session: Session) -> None:
         """See `ports.SamplingClient.close_session`."""
-        if self._sources.pop(session.id, None) is not None:
+        if self._open.pop(session) is not None:
             self._worker.submit(lambda: None).result()
 
     def close(self) -> None:
         """Close every session and end the thread."""
-        self._sources.clear()
+        self._open.clear()
         if self._beside is None:
             self._worker.close()
 
@@ -148,14 +149,7 @@ class SamplingClient(ports.SamplingClient):
         Raises:
             PortError: it, or the training session that it joined, is closed or another client's.
         """
-        entry = self._sources.get(session.id)
-        # Ids are unique within a client only, so a namesake of another client must not pass.
-        if entry is None or entry[0] is not session:
-            raise PortError(
-                f"sampling_client: session must be open here, got {session.id!r}, which is closed "
-                "or another client's"
-            )
-        return entry[1]()
+        return self._open[session]()
 
     def _load(self, config: SessionConfig) -> Callable[[], Loaded]:
         folder = os.fspath(prepare_model(config.model, self._hub_client))

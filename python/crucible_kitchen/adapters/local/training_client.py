@@ -18,6 +18,7 @@ from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.trainer import Trainer
 from crucible_kitchen.adapters.local.worker import Worker
+from crucible_kitchen.adapters.open_sessions import OpenSessions
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.nn import save_lora
 from crucible_kitchen.ports import (
@@ -99,7 +100,7 @@ class TrainingClient(ports.TrainingClient):
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.worker, self.bases = Worker("training_client"), Bases(device)
         self._ids = itertools.count()
-        self._open: dict[str, tuple[LocalSession, Trainer]] = {}
+        self._open: OpenSessions[tuple[LocalSession, Trainer]] = OpenSessions("training_client")
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> LocalSession:
         """See `ports.TrainingClient.start_session`."""
@@ -123,7 +124,7 @@ class TrainingClient(ports.TrainingClient):
         trainer = self.worker.submit(start).result()
         session_id = f"local-{next(self._ids)}"
         session = LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
-        self._open[session_id] = session, trainer
+        self._open.add(session, (session, trainer))
         return session
 
     def forward_backward(
@@ -184,7 +185,7 @@ class TrainingClient(ports.TrainingClient):
 
     def owns(self, value: object) -> bool:
         """Whether it is an open session of this client."""
-        return isinstance(value, Session) and self._open.get(value.id, (None,))[0] is value
+        return value in self._open
 
     def has_gradients(self, session: Session) -> bool:
         """See `ports.TrainingClient.has_gradients`."""
@@ -198,7 +199,7 @@ class TrainingClient(ports.TrainingClient):
 
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """See `ports.TrainingClient.get_tokenizer`."""
-        return self._entry(session)[0].tokenizer
+        return self._open[session][0].tokenizer
 
     def load_tokenizer(self, config: SessionConfig | Mapping[str, Any]) -> Tokenizer:
         """See `ports.TrainingClient.load_tokenizer`; the model's weights are not read."""
@@ -207,7 +208,7 @@ class TrainingClient(ports.TrainingClient):
 
     def close_session(self, session: Session) -> None:
         """See `ports.TrainingClient.close_session`."""
-        if self._open.pop(session.id, None) is not None:
+        if self._open.pop(session) is not None:
             self.worker.submit(lambda: None).result()
 
     def close(self) -> None:
@@ -223,11 +224,11 @@ class TrainingClient(ports.TrainingClient):
         Raises:
             PortError: none is open.
         """
-        for session, _ in reversed(self._open.values()):
+        for session, _ in reversed(self._open.all()):
             if model in (None, session.config.model):
                 return session
         wanted = "a session" if model is None else f"a session of {model!r}"
-        others = ", ".join(sorted({repr(one.config.model) for one, _ in self._open.values()}))
+        others = ", ".join(sorted({repr(one.config.model) for one, _ in self._open.all()}))
         raise PortError(f"training_client: {wanted} must be open, got {others or 'none'}")
 
     def trainer(self, session: Session) -> Trainer:
@@ -236,17 +237,7 @@ class TrainingClient(ports.TrainingClient):
         Raises:
             PortError: the session is closed, or another client's.
         """
-        return self._entry(session)[1]
-
-    def _entry(self, session: Session) -> tuple[LocalSession, Trainer]:
-        entry = self._open.get(session.id)
-        # Ids are unique within a client only, so a namesake of another client must not pass.
-        if entry is None or entry[0] is not session:
-            raise PortError(
-                f"training_client: session must be open here, got {session.id!r}, which is closed "
-                "or another client's"
-            )
-        return entry
+        return self._open[session][1]
 
     def _losses(
         self,

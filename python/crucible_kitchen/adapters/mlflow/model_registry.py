@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from crucible_kitchen import ports
 from crucible_kitchen.adapters.points import MARK
+from crucible_kitchen.adapters.registry import Registry, model_text
 from crucible_kitchen.errors import PortError
-from crucible_kitchen.ports import already_registered, model_id, page
+from crucible_kitchen.ports import already_registered, page
 from crucible_kitchen.types import RegisteredModel
 
 from .client import all_pages, client, errors, quoted
@@ -21,7 +20,7 @@ _VERSION: Final = f"{MARK}.version"
 _MODEL: Final = f"{MARK}.model"
 
 
-class ModelRegistry(ports.ModelRegistry):
+class ModelRegistry(Registry):
     """Models as MLflow's registered models, what was said about them in tags.
 
     MLflow numbers versions itself; ours stands in a tag, beside the whole model as JSON. A name
@@ -34,44 +33,23 @@ class ModelRegistry(ports.ModelRegistry):
     def __init__(self, tracking_uri: str | None = None) -> None:
         self._client = client(tracking_uri, _PORT)
 
-    def register(
-        self,
-        name: str,
-        version: str,
-        artifact_uri: str,
-        metadata: Mapping[str, Any] | None = None,
-        lineage: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> RegisteredModel:
-        """Make a version of the model; of two writers of one version, one gets the error."""
-        model = RegisteredModel(
-            id=model_id(name, version, artifact_uri),
-            name=name,
-            version=version,
-            artifact_uri=artifact_uri,
-            metadata=dict(metadata or {}),
-            lineage=dict(lineage or {}),
-            metrics=dict(metrics or {}),
-            created_at=time.time(),
-        )
-        try:
-            text = json.dumps(model.to_dict())
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"model_registry: {model.id} must be plain JSON: {error}") from error
+    def _keep(self, model: RegisteredModel) -> None:
+        text, name = model_text(model), _quoted(model.name)
         with errors(_PORT, f"register {model.id}"):
-            self._make_name(_quoted(name))
-            self._refuse_taken(model.id, self._versions(name, version))
+            self._make_name(name)
+            self._refuse_taken(model.id, self._versions(model.name, model.version))
             made = self._client.create_model_version(
-                _quoted(name), artifact_uri, tags={_VERSION: version, _MODEL: text}
+                name, model.artifact_uri, tags={_VERSION: model.version, _MODEL: text}
             )
             # Another writer may have come in between; the one that MLflow numbered first has it.
             earlier = [
-                one for one in self._versions(name, version) if int(one.version) < int(made.version)
+                one
+                for one in self._versions(model.name, model.version)
+                if int(one.version) < int(made.version)
             ]
             if earlier:
                 self._client.delete_model_version(made.name, made.version)
                 self._refuse_taken(model.id, earlier)
-        return model
 
     def get(self, model_id: str) -> RegisteredModel:
         """The model with this id."""

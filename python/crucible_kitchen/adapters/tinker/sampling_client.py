@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from crucible_kitchen import ports
-from crucible_kitchen.errors import PortError
+from crucible_kitchen.adapters.open_sessions import OpenSessions
 from crucible_kitchen.ports import Future, Params, Prompt, Session, SessionConfig, Tokenizer
 from crucible_kitchen.types import ModelInput, SampledSequence, SamplingParams
 
@@ -42,7 +42,7 @@ class SamplingClient(ports.SamplingClient):
         self._service = Service("sampling_client", base_url, api_key)
         self._client: Any = None
         self._ids = itertools.count()
-        self._open: dict[str, TinkerSampler] = {}
+        self._open: OpenSessions[TinkerSampler] = OpenSessions("sampling_client")
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> TinkerSampler:
         """See `ports.SamplingClient.start_session`; `checkpoint_path` is a ``tinker://`` path."""
@@ -56,14 +56,14 @@ class SamplingClient(ports.SamplingClient):
         session = TinkerSampler(
             f"tinker-sampler-{next(self._ids)}", config, client, Line(self._service)
         )
-        self._open[session.id] = session
+        self._open.add(session, session)
         return session
 
     def sample(
         self, session: Session, prompt: Prompt, num_samples: int, params: Params
     ) -> Future[list[SampledSequence]]:
         """See `ports.SamplingClient.sample`."""
-        one = self._entry(session)
+        one = self._open[session]
         given = self._prompt(prompt)
         params = SamplingParams.coerce(params)
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
@@ -79,7 +79,7 @@ class SamplingClient(ports.SamplingClient):
 
     def compute_logprobs(self, session: Session, prompt: Prompt) -> Future[list[float | None]]:
         """See `ports.SamplingClient.compute_logprobs`."""
-        one = self._entry(session)
+        one = self._open[session]
         asked = one.client.compute_logprobs(self._prompt(prompt))
         return one.line.add(asked, list, "compute log probabilities")
 
@@ -101,23 +101,17 @@ class SamplingClient(ports.SamplingClient):
 
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """The model's tokenizer."""
-        one = self._entry(session)
-        with self._service.speaking_our_errors(f"load the tokenizer of {session.config.model}"):
-            try:
-                tokenizer: Tokenizer = one.client.get_tokenizer()
-            except OSError as error:
-                raise self._service.in_our_words("load the tokenizer", error) from None
-        return tokenizer
+        return self._service.tokenizer(self._open[session].client, session.config.model)
 
     def close_session(self, session: Session) -> None:
         """See `ports.SamplingClient.close_session`."""
-        one = self._open.pop(session.id, None)
+        one = self._open.pop(session)
         if one is not None:
             one.line.drain()
 
     def close(self) -> None:
         """Close every session."""
-        for session in list(self._open.values()):
+        for session in self._open.all():
             self.close_session(session)
         if self._client is not None:
             self._service.disconnect(self._client)
@@ -128,15 +122,6 @@ class SamplingClient(ports.SamplingClient):
         if not tokens:
             raise ValueError("sampling_client: prompt must hold at least one token, got none")
         return self._service.sdk().types.ModelInput.from_ints(list(tokens))
-
-    def _entry(self, session: Session) -> TinkerSampler:
-        one = self._open.get(session.id)
-        if one is None or one is not session:
-            raise PortError(
-                f"sampling_client: session must be open here, got {session.id!r}, which is closed "
-                "or another client's"
-            )
-        return one
 
 
 def _sequences(answer: Any) -> list[SampledSequence]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from crucible_kitchen.adapters.foreign import library, without_secrets
 from crucible_kitchen.errors import ConfigError, PortError
-from crucible_kitchen.ports import Future, SessionConfig
+from crucible_kitchen.ports import Future, SessionConfig, Tokenizer
 
 T = TypeVar("T")
 
@@ -53,6 +53,15 @@ class Service:
         """End a client's session there."""
         with self.speaking_our_errors("close the session"):
             client.close("success").result()
+
+    def tokenizer(self, client: Any, model: str) -> Tokenizer:
+        """The tokenizer of a client's model, which the SDK loads."""
+        with self.speaking_our_errors(f"load the tokenizer of {model}"):
+            try:
+                tokenizer: Tokenizer = client.get_tokenizer()
+            except OSError as error:
+                raise self.in_our_words("load the tokenizer", error) from None
+        return tokenizer
 
     @contextmanager
     def speaking_our_errors(self, doing: str) -> Iterator[None]:

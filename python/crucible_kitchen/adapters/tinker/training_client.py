@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from crucible_kitchen import ports
+from crucible_kitchen.adapters.open_sessions import OpenSessions
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.ports import (
     CustomLoss,
@@ -66,7 +67,7 @@ class TrainingClient(ports.TrainingClient):
 
     def __init__(self, *, base_url: str | None = None, api_key: str | None = None) -> None:
         self._service = Service("training_client", base_url, api_key)
-        self._open: dict[str, TinkerSession] = {}
+        self._open: OpenSessions[TinkerSession] = OpenSessions("training_client")
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> TinkerSession:
         """See `ports.TrainingClient.start_session`; `checkpoint_path` is a ``tinker://`` path."""
@@ -85,7 +86,7 @@ class TrainingClient(ports.TrainingClient):
                 self._service.disconnect(service)
             raise
         session = TinkerSession(config, service, client, Line(self._service))
-        self._open[session.id] = session
+        self._open.add(session, session)
         return session
 
     def forward_backward(
@@ -113,7 +114,7 @@ class TrainingClient(ports.TrainingClient):
     ) -> Future[ForwardBackwardResult]:
         """See `ports.TrainingClient.forward_backward_custom`; `fn` runs here."""
         checked = check_datums(datums, None)
-        one = self._entry(session)
+        one = self._open[session]
         raised: list[BaseException] = []
 
         def loss(_: Any, logprobs: Any) -> Any:
@@ -134,7 +135,7 @@ class TrainingClient(ports.TrainingClient):
     ) -> Future[OptimStepResult]:
         """See `ports.TrainingClient.optim_step`."""
         adam = AdamParams.coerce(params)
-        one = self._entry(session)
+        one = self._open[session]
 
         def read(answer: Any) -> OptimStepResult:
             metrics = {name.partition(":")[0]: v for name, v in (answer.metrics or {}).items()}
@@ -148,43 +149,37 @@ class TrainingClient(ports.TrainingClient):
 
     def save_checkpoint(self, session: Session, path: str) -> Future[str]:
         """See `ports.TrainingClient.save_checkpoint`; the service keeps it, under a name."""
-        one = self._entry(session)
+        one = self._open[session]
         asked = one.client.save_state(checkpoint_name(path), overwrite=True)
         return one.line.add(asked, lambda answer: str(answer.path), f"save a checkpoint for {path}")
 
     def load_checkpoint(self, session: Session, path: str) -> None:
         """See `ports.TrainingClient.load_checkpoint`; `path` is a ``tinker://`` path."""
-        one = self._entry(session)
+        one = self._open[session]
         one.line.drain()
         with self._service.speaking_our_errors(f"load the checkpoint {path}"):
             one.client = self._from_state(one.service, path).result()
 
     def save_weights_for_sampler(self, session: Session, name: str) -> Future[str]:
         """See `ports.TrainingClient.save_weights_for_sampler`."""
-        one = self._entry(session)
+        one = self._open[session]
         asked = one.client.save_weights_for_sampler(checkpoint_name(name))
         return one.line.add(asked, lambda answer: str(answer.path), f"save weights for {name}")
 
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """See `ports.TrainingClient.get_tokenizer`."""
-        one = self._entry(session)
-        with self._service.speaking_our_errors(f"load the tokenizer of {session.config.model}"):
-            try:
-                tokenizer: Tokenizer = one.client.get_tokenizer()
-            except OSError as error:
-                raise self._service.in_our_words("load the tokenizer", error) from None
-        return tokenizer
+        return self._service.tokenizer(self._open[session].client, session.config.model)
 
     def close_session(self, session: Session) -> None:
         """See `ports.TrainingClient.close_session`."""
-        one = self._open.pop(session.id, None)
+        one = self._open.pop(session)
         if one is not None:
             one.line.drain()
             self._service.disconnect(one.service)
 
     def close(self) -> None:
         """Close every session."""
-        for session in list(self._open.values()):
+        for session in self._open.all():
             self.close_session(session)
 
     def _loss(
@@ -197,7 +192,7 @@ class TrainingClient(ports.TrainingClient):
     ) -> Future[ForwardBackwardResult]:
         settings = check_loss(loss_fn, loss_fn_config)
         checked = check_datums(datums, loss_fn)
-        one = self._entry(session)
+        one = self._open[session]
         weights = sum(_weight(datum) for datum in checked)
 
         def read(output: Any) -> ForwardBackwardResult:
@@ -222,15 +217,6 @@ class TrainingClient(ports.TrainingClient):
         if not path.startswith("tinker://"):
             raise PortError(f"training_client: a checkpoint must be a tinker:// path, got {path!r}")
         return service.create_training_client_from_state_with_optimizer(path)
-
-    def _entry(self, session: Session) -> TinkerSession:
-        one = self._open.get(session.id)
-        if one is None or one is not session:
-            raise PortError(
-                f"training_client: session must be open here, got {session.id!r}, which is closed "
-                "or another client's"
-            )
-        return one
 
 
 def _weight(datum: Datum) -> float:
