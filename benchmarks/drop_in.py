@@ -150,7 +150,7 @@ def serve(pipe: Connection, task: Task, patched: bool) -> None:
             trainer.state.log_history.clear()
             trainer.train()
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            pipe.send((losses, list(seconds), gradients, peak_bytes()))
+            pipe.send((losses, list(seconds), gradients, peak_bytes("cpu")))
 
 
 def measure(task: Task, turns: int) -> dict[str, Any]:

@@ -4,6 +4,9 @@
 #
 #   benchmarks/gpu_check.sh [FOLDER]     the figures as JSON below FOLDER; benchmarks/results
 #
+# MODEL names what whole steps are timed on, as `crucible bench step --model` takes it; its files
+# must be on this machine.
+#
 # It needs nvcc, and torch with CUDA, triton, pybind11 and scikit-build-core in the Python that
 # PYTHON names (python3); no network. It ends after eight minutes at the latest, with 1 where
 # something is wrong or there is no GPU.
@@ -30,9 +33,12 @@ trap 'rm -rf "$folder"' EXIT
 
 say "build, for this GPU alone"
 arch=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
+cubins=$("$python" -c 'import torch
+print({8: 80, 9: 90, 10: 100}.get(torch.cuda.get_device_capability()[0], ""))')
 within "$python" -m pip install --quiet --no-deps --no-build-isolation --no-index \
   --target "$folder/site" -C cmake.define.CRUCIBLE_CUDA=ON \
-  -C "cmake.define.CRUCIBLE_CUDA_ARCHS=$arch" -C "build-dir=$folder/build" .
+  -C "cmake.define.CRUCIBLE_CUDA_ARCHS=$arch" -C "cmake.define.CRUCIBLE_CUBINS=$cubins" \
+  -C "build-dir=$folder/build" .
 export PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}"
 # An editable install would come first, and be what is tested.
 "$python" -c 'import sys, crucible_kitchen as ck; sys.exit(not ck.__file__.startswith(sys.argv[1]))' \
@@ -50,8 +56,17 @@ else
   echo "compute-sanitizer is not on PATH: memory errors were not looked for"
 fi
 
-say "times, beside eager torch, PEFT's formula, TRL's and F.linear_cross_entropy"
+say "a whole step: seconds, tokens/s and memory beside transformers + PEFT, and Liger if installed"
+model=${MODEL:-smollm2-135m}
+if ! within env HF_HUB_OFFLINE=1 "$python" -m crucible_kitchen.cli bench step --device cuda \
+  --model "$model" --dtype bfloat16 --save "$results"; then
+  echo "no step was timed on $model: see above"
+  failed=1
+fi
+
+say "times, beside eager torch, PEFT's and unsloth's formulas, TRL's, Liger's, F.linear_cross_entropy"
 for dtype in bfloat16 float32; do
   within "$python" -m crucible_kitchen.cli bench --device cuda --dtype "$dtype" --save "$results"
 done
+[ "${failed:-0}" = 0 ] || exit 1
 say "done"

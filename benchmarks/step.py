@@ -43,6 +43,7 @@ class StepOptions:
         threads: of each contender; they never run at the same time.
         samples: steps of each.
         clock: ``wall`` or ``process``.
+        device: ``cpu`` or ``cuda``.
         save: folder for the figures; None keeps none.
     """
 
@@ -53,6 +54,7 @@ class StepOptions:
     threads: int = 1
     samples: int = 5
     clock: str = "wall"
+    device: str = "cpu"
     save: Path | None = None
 
 
@@ -76,7 +78,7 @@ def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
         WrongResult: gradients of ours are further from float64 than those of the peer.
     """
     folder = str(prepare_model(options.model, HubClient()))
-    where = machine("cpu") | {"threads": str(options.threads)}
+    where = machine(options.device) | {"threads": str(options.threads)}
     say("  ".join((where["device"], f"threads {options.threads}", f"torch {where['torch']}")))
     say(f"{options.clock} time, {options.samples} steps in turn; ratio: their time over ours")
     found = {}
@@ -114,15 +116,18 @@ def lines(rows: list[StepRow]) -> Iterator[str]:
 
 def measure(folder: str, datums: Sequence[Datum], options: StepOptions) -> list[StepRow]:
     """One batch: gradients compared, then steps in turn; the first row is ours."""
-    names = [
-        name
-        for name in CONTENDERS
-        if name == "ours" or importlib.util.find_spec("peft") is not None
-    ]
+    names = contenders(options.device)
     with ExitStack() as stack:
         adapter = stack.enter_context(tempfile.TemporaryDirectory())
         _write_adapter(folder, adapter)
-        what = (options.dtype, datums, probe(datums), options.threads, options.clock)
+        what = (
+            options.dtype,
+            datums,
+            probe(datums),
+            options.threads,
+            options.clock,
+            options.device,
+        )
         exact = {}
         if len(names) > 1:
             with _processes([EXACT], (folder, adapter, *what)) as pipes:
@@ -149,6 +154,16 @@ def measure(folder: str, datums: Sequence[Datum], options: StepOptions) -> list[
         )
         for name in names
     ]
+
+
+def contenders(device: str) -> list[str]:
+    """Ours, and those that are installed and run on the device."""
+    installed = {
+        name: importlib.util.find_spec(name) is not None for name in ("peft", "liger_kernel")
+    }
+    wanted = {"ours": True, "transformers + PEFT": installed["peft"]}
+    wanted["PEFT + Liger"] = device == "cuda" and all(installed.values())
+    return [name for name in CONTENDERS if wanted[name]]
 
 
 def gradient_errors(

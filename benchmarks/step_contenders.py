@@ -28,12 +28,14 @@ _IGNORED = -100
 class Ours:
     """The local training client's own trainer."""
 
-    def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
+    def __init__(
+        self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum], device: str
+    ) -> None:
         from crucible_kitchen.adapters.local.model import CausalModel
         from crucible_kitchen.adapters.local.trainer import Trainer
         from crucible_kitchen.ports import SessionConfig
 
-        model = CausalModel.load(folder, dtype=dtype, device="cpu")
+        model = CausalModel.load(folder, dtype=dtype, device=device)
         config = SessionConfig(model=folder, lora_rank=16)
         self.trainer = Trainer(model, config, tokens_per_pass=8192)
         self.trainer.model.load_adapter(adapter)
@@ -81,7 +83,9 @@ class Ours:
 class Peft:
     """transformers and PEFT: rows padded to the longest, attention by torch, AdamW fused."""
 
-    def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
+    def __init__(
+        self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum], device: str
+    ) -> None:
         import peft
         from transformers import AutoModelForCausalLM
 
@@ -93,16 +97,21 @@ class Peft:
             base = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
             )
-            lora = peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
-        self.model: Any = lora.train()
+            lora = peft.PeftModel.from_pretrained(self.base(base), adapter, is_trainable=True)
+        self.device = device
+        self.model: Any = lora.to(device).train()
         self.model.config.use_cache = False
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0, fused=True)
         self.use(datums)
 
+    def base(self, model: Any) -> Any:
+        """The model that LoRA is added to."""
+        return model
+
     def use(self, datums: Sequence[Datum]) -> None:
         """Take these from now on."""
-        self.inputs = _padded(datums)
+        self.inputs = {name: t.to(self.device) for name, t in _padded(datums).items()}
 
     def forward_backward(self) -> float:
         """The mean loss per trained token, by the model's own loss."""
@@ -129,14 +138,27 @@ class Peft:
         self.optimizer.zero_grad()
 
 
+class Liger(Peft):
+    """The same with Liger-Kernel's norms, rotations, gated MLPs and loss."""
+
+    def base(self, model: Any) -> Any:
+        """The model with its parts replaced in place."""
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+        _apply_liger_kernel_to_instance(model=model)
+        return model
+
+
 class Exact(Peft):
     """The same in float64, from the same weights: what the others' gradients are held to.
 
     transformers computes norms and the loss in float32 whatever the model's dtype; here neither.
     """
 
-    def __init__(self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum]) -> None:
-        super().__init__(folder, adapter, dtype, datums)
+    def __init__(
+        self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum], device: str
+    ) -> None:
+        super().__init__(folder, adapter, dtype, datums, device)
         self.model.double()
         for module in self.model.modules():
             if type(module).__name__.endswith("RMSNorm"):
@@ -161,7 +183,11 @@ def _exact_norm(module: Any, x: Tensor) -> Tensor:
     return y
 
 
-CONTENDERS: Final[Mapping[str, Callable[..., Any]]] = {"ours": Ours, "transformers + PEFT": Peft}
+CONTENDERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "ours": Ours,
+    "transformers + PEFT": Peft,
+    "PEFT + Liger": Liger,
+}
 EXACT: Final = "float64"
 
 
@@ -175,27 +201,38 @@ def serve(
     probe: list[Datum],
     threads: int,
     clock: str,
+    device: str,
 ) -> None:
     """Answer `gradients` (of the probe) and `step` until `end`: the process of a contender."""
     torch.set_num_threads(threads)
     now = CLOCKS[clock]
-    contender = {**CONTENDERS, EXACT: Exact}[name](folder, adapter, dtype, datums)
+    contender = {**CONTENDERS, EXACT: Exact}[name](folder, adapter, dtype, datums, device)
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
     while (asked := pipe.recv()) != "end":
         if asked == "gradients":
             contender.use(probe)
             loss = contender.forward_backward()
-            pipe.send((loss, {k: g.double().numpy() for k, g in contender.gradients().items()}))
+            found = contender.gradients().items()
+            pipe.send((loss, {name: grad.double().cpu().numpy() for name, grad in found}))
             contender.forget()
             contender.use(datums)
             continue
+        wait()
         started = now()
         loss = contender.forward_backward()
         contender.step()
-        pipe.send((loss, now() - started, peak_bytes()))
+        wait()
+        pipe.send((loss, now() - started, peak_bytes(device)))
 
 
-def peak_bytes() -> int:
-    """The most memory this process has held."""
+def _nothing() -> None:
+    """On the CPU a step has ended when it returns."""
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory this process has held: of the device, or resident."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -1,6 +1,6 @@
 """Log-probabilities and losses of a frozen linear head, as others compute them.
 
-Each peer is a formulation in plain torch, so that nothing has to be installed to compare with it.
+Each peer but Liger is a formulation in plain torch: nothing has to be installed to compare with it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crucible_kitchen import ops
+from crucible_kitchen.benchmarks.peers import liger
 from crucible_kitchen.benchmarks.problem import Call, Problem
 
 # Tokens of a chunk; the best of 128, 256 and 512 for the sizes that are timed.
@@ -33,7 +34,7 @@ def calls(problem: Problem) -> dict[str, Call]:
         made["F.lce tuned"] = _torch_loss(problem, options=tuned)
     if problem.size.sharp > 1 and problem.device == "cpu":  # elsewhere it would fall back to exact
         made["ours sampled"] = problem.forward_and_backward(_sampled, problem.leaves())
-    return made
+    return made | liger.calls(problem)
 
 
 def _sampled(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

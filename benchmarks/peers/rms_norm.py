@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crucible_kitchen.benchmarks.peers import liger
 from crucible_kitchen.benchmarks.problem import Call, Problem
 
 
 def calls(problem: Problem) -> dict[str, Call]:
-    """`F.rms_norm`, and transformers' five calls."""
+    """`F.rms_norm`, transformers' five calls, and Liger's kernel."""
     args = problem.leaves()
     return {
         "torch": problem.forward_and_backward(_torch, args),
         "written out": problem.forward_and_backward(_written_out, args),
-    }
+    } | liger.calls(problem)
 
 
 def _torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:

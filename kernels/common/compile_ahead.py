@@ -22,6 +22,8 @@ import types
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +31,16 @@ KERNELS = Path(__file__).resolve().parents[1]
 PACKAGE = "crucible_kitchen.kernels"
 
 
+class _Here(MetaPathFinder):
+    """Finds our modules in this tree, before an editable install finds another tree's."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        return PathFinder.find_spec(name, path) if name.startswith(f"{PACKAGE}.") else None
+
+
 def mount() -> None:
     """Make kernels/ importable as the package that the wheel makes of it."""
+    sys.meta_path.insert(0, _Here())
     for name, path in ((PACKAGE.split(".")[0], []), (PACKAGE, [str(KERNELS)])):
         module = types.ModuleType(name)
         module.__path__ = path

@@ -43,11 +43,13 @@ def _everywhere(tiles: Tiles) -> dict[int, Tiles]:
 # (kernel, width of its elements) -> the greatest extent a row is for -> architecture -> tiles.
 # The extent is what grows the registers: the rank's tile, a head's, or a row's length. Products
 # have the largest tiles whose sums stay in the registers of every architecture, as
-# tests/kernels/test_triton_compile.py checks; float32 goes through three tf32 products, which take
-# more. A rank above 128 takes the smallest tiles and may spill.
+# tests/kernels/test_triton_compile.py checks, and where one differs, it would spill otherwise;
+# float32 goes through three tf32 products, which take more. A rank above 128 takes the smallest
+# tiles and may spill.
 _TILES: dict[tuple[str, str], dict[int, dict[int, Tiles]]] = {
     ("lora_linear.multiply", HALF): {
         32: _everywhere(Tiles(128, 128, 64, 8, 3)),
+        64: _everywhere(Tiles(64, 128, 64, 8, 3)) | {80: Tiles(64, 128, 32, 8, 3)},
         ANY: _everywhere(Tiles(64, 128, 64, 8, 3)),
     },
     ("lora_linear.multiply", SINGLE): {
@@ -59,7 +61,7 @@ _TILES: dict[tuple[str, str], dict[int, dict[int, Tiles]]] = {
     # m tokens, n of the vocabulary, k of the hidden size.
     ("linear_logprobs", HALF): {ANY: _everywhere(Tiles(128, 128, 64, 8, 3))},
     ("linear_logprobs", SINGLE): {ANY: _everywhere(Tiles(64, 64, 32, 4, 2))},
-    # m queries by n keys, as many; the extent is a head's. Where they differ, the others spill.
+    # m queries by n keys, as many; the extent is a head's.
     ("varlen_attention.forward", HALF): {
         128: _everywhere(Tiles(64, 64, 0, 8, 2)),
         ANY: _everywhere(Tiles(32, 32, 0, 4, 1)),
@@ -74,7 +76,7 @@ _TILES: dict[tuple[str, str], dict[int, dict[int, Tiles]]] = {
         ANY: _everywhere(Tiles(32, 32, 0, 4, 1)),
     },
     ("varlen_attention.grad_kv", HALF): {
-        64: _everywhere(Tiles(64, 64, 0, 8, 2)),
+        64: _everywhere(Tiles(64, 64, 0, 8, 2)) | {80: Tiles(32, 32, 0, 4, 2)},
         128: {
             80: Tiles(32, 32, 0, 4, 2),
             90: Tiles(32, 32, 0, 4, 2),
@@ -94,9 +96,9 @@ _TILES: dict[tuple[str, str], dict[int, dict[int, Tiles]]] = {
         }
         for width in (HALF, SINGLE)
     },
-    **{
-        ("rms_norm.grad_weight", width): {ANY: _everywhere(Tiles(32, 64, 0, 4, 3))}
-        for width in (HALF, SINGLE)
+    ("rms_norm.grad_weight", HALF): {ANY: _everywhere(Tiles(32, 64, 0, 4, 3))},
+    ("rms_norm.grad_weight", SINGLE): {
+        ANY: _everywhere(Tiles(32, 64, 0, 4, 3)) | {100: Tiles(32, 64, 0, 8, 3)}
     },
     **{("swiglu", width): {ANY: _everywhere(Tiles(0, 1024, 0, 4, 3))} for width in (HALF, SINGLE)},
     **{("rope", width): {ANY: _everywhere(Tiles(0, 0, 0, 1, 3))} for width in (HALF, SINGLE)},

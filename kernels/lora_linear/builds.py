@@ -8,7 +8,7 @@ from functools import cache
 from crucible_kitchen.kernels.common.configuration import Build, Configuration, arguments
 from crucible_kitchen.kernels.common.tuning import power_of_2, precision, tiles
 
-# Tokens that one program of `_rank_gradient` sums before its part is added to the others'.
+# Most tokens that one program of `_rank_gradient` sums before its part is added to the others'.
 TOKENS_A_SPLIT = 2048
 # Tiles of the rank that are built.
 RANK_TILES = {"bf16": (16, 32, 64, 128), "fp16": (16, 32, 64, 128), "fp32": (16,)}

@@ -126,16 +126,18 @@ def _rank_gradient(
     if M == 0:
         return x_MC.new_zeros(shape, dtype=torch.float32)[kept]
     s_MR = dense(pad(s_MR.to(x_MC.dtype), (0, R - rank)))
-    splits = cdiv(M, builds.TOKENS_A_SPLIT)
-    parts = x_MC.new_empty((splits, *shape), dtype=torch.float32)
     dtype, architecture = DTYPES[x_MC.dtype], architecture_of(x_MC)
     configuration = builds.rank_gradient(dtype, architecture, R, drop=drop.share > 0)
+    block = int(configuration.constants["BLOCK_M"])
+    tokens = min(builds.TOKENS_A_SPLIT, cdiv(M, block) * block)
+    splits = cdiv(M, tokens)
+    parts = x_MC.new_empty((splits, *shape), dtype=torch.float32)
     launch(
         "lora_linear.rank_gradient",
         (cdiv(C, int(configuration.constants["BLOCK_C"])), splits),
         (
             x_MC, s_MR, parts,
-            M, C, R, scale, builds.TOKENS_A_SPLIT,
+            M, C, R, scale, tokens,
             key_argument(drop.seed), threshold_argument(drop.share),
             stride_m, C * R, *strides,
         ),

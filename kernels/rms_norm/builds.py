@@ -8,7 +8,7 @@ from functools import cache
 from crucible_kitchen.kernels.common.configuration import Build, Configuration, arguments
 from crucible_kitchen.kernels.common.tuning import tiles
 
-# Rows that one program of `_grad_weight` sums before its part is added to the others'.
+# Most rows that one program of `_grad_weight` sums before its part is added to the others'.
 ROWS_A_SPLIT = 256
 
 

@@ -54,12 +54,14 @@ def _backward(
             args = (dy, x, dense(weight), rstd, dx, N)
             launch("rms_norm.grad_x", (M,), args, builds.row(dtype, architecture, N))
     if wanted[1]:
-        splits = cdiv(M, builds.ROWS_A_SPLIT)
+        configuration = builds.grad_weight(dtype, architecture)
+        block = int(configuration.constants["BLOCK_M"])
+        rows = min(builds.ROWS_A_SPLIT, cdiv(max(M, 1), block) * block)
+        splits = cdiv(M, rows)
         parts = torch.empty((splits, N), dtype=torch.float32, device=x.device)
         if M:
-            configuration = builds.grad_weight(dtype, architecture)
             grid = (cdiv(N, int(configuration.constants["BLOCK_C"])), splits)
-            summed = (dy, x, rstd, parts, M, N, builds.ROWS_A_SPLIT)
+            summed = (dy, x, rstd, parts, M, N, rows)
             launch("rms_norm.grad_weight", grid, summed, configuration)
         dw = parts.sum(0).to(weight.dtype)
     return Gradients(dx, dw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 from typing import Any
 
@@ -57,6 +58,17 @@ def test_gradients_further_from_float64_than_the_peers_are_refused(
     else:
         errors = step.gradient_errors(found, exact, "float32")
         assert errors == pytest.approx({"ours": ours, "peer": 1e-5})
+
+
+def test_liger_is_a_contender_on_gpus_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = {"peft", "liger_kernel"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
+    assert step.contenders("cpu") == ["ours", "transformers + PEFT"]
+    assert step.contenders("cuda") == ["ours", "transformers + PEFT", "PEFT + Liger"]
+    installed.clear()
+    assert step.contenders("cuda") == ["ours"]
 
 
 def test_nothing_is_measured_where_there_is_no_peer() -> None:

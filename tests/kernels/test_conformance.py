@@ -128,9 +128,11 @@ def test_triton_under_its_interpreter() -> None:
     """Triton kernels on the CPU; the switch is read when a kernel is decorated.
 
     The interpreter runs one program after another: that it repeats itself says nothing of a GPU.
-    What strides change shows on few blocks as on many.
+    What strides or half precision change shows on few blocks as on many, and what strides do in
+    one dtype as in the other.
     """
-    wanted = "not repeats_bit and not (strided and (many or long))"
+    plain = "not ((strided or float16) and (many or long))"
+    wanted = f"not repeats_bit and {plain} and not (strided and (float16 or dropout))"
     run_again("-k", wanted, TRITON_INTERPRET="1", CRUCIBLE_BACKENDS="triton")
 
 

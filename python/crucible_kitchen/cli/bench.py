@@ -44,19 +44,23 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ops(wanted: list[str], arguments: argparse.Namespace) -> None:
+def _device(arguments: argparse.Namespace) -> str:
     import torch
-
-    from crucible_kitchen import ops
-    from crucible_kitchen.benchmarks.run import Options, run
 
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.device == "cuda" and found != "cuda":
         raise ConfigError("--device must be cpu here: torch finds no CUDA device")
+    return arguments.device or found
+
+
+def _ops(wanted: list[str], arguments: argparse.Namespace) -> None:
+    from crucible_kitchen import ops
+    from crucible_kitchen.benchmarks.run import Options, run
+
     options = Options(
         sizes=arguments.size,
         dtype=arguments.dtype,
-        device=arguments.device or found,
+        device=_device(arguments),
         threads=arguments.threads,
         samples=arguments.samples or 20,
         clock=arguments.clock,
@@ -78,6 +82,7 @@ def _step(arguments: argparse.Namespace) -> None:
             threads=arguments.threads,
             samples=arguments.samples or 5,
             clock=arguments.clock,
+            device=_device(arguments),
             save=_folder(arguments),
         )
     )
