@@ -87,7 +87,7 @@ class SamplingClient(ports.SamplingClient):
         self, session: Session, prompt: Prompt, k: int
     ) -> Future[list[list[tuple[int, float]] | None]]:
         """See `ports.SamplingClient.compute_topk_logprobs`."""
-        one = self._entry(session)
+        one = self._open[session]
         if k < 1:
             raise ValueError(f"sampling_client: k must be at least 1, got {k!r}")
         asked = one.client.sample(
