@@ -294,6 +294,16 @@ def test_a_killed_server_comes_back_with_its_checkpoints(tmp_path, server, tiny_
         own.kill()
 
 
+def _assert_same_adapter(server, folder, path):
+    """One of this process and one of the server; the names of their tensors."""
+    here = load_file(Path(folder) / WEIGHTS_FILE)
+    there = load_file(Path(State(server.state_dir).find(path)[1].weights) / WEIGHTS_FILE)
+    assert here.keys() == there.keys()
+    for name, tensor in here.items():
+        torch.testing.assert_close(tensor, there[name], rtol=1e-5, atol=1e-6)
+    return set(here)
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["attention", "head"]])
 def test_equal_losses_and_adapters_through_local_and_through_tinker(server, tmp_path, targets):
     """The same steps in this process and at the server, from the same seed."""
@@ -313,12 +323,8 @@ def test_equal_losses_and_adapters_through_local_and_through_tinker(server, tmp_
         saved.append(client.save_weights_for_sampler(session, "four").result())
         client.close()
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    here = load_file(Path(saved[0]) / WEIGHTS_FILE)
-    there = load_file(Path(State(server.state_dir).find(saved[1])[1].weights) / WEIGHTS_FILE)
-    assert here.keys() == there.keys()
-    assert any("lm_head" in name for name in here) == ("head" in targets)
-    for name, tensor in here.items():
-        torch.testing.assert_close(tensor, there[name], rtol=1e-5, atol=1e-6)
+    names = _assert_same_adapter(server, *saved)
+    assert any("lm_head" in name for name in names) == ("head" in targets)
 
 
 def test_what_the_service_does_not_take_is_named(server):
@@ -341,7 +347,7 @@ def test_a_key_is_in_no_error(server):
 
 
 def test_the_recipe_runs_at_the_server_as_it_does_here(server, tmp_path):
-    """One line of `adapters=`: equal losses step by step."""
+    """One line of `adapters=`: equal losses step by step, and equal adapters."""
     rows = [{"prompt": f"Say {word}.", "completion": word} for word in ("one", "two", "three")]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     config = {
@@ -354,7 +360,7 @@ def test_the_recipe_runs_at_the_server_as_it_does_here(server, tmp_path):
         "seed": 2,
         "learning_rate": 1e-2,
     }
-    losses = []
+    losses, saved = [], []
     for name in ("local", "tinker"):
         adapter = (
             (adapters.TrainingClient, {"base_url": server.url, "api_key": server.key})
@@ -369,5 +375,7 @@ def test_the_recipe_runs_at_the_server_as_it_does_here(server, tmp_path):
             handlers=(),
         )
         losses.append([one.value for one in done.metrics.history("loss")])
+        saved.append(done.artifacts["adapter_path"])
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    _assert_same_adapter(server, *saved)

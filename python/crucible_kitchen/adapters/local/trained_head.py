@@ -1,7 +1,8 @@
 """Log-probabilities by a head over the vocabulary that is trained itself.
 
 The op for a frozen head never holds a row of logits. Gradients of an update of the head need them
-all, so they are made for some rows at a time, and made again in the backward pass.
+all, so they are made for some rows at a time, and made again in the backward pass. With dropout,
+each of these parts has the masks of the first.
 """
 
 from __future__ import annotations
