@@ -327,6 +327,23 @@ def test_equal_losses_and_adapters_through_local_and_through_tinker(server, tmp_
     assert any("lm_head" in name for name in names) == ("head" in targets)
 
 
+def test_the_likeliest_tokens_are_the_same_here_and_at_the_server(server):
+    answers = []
+    for client in (
+        local.SamplingClient(device="cpu"),
+        adapters.SamplingClient(base_url=server.url, api_key=server.key),
+    ):
+        session = client.start_session({"model": server.model})
+        answers.append(client.compute_topk_logprobs(session, [5, 6, 7, 8], 3).result())
+        with pytest.raises(ValueError, match="k must be"):
+            client.compute_topk_logprobs(session, [5], 0)
+        client.close()
+    assert [place is None for place in answers[0]] == [True, False, False, False]
+    for here, there in zip(answers[0][1:], answers[1][1:], strict=True):
+        assert [token for token, _ in here] == [token for token, _ in there]
+        assert [lp for _, lp in here] == pytest.approx([lp for _, lp in there], abs=1e-4)
+
+
 def test_what_the_service_does_not_take_is_named(server):
     client = adapters.TrainingClient(base_url=server.url, api_key=server.key)
     with pytest.raises(ConfigError, match=r"lora_alpha must be 32.0; lora_dropout must be 0.0"):

@@ -96,8 +96,7 @@ class SamplingClient(ports.SamplingClient):
             sampling_params=self._service.sdk().types.SamplingParams(max_tokens=1),
             topk_prompt_logprobs=k,
         )
-        doing = "compute top-k log probabilities"
-        return one.line.add(asked, lambda answer: list(answer.topk_prompt_logprobs), doing)
+        return one.line.add(asked, _likeliest, "compute top-k log probabilities")
 
     def get_tokenizer(self, session: Session) -> Tokenizer:
         """The model's tokenizer."""
@@ -126,3 +125,7 @@ class SamplingClient(ports.SamplingClient):
 
 def _sequences(answer: Any) -> list[SampledSequence]:
     return [SampledSequence(one.tokens, one.logprobs, one.stop_reason) for one in answer.sequences]
+
+
+def _likeliest(answer: Any) -> list[list[tuple[int, float]] | None]:
+    return list(answer.topk_prompt_logprobs)
