@@ -312,6 +312,19 @@ def test_a_session_of_a_scope_waits_for_its_gradients(tmp_path: Path) -> None:
     assert (result.context.state["s.count"], result.context.state["s.steps"]) == (5, 5)
 
 
+def test_a_checkpoint_is_told_when_it_is_written(tmp_path: Path) -> None:
+    lines: list[tuple[str, int]] = []
+
+    def listen(event: Event) -> None:
+        if event.kind == "checkpoint":
+            text = (tmp_path / "journal" / "journal.jsonl").read_text()
+            lines.append((event.path, len(text.splitlines())))
+
+    value = workflow("w")[loop("l", over=range(4))[count_up]]
+    run(value, run_dir=tmp_path, checkpoint=Every(2), handlers=[listen])
+    assert lines == [("w/l[1]/count_up", 2), ("w/l[3]/count_up", 3)]
+
+
 def test_the_policy_stays_that_of_the_journal(tmp_path: Path) -> None:
     value = workflow("w")[loop("l", over=range(5))[body("l.item")]]
     stopped_and_resumed(value, tmp_path)
@@ -325,7 +338,8 @@ def test_events_and_metrics_are_those_of_a_run_never_stopped(tmp_path: Path) -> 
             json.loads(line) for line in (tmp_path / name / "events.jsonl").read_text().splitlines()
         ]
         ignored = ("time", "duration_s", "metadata")
-        return [{k: v for k, v in row.items() if k not in ignored} for row in rows]
+        told = [row for row in rows if row["kind"] != "checkpoint"]
+        return [{k: v for k, v in row.items() if k not in ignored} for row in told]
 
     @stage
     def measure(count: int, *, metrics: Metrics) -> None:

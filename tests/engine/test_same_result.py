@@ -199,7 +199,7 @@ class KillAt:
     def __call__(self, event: Event) -> None:
         if event.kind not in ("stage.start", "stage.stop") and not self._armed:
             return
-        if self._armed and event.kind != "metric":
+        if self._armed and event.kind not in ("metric", "checkpoint"):
             os.kill(os.getpid(), signal.SIGKILL)
         if event.kind == "stage.start":
             os.write(self._file, f"{event.path}\n".encode())
@@ -241,6 +241,7 @@ def written(folder: Path) -> tuple[list[str], list[str]]:
     for name in ("events.jsonl", "metrics.jsonl"):
         path = folder / name
         rows = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+        rows = (row for row in rows if row.get("kind") != "checkpoint")
         ignored = ("time", "duration_s", "run_id", "metadata")
         files.append([str({k: v for k, v in row.items() if k not in ignored}) for row in rows])
     return files[0], files[1]

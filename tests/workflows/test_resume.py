@@ -49,7 +49,8 @@ def left_by(folder: Path) -> dict[str, Any]:
             continue
         if path.suffix == ".jsonl":
             # Stages that overlap tell of themselves in the order of the moment.
-            left[name] = sorted(map(_row, path.read_text().splitlines()), key=str)
+            rows = map(_row, path.read_text().splitlines())
+            left[name] = sorted((r for r in rows if r.get("kind") != "checkpoint"), key=str)
         else:
             left[name] = path.read_bytes()
     return left

@@ -20,6 +20,7 @@ KINDS = (
     "stage.error",
     "stage.retry",
     "stage.cached",
+    "checkpoint",
     "metric",
 )
 

@@ -93,7 +93,8 @@ class Recorder:
             if self.vault.has_grown:
                 self._catch_up()
                 self.vault.sweep(self.story.main.values())
-            return True
+        strand.rt.tell("checkpoint", strand.at)
+        return True
 
     def commit_stock(self, strand: Strand, stock: Stock) -> bool:
         """Write down what was made for an `async_loop`; False where now is no moment for it.
