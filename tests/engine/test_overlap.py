@@ -295,6 +295,7 @@ def test_other_adapters_make_other_groups_of_the_same_workflow() -> None:
 
     @stage(writes="a")
     def ask(*, blob_store: BlobStore) -> int:
+        time.sleep(NAP / 2)
         return 1
 
     @stage(writes="y")

@@ -16,7 +16,7 @@ from crucible_kitchen.graph import AsyncLoop
 from crucible_kitchen.graph.loops import NOTHING
 
 from .blocks import CompileBody, iteration, told
-from .crew import Crew
+from .maker import Maker
 from .runtime import Picture, Runtime
 from .stages import Step
 from .stock import Item, Stock
@@ -37,11 +37,8 @@ class Made(NamedTuple):
     error: BaseException | None = None
 
 
-class Producer:
+class Producer(Maker):
     """Makes items on a thread of its own, each from the state that was published last.
-
-    Use it in ``with``: the thread ends with the block. It begins an item only when the other side
-    has granted one, so it never runs too far ahead, and both sides wait without polling.
 
     Args:
         make: makes the item of a number, from a state.
@@ -61,60 +58,40 @@ class Producer:
         taken: int = 0,
         ready: Sequence[Item] = (),
     ) -> None:
+        super().__init__("crucible-producer")
         self._make, self._ahead, self._staleness = make, ahead, staleness
         self._newest = first
         self._taken = self._published = taken
-        self._number = self._granted = taken + len(ready)  # of the next item to make
-        # Unlike a Condition, a SimpleQueue is safe to interrupt.
-        self._grants: SimpleQueue[bool] = SimpleQueue()
+        self._number = self._begun = taken + len(ready)  # of the next item to make, to be granted
         self._ready: SimpleQueue[Made] = SimpleQueue()
         for item in ready:
             self._ready.put(Made(item.value, item.records))
-        self._closed = False
-        self._crew = Crew(lambda slot: self._work(), "crucible-producer")
-
-    def __enter__(self) -> Producer:
-        try:
-            self._grant()
-            self._crew.start(0)
-        except BaseException:  # Ctrl-C: the thread may run already
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the thread, after the item that it is making."""
-        self._closed = True
-        self._grants.put(False)
-        self._crew.close()
+        self._grant_more()
 
     def take(self) -> Made:
         """Wait for the next item."""
         made = self._ready.get()
         self._taken += 1
-        self._grant()
+        self._grant_more()
         return made
 
     def publish(self, picture: Picture) -> None:
         """Have the items that are not yet begun made from this state."""
         self._newest = picture
         self._published += 1
-        self._grant()
+        self._grant_more()
 
-    def _grant(self) -> None:
+    def _grant_more(self) -> None:
         most = self._taken + self._ahead
         if self._staleness is not None:
             # Item n is taken after n publications, so it is made from one of the last few of them.
             most = min(most, self._published + self._staleness + 1)
-        while self._granted < most:
-            self._granted += 1
-            self._grants.put(True)
+        if most > self._begun:
+            self.grant(most - self._begun)
+            self._begun = most
 
     def _work(self) -> None:
-        while self._grants.get() and not self._closed:
+        while self._granted():
             made = self._make(self._number, self._newest)
             self._ready.put(made)
             if made.error is not None:

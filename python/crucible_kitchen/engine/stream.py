@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from inspect import isgenerator
 from queue import SimpleQueue
@@ -11,17 +10,17 @@ from typing import Any
 from crucible_kitchen.graph import StreamLoop
 
 from .blocks import CompileBody, compile_source, count_of, iteration, told
-from .crew import Crew
+from .maker import Maker
 from .runtime import Runtime
 from .stages import Step
 
 _END = object()
 
 
-class ReadAhead:
+class ReadAhead(Maker):
     """Iterates a source on a thread of its own, a bounded number of items ahead.
 
-    Use it in ``with``: the thread ends with the block, as soon as the source gives back control.
+    The thread ends with the block as soon as the source gives back control.
 
     Args:
         source: what is iterated; a generator is closed where it is not read to its end.
@@ -29,42 +28,24 @@ class ReadAhead:
     """
 
     def __init__(self, source: Iterable[Any], prefetch: int) -> None:
+        super().__init__("crucible-read-ahead")
         self._source = source
-        self._room = threading.Semaphore(prefetch)
-        self._ready: SimpleQueue[Any] = SimpleQueue()  # unlike a Condition, safe to interrupt
-        self._closed = False
+        self._ready: SimpleQueue[Any] = SimpleQueue()
         self._error: BaseException | None = None
-        self._crew = Crew(lambda slot: self._read(), "crucible-read-ahead")
-
-    def __enter__(self) -> ReadAhead:
-        try:
-            self._crew.start(0)
-        except BaseException:  # Ctrl-C: the thread may run already
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the thread, after the item that it is making."""
-        self._closed = True
-        self._room.release()
-        self._crew.close()
+        self.grant(prefetch)
 
     def __iter__(self) -> Iterator[Any]:
         while (item := self._ready.get()) is not _END:
-            self._room.release()
+            self.grant()
             yield item
         if self._error is not None:
             raise self._error
 
-    def _read(self) -> None:
+    def _work(self) -> None:
         try:
             items = iter(self._source)
             try:
-                while self._wanted():
+                while self._granted():
                     try:
                         item = next(items)
                     except StopIteration:
@@ -76,11 +57,6 @@ class ReadAhead:
         except BaseException as error:  # noqa: BLE001 - raised again by the one who iterates
             self._error = error
         self._ready.put(_END)
-
-    def _wanted(self) -> bool:
-        """Wait until there is room for an item; False where nobody wants any more."""
-        self._room.acquire()
-        return not self._closed
 
 
 def compile_stream_loop(
