@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crucible_kitchen import ops
-from crucible_kitchen.ops import _refusals
+from crucible_kitchen.ops import _refusals, _triton
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,8 @@ def given(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(_refusals, "_triton_interpreted", lambda: False)
+    # Whether this build has cubins is not the question here: test_compiled_ahead.py asks it.
+    monkeypatch.setattr(_triton, "_why_no_cubins", lambda: "this build has none")
 
 
 def explained() -> str:
