@@ -1,5 +1,7 @@
 """Attention over packed sequences, and which models are refused because it would be wrong."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
@@ -106,6 +108,14 @@ def test_a_head_with_a_bias_is_refused(tiny_folder):
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(PortError, match="could not load model"):
         CausalModel.load(tmp_path, dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 a zip under a name of ours" * 9])
+def test_weights_that_are_not_what_their_name_says(tiny_folder, tmp_path, data):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(data)
+    with pytest.raises(PortError, match=r"could not load model .*header"):
+        CausalModel.load(tmp_path / "model", dtype="float32", device="cpu")
 
 
 def test_device_and_dtype_by_name():

@@ -172,7 +172,7 @@ def test_a_refused_key_is_told_and_never_shown(
 ) -> None:
     library, stage, system, options, environment = CASES[case]
     if library is not None:
-        pytest.importorskip(library, reason="pip install 'crucible-kitchen[services]'")
+        pytest.importorskip(library, reason=f"{library} is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **environment}.items():

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -126,7 +127,7 @@ class CausalModel:
                     attn_implementation="eager",
                     local_files_only=True,
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise PortError(f"local model: could not load model {folder}: {error}") from error
         for module in model.modules():
             # The base is frozen; only the LoRA branch drops anything, reproducibly.
