@@ -54,7 +54,7 @@ def test_loss_and_gradients_are_those_of_the_same_masks_in_float64(name: str) ->
     for module in exact.modules():
         if hasattr(module, "lora_dropout"):
             module.lora_dropout["default"] = OurMask()
-    ck.patch(model)
+    ck.patch(model, loss=False)  # which computes the last layer at fewer rows
     (loss, grads), (want, wants) = seeded_step(model), seeded_step(exact)
     assert abs(loss - want) <= TOLERANCE * want
     assert grads.keys() == wants.keys()

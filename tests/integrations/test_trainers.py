@@ -74,7 +74,7 @@ def test_the_callback_patches_for_the_time_of_training_and_tells_throughput(
     assert got == pytest.approx(want, rel=1e-5)
     assert callback.report is not None
     assert not callback.report.active
-    assert shown[0].startswith("LlamaForCausalLM: our kernels compute 25 of")
+    assert shown[0].startswith("LlamaForCausalLM: our kernels compute 26 of")
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert all(entry["tokens_per_second"] > 0 for entry in steps)
     assert not trainer.model._forward_pre_hooks

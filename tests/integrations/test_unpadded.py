@@ -112,11 +112,15 @@ def test_layers_see_tokens_and_the_head_sees_the_trained(name: str) -> None:
     assert ops["unpadded"] + ops["rope"] == 3
     assert (ops["rope"] > 0) == (name not in ("olmo2", "phi3")), "their heads are turned in part"
     rows: list[int] = []
-    model.model.layers[1].mlp.register_forward_hook(lambda *a: rows.append(a[2].shape[:2].numel()))
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda *a: rows.append(a[2].shape[:2].numel()))
     model(**batch)
     model.eval()
     model(**batch)
-    assert rows == [9 + 2 + 5, 4 * 9], "in training alone: evaluation gives logits of all"
+    tokens, trained = 9 + 2 + 5, 8 + 1 + 4
+    last = trained if ops["read tokens"] else tokens
+    assert rows == [tokens, last, 4 * 9, 4 * 9], "in training: evaluation gives logits of all"
+    assert ops["read tokens"] == (name in ("llama", "mistral"))
 
 
 @pytest.mark.parametrize(

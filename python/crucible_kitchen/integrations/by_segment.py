@@ -109,6 +109,7 @@ def rope_forward(
     attention_mask: Tensor | None = None,
     *,
     segments: Segments | None = None,
+    queries: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
     """As `attention_forward`, with queries and keys turned by `ops.rope`.
@@ -118,25 +119,38 @@ def rope_forward(
         hidden_states: [1, T, H].
         position_embeddings: cosines and sines, [1, T, D] each.
         attention_mask, segments, kwargs: see `attention_forward`.
+        queries: int64 [n], the tokens whose output is wanted; all of them if None.
     """
     if segments is None or position_embeddings is None:
         return NotImplemented
     width = part.head_dim
     # Both halves of a head turn by the same angles, which transformers writes out twice.
     cos, sin = (angles[0, :, : width // 2].float() for angles in position_embeddings)
+    asking = hidden_states if queries is None else hidden_states.index_select(1, queries)
     query, key, value = (
-        linear(hidden_states)[0].unflatten(1, (-1, width))
-        for linear in (part.q_proj, part.k_proj, part.v_proj)
+        linear(x)[0].unflatten(1, (-1, width))
+        for linear, x in (
+            (part.q_proj, asking),
+            (part.k_proj, hidden_states),
+            (part.v_proj, hidden_states),
+        )
     )
-    if not ops.OPS["rope"].serves(query, cos, sin):
-        return attention_forward(
+    if not ops.OPS["rope"].serves(key, cos, sin):
+        whole, _ = attention_forward(
             part, hidden_states, position_embeddings, attention_mask, segments=segments, **kwargs
         )
+        return whole if queries is None else whole.index_select(1, queries), None
     if hasattr(part, "q_norm"):
         query, key = part.q_norm(query), part.k_norm(key)
+    if queries is None:
+        query = ops.rope(query, cos, sin)
+    else:
+        turned = ops.rope(query, *(angles.index_select(0, queries) for angles in (cos, sin)))
+        # Scores are little work beside the products; the others' are taken of zeros, for nobody.
+        query = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy(0, queries, turned)
     output, _ = by_segment(
         part,
-        ops.rope(query, cos, sin).transpose(0, 1)[None],
+        query.transpose(0, 1)[None],
         ops.rope(key, cos, sin).transpose(0, 1)[None],
         value.transpose(0, 1)[None],
         None,
@@ -146,7 +160,8 @@ def rope_forward(
         sliding_window=_window(part),
         softcap=getattr(part, "attn_logit_softcapping", None),
     )
-    return part.o_proj(output.flatten(2)), None
+    output = output.flatten(2)
+    return part.o_proj(output if queries is None else output.index_select(1, queries)), None
 
 
 def _window(part: Any) -> int | None:
@@ -166,6 +181,7 @@ def by_segment(
     *,
     segments: Segments,
     sliding_window: int | None = None,
+    read: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each segment to itself; an attention function of transformers.
@@ -177,6 +193,7 @@ def by_segment(
         attention_mask: not looked at; `unpadded` gives one that means nothing.
         segments: their lengths sum to T.
         sliding_window: how many tokens back a query sees, itself included; all if None.
+        read: what the last layer is told; layers hand it on.
         options: transformers' other arguments, for its function.
 
     Returns:

@@ -17,6 +17,7 @@ from crucible_kitchen.integrations.trl_head import has_trl_head, trl_forward
 from crucible_kitchen.nn import LoraLinear
 from crucible_kitchen.nn.forwards import Switch, is_replaced, put_forward
 from crucible_kitchen.nn.fused import Candidate, Fuser, evaluating, why_no_kernel
+from crucible_kitchen.nn.last_layer import last_layer, layer_forward
 
 # transformers' names of the architectures that are tested, each against its own code.
 ARCHITECTURES = (
@@ -127,6 +128,7 @@ def _rows(model: PreTrainedModel, loss: bool) -> Iterator[_Row]:
     fuser = Fuser()
     inside: set[nn.Module] = set()
     padding = _why_padded(model.base_model)
+    last = _last_layer(model.base_model)
     for path, module in model.named_modules():
         found: Candidate | str | None = None
         if module in inside:
@@ -135,6 +137,9 @@ def _rows(model: PreTrainedModel, loss: bool) -> Iterator[_Row]:
             yield _unpadded_row(path, module, unpadded.body_forward, padding)
         if module is model:
             found = _loss(model, padding) if loss else "patch(loss=False)"
+        elif padding is None and last is not None and module is last:
+            part = Part(path, type(module).__name__, "read tokens", "torch")
+            yield _Row(module, part, layer_forward)
         elif _is_attention(module):
             yield _attention_row(path, module, padding)
         elif peft_lora.is_lora(module):
@@ -165,6 +170,18 @@ def _note(module: nn.Module) -> str:
     return f"lora_dropout {dropped} by masks of its own" if dropped > 0 else ""
 
 
+def _last_layer(body: nn.Module) -> nn.Module | None:
+    """The last layer, if it can leave out queries: its attention will run `by_segment`'s rope."""
+    last: Any = last_layer(body)
+    if last is None or not by_segment.turns_whole_heads(last.self_attn):
+        return None
+    return None if isinstance(_rope(last.self_attn), str) else last
+
+
+def _rope(attention: Any) -> Candidate | str:
+    return _or_no_kernel("rope", by_segment.rope_forward, attention.q_proj.weight)
+
+
 def _is_attention(module: nn.Module) -> bool:
     return type(module).__name__.endswith("Attention")
 
@@ -179,7 +196,7 @@ def _why_padded(body: nn.Module) -> str | None:
 
 def _attention_row(path: str, module: Any, padding: str | None) -> _Row:
     if padding is None and by_segment.turns_whole_heads(module):
-        found = _or_no_kernel("rope", by_segment.rope_forward, module.q_proj.weight)
+        found = _rope(module)
         if isinstance(found, Candidate):
             return _row(path, module, found)
     return _unpadded_row(path, module, by_segment.attention_forward, padding)

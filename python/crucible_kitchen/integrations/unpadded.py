@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crucible_kitchen.integrations import peft_lora
 from crucible_kitchen.integrations.by_segment import Segments
+from crucible_kitchen.nn.last_layer import takes_read
 
 # What the bodies' forwards begin with.
 _FIRST = ["self", "input_ids", "attention_mask", "position_ids"]
@@ -81,8 +82,9 @@ def body_forward(
         input_ids, attention_mask, position_ids, inputs_embeds, use_cache, others: what its forward
             takes. With a cache, or with anything asked for beyond the last hidden states, the
             body's own forward runs.
-        wanted: int64 [n], the places among the B * S tokens whose hidden states are needed; they
-            are all that the output has then, as [1, n, H]. None: all of them, as [B, S, H].
+        wanted: int64 [n], the places among the B * S tokens whose hidden states are needed, in
+            increasing order; they are all that the output has then, as [1, n, H]. None: all of
+            them, as [B, S, H].
     """
     given = {
         "input_ids": input_ids,
@@ -155,6 +157,15 @@ def _unpadded(body: Any, given: dict[str, Tensor | None], rows: Rows, wanted: Te
     shape = inputs.shape[:2]
     if positions is None:
         positions = torch.arange(shape[1], device=inputs.device)[None]
+    options: dict[str, Any] = {}
+    read = None
+    if wanted is not None:
+        # Places among the tokens of the batch, as places among those that are computed.
+        inverse = rows.places.new_zeros(shape[0] * shape[1])
+        inverse[rows.places] = torch.arange(len(rows.places), device=inputs.device)
+        read = inverse[wanted]
+        if takes_read(body):
+            options["read"] = read
     output = type(body).forward(
         body,
         **{name: inputs.flatten(0, 1).index_select(0, rows.places)[None]},
@@ -163,14 +174,12 @@ def _unpadded(body: Any, given: dict[str, Tensor | None], rows: Rows, wanted: Te
         position_ids=positions.expand(shape).reshape(-1)[rows.places][None],
         use_cache=False,
         segments=Segments.of(rows.lengths, body.config._attn_implementation),
+        **options,
     )
     hidden = output.last_hidden_state[0]
     total = shape[0] * shape[1]
-    if wanted is not None:
-        # Places among the tokens of the batch, as places among those that were computed.
-        inverse = rows.places.new_zeros(total)
-        inverse[rows.places] = torch.arange(len(rows.places), device=inputs.device)
-        output.last_hidden_state = hidden.index_select(0, inverse[wanted])[None]
+    if read is not None:
+        output.last_hidden_state = (hidden if options else hidden.index_select(0, read))[None]
     elif len(hidden) == total:
         output.last_hidden_state = hidden.view(*shape, -1)
     else:

@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, last_layer, rotary, trained_head
+from crucible_kitchen.adapters.local import attention, rotary, trained_head
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import LoraLinear, fuse, load_lora, scalar_head
+from crucible_kitchen.nn.last_layer import takes_read
 
 T = TypeVar("T")
 
@@ -98,7 +99,6 @@ class CausalModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._last_layer_skips = False
         end = model.generation_config.eos_token_id
         self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
         # What a model's authors like to sample with must not leak into what the caller asks for.
@@ -170,17 +170,17 @@ class CausalModel:
             rows: int64 [n], the positions to give, as often as they are asked for: [n, H]. The
                 last layer's queries and MLP are computed there alone, where its kind is known.
         """
-        wanted = None
-        if rows is not None and self._last_layer_skips:
+        read = None
+        if rows is not None and takes_read(self.model.base_model):
             distinct, rows = rows.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-            wanted = distinct if len(distinct) < len(packed.tokens) else None
+            read = distinct if len(distinct) < len(packed.tokens) else None
         output = self.model.base_model(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
             use_cache=False,
             segments=packed.lengths,
             parents=packed.parents,
-            **({} if wanted is None else {"wanted": wanted}),
+            **({} if read is None else {"read": read}),
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden if rows is None else hidden.index_select(0, rows)
@@ -260,7 +260,6 @@ class CausalModel:
         self.model.set_attn_implementation(attention.NAME)
         fuse(self.model)
         rotary.fuse(self.model)
-        self._last_layer_skips = last_layer.fuse(self.model)
         packed = Packed.of(sequences, self.device, share_at_least=2)
         places = torch.from_numpy(np.concatenate(packed.places)).to(self.device)
         got = functional.linear(self.hidden(packed, places), self.head.weight)

@@ -11,6 +11,7 @@ from transformers.models.mistral.modeling_mistral import MistralAttention
 from crucible_kitchen import ops
 from crucible_kitchen.adapters.local.attention import varlen_attention
 from crucible_kitchen.nn.forwards import Switch, is_replaced, put_forward
+from crucible_kitchen.nn.last_layer import last_layer, layer_forward
 
 # Exactly these: others norm their heads, or turn only part of them.
 _KINDS = (LlamaAttention, MistralAttention)
@@ -19,6 +20,8 @@ _KINDS = (LlamaAttention, MistralAttention)
 def fuse(model: nn.Module) -> int:
     """Let `ops.rope` turn the heads of every attention that is one of the known kinds, in place.
 
+    The last layer takes ``read`` then, the tokens at which somebody reads its output.
+
     Returns:
         How many there are.
     """
@@ -26,13 +29,10 @@ def fuse(model: nn.Module) -> int:
     switch = Switch()
     for module in found:
         put_forward(module, _attention, switch)
+    last = last_layer(model.base_model)  # type: ignore[arg-type]
+    if last is not None and last.self_attn in found:
+        put_forward(last, layer_forward, switch)
     return len(found)
-
-
-def is_fused(part: nn.Module) -> bool:
-    """Whether a part is an attention that `fuse` took, and so takes ``queries``."""
-    put: Any = getattr(part.__dict__.get("forward"), "__func__", None)
-    return getattr(put, "runs", None) is _attention
 
 
 def _attention(
