@@ -35,6 +35,16 @@ def test_values_and_gradients_are_those_of_all_logits(head, rows):
         assert torch.equal(trained_head.logprobs(head, hidden, targets), got)
 
 
+def test_the_parts_of_a_batch_have_dropout_masks_of_their_own(head):
+    head.dropout, head.dropout_step = 0.5, 3
+    head.train()
+    hidden = torch.randn(256, head.in_features).repeat(2, 1)
+    targets = torch.zeros(512, dtype=torch.long)
+    first, second = trained_head.logprobs(head, hidden, targets).split(256)
+    assert (first != second).float().mean() > 0.9
+    assert torch.equal(trained_head.logprobs(head, hidden, targets)[256:], second)
+
+
 def test_a_session_trains_the_head_that_its_targets_name(start, local_client, datums):
     session = start(lora_targets=["head", "mlp"])
     trainer = local_client.trainer(session)

@@ -114,14 +114,21 @@ class LoraLinear(nn.Module):
         """Whether `weight` holds the update already."""
         return self._frozen_weight is not None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Args: x, [..., K]. Returns: y, [..., N], in x's dtype."""
+    def forward(self, x: Tensor, part: int = 0) -> Tensor:
+        """The layer's output.
+
+        Args:
+            x: [..., K].
+            part: which of the parts of a step's rows x is; each has dropout masks of its own.
+        Returns:
+            y, [..., N], in x's dtype.
+        """
         if self.merged:
             return functional.linear(x, self.weight, self.bias)
         dropout = self.dropout if self.training else 0.0
         if self.sharing is not None:
             return self._of_all(x, self.sharing, dropout)
-        seed = self._dropout_seed() if dropout > 0 else 0
+        seed = self._dropout_seed(part) if dropout > 0 else 0
         layer, scale, bias = (self.weight, self.lora_a, self.lora_b), self.scale, self.bias
         if self.magnitude is None:
             return ops.lora_linear(x, *layer, scale, bias, dropout=dropout, seed=seed)
@@ -180,12 +187,13 @@ class LoraLinear(nn.Module):
             f"dora={self.magnitude is not None}"
         )
 
-    def _dropout_seed(self) -> int:
+    def _dropout_seed(self, part: int = 0) -> int:
         if self.dropout_step is None:
             return int(torch.randint(2**63 - 1, ()))
         # A mask that depends on the step alone: a layer recomputed under gradient checkpointing
         # sees the mask of its first pass, and a resumed run sees the masks it would have seen.
-        return self._seed(f"dropout {self.dropout_step}")
+        step = f"dropout {self.dropout_step}"
+        return self._seed(f"{step} part {part}" if part else step)
 
     def _seed(self, purpose: str) -> int:
         key = f"{self.seed}/{self.path}/{purpose}".encode()

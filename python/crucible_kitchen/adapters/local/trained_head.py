@@ -1,8 +1,7 @@
 """Log-probabilities by a head over the vocabulary that is trained itself.
 
 The op for a frozen head never holds a row of logits. Gradients of an update of the head need them
-all, so they are made for some rows at a time, and made again in the backward pass. With dropout,
-each of these parts has the masks of the first.
+all, so they are made for some rows at a time, and made again in the backward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ _ROWS: Final = 256
 
 def logprobs(head: LoraLinear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Log-probabilities in nats, float32 [n], of one target each after hidden states [n, H]."""
-    parts = zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True)
+    split = zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True)
+    parts = [(number, *part) for number, part in enumerate(split)]
     if not torch.is_grad_enabled():
         return torch.cat([_logprobs(head, *part) for part in parts])
     made = (checkpoint(_logprobs, head, *part, use_reentrant=False) for part in parts)
@@ -40,6 +40,6 @@ def topk(
             yield list(zip(*row, strict=True))
 
 
-def _logprobs(head: LoraLinear, hidden: Tensor, targets: Tensor) -> Tensor:
-    logits: Tensor = head(hidden).float()
+def _logprobs(head: LoraLinear, part: int, hidden: Tensor, targets: Tensor) -> Tensor:
+    logits: Tensor = head(hidden, part).float()
     return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
