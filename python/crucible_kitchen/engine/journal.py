@@ -102,9 +102,11 @@ class Saved:
             if not here.startswith(where + "["):
                 self.loops = {k: v for k, v in self.loops.items() if here.startswith(k + "[")}
                 break
-        for where, made in self.made():
-            for number in [one for one in made if int(one) < self.index_in(where)]:
-                del made[number]
+        for where, loop in self.loops.items():
+            if "made" in loop:
+                made, index = loop["made"], self.index_in(where)
+                for number in [one for one in made if int(one) < index]:
+                    del made[number]
 
     def made(self) -> Iterator[tuple[str, dict[str, list[Any]]]]:
         """For each `async_loop` around `at` its items by their numbers, from the one in use on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -43,6 +43,8 @@ class Recorder:
         """How many events were written down when the run stopped."""
         self.lock = threading.RLock()
         self.finished_stages = 0
+        self.stocked = False
+        """Whether an `async_loop` has begun."""
         self.users: dict[Held, set[Strand]] = {}
         """Whose work on what adapters hold is under way, or done and not yet written down."""
         self._unread: list[dict[str, Any]] = []  # lines that the story has yet to take over
@@ -64,17 +66,18 @@ class Recorder:
             CrucibleError: a value cannot be saved, or the journal cannot be written.
         """
         with self.lock:
-            strands = self._together_with(strand)
-            stocks = [stock for one in strands for stock in one.stocks() if stock.unwritten]
-            if any(stock.is_making and stock.maker.used for stock in stocks):
-                return False  # what it makes is half in what an adapter holds
-            involved = [*strands, *(stock.maker for stock in stocks)]
-            used = {held for one in involved for held in one.used}
-            handles = self._save(used, involved)
+            strands = [strand] if strand.parent is None else self._together_with(strand)
+            stocks = [stock for one in strands for stock in one.stocks()] if self.stocked else []
+            involved = strands
+            if stocks:
+                if any(stock.is_making and stock.maker.used for stock in stocks):
+                    return False  # what it makes is half in what an adapter holds
+                involved = [*strands, *(stock.maker for stock in stocks)]
+            handles = self._save_used(involved)
             if handles is None:
                 return False
             commits = [self._commit(one) for one in strands]
-            new = self._save(self.vault.new_handles() - set(map(int, handles)), involved)
+            new = self._save_new(handles, involved)
             if new is None:
                 for one, commit in zip(strands, commits, strict=True):
                     if "of" in commit:
@@ -93,7 +96,8 @@ class Recorder:
             if self.vault.has_grown:
                 self._catch_up()
                 self.vault.sweep(self.story.main.values())
-        strand.rt.tell("checkpoint", strand.at)
+        if strand.rt.emit is not None:
+            strand.rt.tell("checkpoint", strand.at)
         return True
 
     def commit_stock(self, strand: Strand, stock: Stock) -> bool:
@@ -108,11 +112,11 @@ class Recorder:
         with self.lock:
             if strand.number < 0 or strand.frozen or not strand.has_written(stock):
                 return False  # the loop's own checkpoint will say it
-            handles = self._save(set(stock.maker.used), [stock.maker])
+            handles = self._save_used([stock.maker])
             if handles is None:
                 return False
             commit = {"strand": strand.number, "made": {stock.where: self._made(stock)}}
-            new = self._save(self.vault.new_handles() - set(map(int, handles)), [stock.maker])
+            new = self._save_new(handles, [stock.maker])
             if new is None:
                 return False
             line: dict[str, Any] = {"commits": [commit]}
@@ -148,6 +152,18 @@ class Recorder:
             strands.insert(0, parent)
             inner = parent
         return strands
+
+    def _save_used(self, strands: Sequence[Strand]) -> dict[str, Any] | None:
+        if not self.vault.keepers:
+            return {}
+        return self._save({held for one in strands for held in one.used}, strands)
+
+    def _save_new(
+        self, saved: Mapping[str, Any], strands: Sequence[Strand]
+    ) -> dict[str, Any] | None:
+        if not self.vault.keepers:
+            return {}
+        return self._save(self.vault.new_handles() - set(map(int, saved)), strands)
 
     def _save(self, held: Iterable[Held], strands: Sequence[Strand]) -> dict[str, Any] | None:
         """Save what adapters hold; None where the work of another strand may be in it."""
@@ -187,8 +203,8 @@ class Recorder:
         if strand.inside:
             commit["in"] = True
         commit["events"] = strand.events if strand.inside else self.events()
-        if records := strand.unsent():
-            commit["metrics"] = [self._metric(record) for record in records]
+        if strand.of_the_end or strand.sent < len(strand.rt.metrics):
+            commit["metrics"] = [self._metric(record) for record in strand.unsent()]
         state, coded, plain = strand.rt.state, self._coded, ALWAYS_PLAIN
         written = {
             key: value if type(value := state[key]) in plain else coded(key, value)

@@ -43,7 +43,7 @@ class Stock:
         if owner.target is not None:
             self._restore()
         loop = OpenLoop(where, "same", None, {})
-        loop.stock = self
+        loop.stock, owner.recorder.stocked = self, True
         owner.loops.append(loop)
 
     def _restore(self) -> None:

@@ -136,8 +136,9 @@ class Strand:
         return {k: v for k, v in now.items() if k not in before or v is not before[k]}
 
     def stocks(self) -> list[Stock]:
-        """What was made for the loops that are open."""
-        return [loop.stock for loop in self.loops if loop.stock is not None]
+        """What was made for the loops that are open and is not written down."""
+        stocks = [loop.stock for loop in self.loops if loop.stock is not None]
+        return [stock for stock in stocks if stock.unwritten]
 
     def has_written(self, stock: Stock) -> bool:
         """Whether the journal knows the loop that something was made for."""
@@ -229,7 +230,8 @@ class Strand:
         else:
             self.of_the_end = []
         self.written = (self.at, self.inside)
-        self._release()
+        if self.used:
+            self._release()
         for loop in self.loops:
             loop.written = True
         if self.parent is not None and self in self.parent.ended:
