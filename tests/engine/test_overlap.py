@@ -105,6 +105,20 @@ def test_async_stages_and_blocks_overlap_too() -> None:
     assert asyncio.run(arun(with_loop)).context.state.x == 1
 
 
+def test_a_scope_finds_what_one_of_its_name_wrote_beside_something_slow(tmp_path: Path) -> None:
+    @stage(writes="y")
+    def read(x: int = 0) -> int:
+        return x
+
+    value = workflow("w")[
+        napping("a"),
+        loop("first", over=range(1))[scope("s")[doing("x", lambda: time.sleep(0.002) or 1)]],
+        loop("then", over=range(1))[scope("s")[read]],
+    ]
+    assert run(value).context.state["s.y"] == 1
+    assert run(value, run_dir=tmp_path, checkpoint="stage").context.state["s.y"] == 1
+
+
 def test_short_stages_stay_in_the_thread_of_the_run() -> None:
     names: list[str] = []
 

@@ -182,8 +182,9 @@ def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody
         if rt.strand is not None:
             rt.strand.enter(where)
         fork.enter(f"{where}/")
-        for key, value in rt.everything().items():
-            if key.startswith(prefix):  # written when the scope ran before, as in a loop
+        # The values, not the state: they also hold what neighbours that overlap have written.
+        for key, value in list(rt.values.items()):
+            if isinstance(key, str) and key.startswith(prefix):  # written when it ran before
                 fork.put(key[len(prefix) :], value)
         if fork.strand is not None:
             fork.strand.begin(where)
