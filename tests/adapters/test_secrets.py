@@ -127,7 +127,7 @@ CASES: dict[str, tuple[str | None, Any, str, dict[str, Any], dict[str, str]]] = 
         {"url": "s3://b/x", "endpoint_url": "http://{at}", "key": CANARY, "secret": CANARY},
         {},
     ),
-    "s3-url": ("fsspec", keep, "fsspec", {"url": f"http://cook:{CANARY}@{{at}}/x"}, {}),
+    "http-url": ("aiohttp", keep, "fsspec", {"url": f"http://cook:{CANARY}@{{at}}/x"}, {}),
     "mlflow-env": (
         "mlflow",
         note,
