@@ -8,7 +8,6 @@ written below the device's name, as numbers (``curve-<recipe>.json``) and drawn 
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import tempfile
@@ -18,8 +17,8 @@ from typing import Any, Final
 
 import crucible_kitchen as ck
 from crucible_kitchen import report
-from crucible_kitchen.recipes import RECIPES, parse
 
+from .asked import asked
 from .timing import machine, slug
 
 METRICS: Final = (
@@ -79,13 +78,7 @@ def save(folder: Path, found: Mapping[str, Any], picture: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the recipes that were named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", metavar="RECIPE|key=value")
-    parser.add_argument("--save", type=Path, metavar="FOLDER")
-    asked = parser.parse_args(arguments)
-    recipes = [word for word in asked.words if "=" not in word] or list(RECIPES)
-    pairs = (word.split("=", 1) for word in asked.words if "=" in word)
-    given = {key: parse(value, key) for key, value in pairs}
+    recipes, given, folder = asked(arguments, __doc__.splitlines()[0])
     spawn = multiprocessing.get_context("spawn")
     for recipe in recipes:
         with spawn.Pool(1, maxtasksperchild=1) as pool:
@@ -94,8 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
             if points := found["curves"].get(name):
                 print(f"{recipe}  {name}  {points[0][1]:.3f} -> {points[-1][1]:.3f}")
         print(f"{recipe}  {found['seconds']:.0f} s in all")
-        if asked.save is not None:
-            print(f"written: {save(asked.save, found, picture)}")
+        if folder is not None:
+            print(f"written: {save(folder, found, picture)}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ With ``--save`` the figures are written below the device's name, as ``plan.json`
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import tempfile
@@ -18,8 +17,8 @@ from typing import Any
 
 import crucible_kitchen as ck
 from crucible_kitchen import report
-from crucible_kitchen.recipes import RECIPES, parse
 
+from .asked import asked
 from .timing import machine, slug
 
 _STEPS = {"max_steps": 20}
@@ -108,21 +107,16 @@ def _part(path: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print a table for each recipe that was named, or for all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", metavar="RECIPE|key=value")
-    parser.add_argument("--save", type=Path, metavar="FOLDER")
-    asked = parser.parse_args(arguments)
-    recipes = [word for word in asked.words if "=" not in word] or list(RECIPES)
-    pairs = (word.split("=", 1) for word in asked.words if "=" in word)
-    config = {**_STEPS, **{key: parse(value, key) for key, value in pairs}}
+    recipes, given, folder = asked(arguments, __doc__.splitlines()[0])
+    config = {**_STEPS, **given}
     figures = []
     with tempfile.TemporaryDirectory(prefix="crucible-cache-") as cache:
         for recipe in recipes:
             figures.append(compare(recipe, config, Path(cache)))
             _print(figures[-1])
-    if asked.save is not None:
+    if folder is not None:
         where = machine("cpu")
-        path = asked.save / slug(where["device"]) / "plan.json"
+        path = folder / slug(where["device"]) / "plan.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"machine": where, "config": config, "figures": figures}, indent=1)
         path.write_text(text + "\n")

@@ -23,7 +23,9 @@ from crucible_kitchen.kernels.common.tuning import ARCHITECTURES
 from .conftest import ROOT, build_library, shared_library
 
 if shutil.which("g++") is None:
-    pytest.skip("there is no compiler", allow_module_level=True)
+    pytest.skip(
+        "the stand-in for the driver is built by g++, which is not here", allow_module_level=True
+    )
 
 HERE = Path(__file__).parent
 

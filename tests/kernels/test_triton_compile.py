@@ -142,6 +142,8 @@ def test_nothing_in_this_build_spills(tmp_path: Path) -> None:
     try:
         listed = _C.Cubins().listed()
     except RuntimeError as e:
+        if "has no" not in str(e):  # the library is there and does not open: nothing to pass over
+            raise
         pytest.skip(str(e))
     assert len(listed) == len(compile_ahead.all_builds(sorted(_C.Cubins().architectures)))
     spilled = []
