@@ -53,8 +53,8 @@ class Ours:
         from crucible_kitchen.adapters.local import joint
 
         asked = joint.Asked(self.trainer, self.examples, "cross_entropy", {})
-        (done,) = joint.compute([asked], train=True)
-        return done.loss
+        (result,) = joint.compute([asked], joint.Done(), train=True)
+        return result.loss
 
     def gradients(self) -> dict[str, Tensor]:
         """Of the mean loss, by PEFT's names."""

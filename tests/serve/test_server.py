@@ -49,7 +49,7 @@ def client(kitchen):
         yield one
 
 
-def _post(client, path, **body):
+def _post(client, path, /, **body):
     return client.post(f"/api/v1/{path}", json=body)
 
 
@@ -187,8 +187,9 @@ def test_more_models_than_allowed_is_an_error_of_the_client(client, model):
         assert ("model_id" in answer) == fits
     assert "2 models are open already" in answer["error"]
     assert client.post(f"/api/v1/sessions/{session}/finish", json={}).status_code == 200
-    gone = _result(client, _post(client, "optim_step", model_id=model, seq_id=1)).json()
-    assert "is closed" in gone["error"]
+    gone = _post(client, "optim_step", model_id=model, seq_id=1)
+    assert gone.status_code == 400
+    assert "is closed" in gone.json()["detail"]
 
 
 def test_keys_are_asked_for_and_only_their_hashes_kept(kitchen):
@@ -260,23 +261,59 @@ def test_work_that_another_thread_ends_leaves_the_next_to_begin():
     work.close()
 
 
-def test_a_thousand_samples_at_once(client):
+def test_no_request_waits_for_one_that_a_server_before_this_one_got(tmp_path):
+    """Or for one whose turn is over: it is refused at once, and what to go on from is said."""
+
+    def started():
+        training = noop.TrainingClient(weights_dir=tmp_path / "incoming")
+        return Kitchen(training, noop.SamplingClient(), ["noop"], State(tmp_path))
+
+    kitchen = started()
+    with testclient.TestClient(make_app(kitchen)) as client:
+        session = _post(client, "create_session").json()["session_id"]
+        new = {"session_id": session, "model_seq_id": 0, "base_model": "noop"}
+        model = _result(client, _post(client, "create_model", **new)).json()["model_id"]
+        saved = _post(client, "save_weights", model_id=model, seq_id=1, path="kept")
+        path = _result(client, saved).json()["path"]
+        kitchen.work._again.clear()  # as after very many requests
+        over = _post(client, "optim_step", model_id=model, seq_id=1)
+        assert over.json()["detail"] == "seq_id must be 2 or more, got 1, which is over"
+    kitchen.close()
+    kitchen = started()
+    with testclient.TestClient(make_app(kitchen)) as client:
+        for number in (1, 2, 17):
+            answer = _post(client, "optim_step", model_id=model, seq_id=number)
+            assert answer.status_code == 400
+            assert answer.json()["detail"].endswith(f"go on from {path}")
+    kitchen.close()
+
+
+def test_how_a_program_ended_is_kept(client, kitchen, tmp_path):
     session = _post(client, "create_session").json()["session_id"]
-    sampler = _post(
-        client, "create_sampling_session", session_id=session, base_model="noop"
-    ).json()["sampling_session_id"]
-    client.app.state.kitchen.work._most = 2000
-    body = {
-        "prompt": {"chunks": [{"tokens": [5, 6]}]},
-        "sampling_params": {"max_tokens": 2},
-        "sampling_session_id": sampler,
-    }
-    asked = [_post(client, "asample", **body, seq_id=number) for number in range(1000)]
-    assert len({answer.json()["request_id"] for answer in asked}) == 1000
-    for answer in asked:
-        samples = wire._message("Samples")()
-        samples.ParseFromString(_result(client, answer).content)
-        assert len(samples.sequences) == 1
+    for kind, status in (("lost", 422), ("errored", 200), ("success", 200)):
+        body = {"reason": {"type": kind}, "detail": "out of flour"}
+        assert _post(client, f"sessions/{session}/finish", **body).status_code == status
+    told = {"reason": "errored", "detail": "out of flour"}  # what is said first
+    assert client.get(f"/api/v1/sessions/{session}").json()["ended"] == told
+    assert State(kitchen.state.folder).session(session).ended == told
+
+
+def test_a_page_of_another_site_cannot_ask(client):
+    """A browser sends text anywhere, but asks first before it sends JSON."""
+    headers = {"content-type": "text/plain"}
+    answer = client.post("/api/v1/create_session", content="{}", headers=headers)
+    assert answer.status_code == 422
+    assert "application/json" in str(answer.json()["detail"])
+
+
+def test_metrics_are_lines_that_prometheus_reads(client, model):
+    said = client.get("/metrics")
+    assert said.headers["content-type"].startswith("text/plain")
+    values = dict(line.split() for line in said.text.splitlines() if not line.startswith("#"))
+    assert values["crucible_models_open"] == "1"
+    assert values["crucible_requests_waiting"] == "0"
+    _post(client, "optim_step", model_id=model, seq_id=2)  # waits for the first
+    assert "crucible_requests_waiting 1" in client.get("/metrics").text
 
 
 def test_records_outlive_the_process_and_a_damaged_one_is_named(tmp_path):

@@ -159,25 +159,44 @@ def test_a_batch_of_more_than_a_chunk_is_one_batch(service, server):
         torch.testing.assert_close(got, one.loss_fn_outputs[0]["logprobs"].to_torch())
 
 
-def test_several_models_at_once_get_what_each_gets_alone(service, server):
-    """Their steps wait together, so that they are passes of several."""
+def _passes(server):
+    """How many batches were computed, in how many passes, and how many of these were shared."""
+    request = urllib.request.Request(f"{server.url}/metrics", headers={"X-API-Key": server.key})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        lines = [line.split() for line in answer.read().decode().splitlines() if line[0] != "#"]
+    values = {name.removeprefix("crucible_training_"): int(value) for name, value in lines}
+    return [values[f"{name}_total"] for name in ("batches", "passes", "shared_passes")]
+
+
+def test_models_of_several_programs_get_in_one_pass_what_each_gets_alone(server):
+    """Every step of them waits while another's long batch is computed, so it is one pass."""
+    programs = [tinker.ServiceClient(base_url=server.url, api_key=server.key) for _ in range(4)]
+    ranks = (1, 4, 8)
 
     def models():
         return [
-            service.create_lora_training_client(server.model, rank=rank, seed=rank).result()
-            for rank in (1, 4, 8)
+            one.create_lora_training_client(server.model, rank=rank, seed=rank).result()
+            for one, rank in zip(programs, ranks, strict=False)
         ]
 
     alone = [_train(client, 3) for client in models()]
-    losses = [[], [], []]
-    clients = models()
+    losses, clients = [[], [], []], models()
+    busy = programs[3].create_lora_training_client(server.model, rank=2).result()
+    long = [_datum([5 + (i + start) % 90 for i in range(400)]) for start in range(20)]
+    before = _passes(server)
     for _ in range(3):
+        first = busy.forward(long, "cross_entropy")
         asked = [client.forward_backward(DATA, "cross_entropy") for client in clients]
         for client in clients:
             client.optim_step(tinker.AdamParams(learning_rate=1e-2))
         for own, one in zip(losses, asked, strict=True):
             own.append(one.result().metrics["loss:sum"])
-    assert losses == alone
+        first.result()
+    assert losses == alone  # to the last bit
+    batches, passes, shared = (b - a for a, b in zip(before, _passes(server), strict=True))
+    assert (batches, passes, shared) == (12, 6, 3)
+    for one in programs:
+        one.close("success").result()
 
 
 def test_heartbeats_are_answered_during_a_long_step(service, server):

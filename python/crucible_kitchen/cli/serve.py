@@ -17,6 +17,17 @@ HELP = "serve models of this machine to programs written for the Tinker API"
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 # Clients refuse keys that begin otherwise.
 _PREFIX: Final = "tml-"
+_SETTINGS: Final = {
+    "log_level": "warning",
+    "access_log": False,
+    # No client reads who served it and when; each header costs it time.
+    "server_header": False,
+    "date_header": False,
+    "proxy_headers": False,
+    "ws": "none",
+    # Longer than clients keep a connection that is not used, so that none meets a closed one.
+    "timeout_keep_alive": 120,
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
         # What a client sends is not checked where no keys are; it only has to look like one.
         _say(arguments.host, listening.getsockname()[1], keys[0] if keys else f"{_PREFIX}local")
         made = app.make_app(kitchen, api_keys=keys, max_body_bytes=arguments.max_body << 20)
-        # No client reads who served it and when; each header costs it time.
-        settings = {"access_log": False, "server_header": False, "date_header": False}
-        server = uvicorn.Server(uvicorn.Config(made, log_level="warning", **settings))
+        server = uvicorn.Server(uvicorn.Config(made, **_SETTINGS))
         server.run([listening])
     finally:
         kitchen.close()

@@ -191,6 +191,10 @@ class TrainingClient(Port):
             "sessions cannot be taken up again; define has_gradients"
         )
 
+    def counters(self) -> Mapping[str, int]:
+        """How much was done so far, by names of the adapter's own, for whoever watches it."""
+        return {}
+
     def save_value(self, value: Session, path: Path) -> dict[str, Any] | None:
         """The session's configuration, and a checkpoint of it; None while gradients wait."""
         if self.has_gradients(value):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .state import Checkpoint, Run, moment
+from .state import Checkpoint, Run, SessionRecord, moment
 
 
 def run_answer(run: Run, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def run_answer(run: Run, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
         "is_lora": True,
         "lora_rank": run.rank,
         "last_request_time": moment(run.time),
-        "user_metadata": run.user_metadata,
+        "user_metadata": _text(run.user_metadata),
         "corrupted": False,
     }
     for kind, name in (
@@ -41,6 +42,28 @@ def checkpoint_answer(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
         "tinker_path": run.path(checkpoint),
         "size_bytes": sum(file.stat().st_size for file in files),
         "public": checkpoint.public,
-        "user_metadata": checkpoint.user_metadata,
+        "user_metadata": _text(checkpoint.user_metadata),
         "expires_at": None if checkpoint.expires is None else moment(checkpoint.expires),
     }
+
+
+def session_answer(session: SessionRecord, runs: Sequence[str]) -> dict[str, Any]:
+    """A session as the protocol shows it, and the rest of what its program said of itself."""
+    return {
+        "training_run_ids": list(runs),
+        "sampler_ids": list(session.samplers),
+        "created_at": moment(session.time),
+        "user_metadata": _text(session.user_metadata),
+        "display_name": session.display_name,
+        "tags": session.tags,
+        "project_id": session.project_id,
+        "sdk_version": session.sdk_version,
+        "ended": session.ended,
+    }
+
+
+def _text(metadata: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Metadata as the protocol has it: programs may give any values, and are shown text."""
+    if metadata is None:
+        return None
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import concurrent.futures
 from collections.abc import Iterable
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from crucible_kitchen.errors import CrucibleError
 
 from . import bodies, wire
 from .admission import Admission
-from .answers import checkpoint_answer, run_answer
+from .endpoint import Endpoint
 from .kitchen import Kitchen
-from .state import Checkpoint, NotFound, Run, moment
+from .records import add_records
+from .state import NotFound
 from .work import Busy, Promise
 
 # Clients wait 45 s for an answer.
@@ -42,7 +44,12 @@ def make_app(
             key will do.
         max_body_bytes: most bytes of a request.
     """
-    app = FastAPI(title="crucible serve", docs_url=None, redoc_url=None)
+    router = APIRouter(prefix="/api/v1", route_class=Endpoint)
+    # Routes are tried in turn, so those of every step come first.
+    add_models(router, kitchen)
+    add_programs(router, kitchen)
+    add_records(router, kitchen)
+    app = FastAPI(title="crucible serve", docs_url=None, redoc_url=None, routes=router.routes)
     app.state.kitchen = kitchen
     app.add_middleware(Admission, keys=api_keys, max_body_bytes=max_body_bytes)
 
@@ -53,17 +60,25 @@ def make_app(
 
     @app.exception_handler(ValueError)
     @app.exception_handler(TypeError)
-    async def malformed(_: Request, error: Exception) -> JSONResponse:
+    async def impossible(_: Request, error: Exception) -> JSONResponse:
         return _refusal(422, str(error))
 
-    for router in (_programs(kitchen), _models(kitchen), _records(kitchen)):
-        app.include_router(router, prefix="/api/v1")
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
+        if isinstance(error.body, bytes):
+            kitchen.models.skip(error.body, "; ".join(one["msg"] for one in found))
+        return JSONResponse({"detail": found}, 422)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse("".join(_metric(*one) for one in kitchen.metrics().items()))
+
     return app
 
 
-def _programs(kitchen: Kitchen) -> APIRouter:
-    """Sessions, what the server can do, and results."""
-    router = APIRouter()
+def add_programs(router: APIRouter, kitchen: Kitchen) -> None:
+    """Sessions, and what the server can do."""
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -101,23 +116,34 @@ def _programs(kitchen: Kitchen) -> APIRouter:
         return {"type": "session_heartbeat"}
 
     @router.post("/sessions/{session_id}/finish")
-    async def finish(session_id: str) -> dict[str, Any]:
-        kitchen.finish_session(session_id)
+    async def finish(session_id: str, body: bodies.Finish | None = None) -> dict[str, Any]:
+        kitchen.finish_session(session_id, body or bodies.Finish())
         return {}
+
+
+def add_models(router: APIRouter, kitchen: Kitchen) -> None:
+    """Training and drawing: each answers with the id of a result to come."""
+
+    def promised(promise: Promise, **more: Any) -> dict[str, Any]:
+        return {"request_id": promise.id, **more}
 
     @router.post("/retrieve_future")
     async def retrieve(body: bodies.Retrieve) -> Response:
         return await _answer(kitchen.work.get(body.request_id))
 
-    return router
+    @router.post("/forward_backward", openapi_extra=_BINARY)
+    async def forward_backward(request: Request) -> dict[str, Any]:
+        batch = wire.read_batch(await request.body())
+        return promised(kitchen.models.forward_backward(batch), model_id=batch.model_id)
 
+    @router.post("/optim_step")
+    async def optim_step(body: bodies.OptimStep) -> dict[str, Any]:
+        return promised(kitchen.models.optim_step(body), model_id=body.model_id)
 
-def _models(kitchen: Kitchen) -> APIRouter:
-    """Training and drawing: each answers with the id of a result to come."""
-    router = APIRouter()
-
-    def promised(promise: Promise, **more: Any) -> dict[str, Any]:
-        return {"request_id": promise.id, **more}
+    @router.post("/asample")
+    async def sample(body: bodies.Sample) -> dict[str, Any]:
+        ids, promise = kitchen.samplers.sample(body)
+        return promised(promise, sample_sequence_ids=ids)
 
     @router.post("/create_model")
     async def create_model(body: bodies.CreateModel) -> dict[str, Any]:
@@ -132,15 +158,6 @@ def _models(kitchen: Kitchen) -> APIRouter:
     @router.post("/get_info")
     async def info(body: bodies.OfModel) -> dict[str, Any]:
         return kitchen.models.info(body.model_id)
-
-    @router.post("/forward_backward", openapi_extra=_BINARY)
-    async def forward_backward(request: Request) -> dict[str, Any]:
-        batch = wire.read_batch(await request.body())
-        return promised(kitchen.models.forward_backward(batch), model_id=batch.model_id)
-
-    @router.post("/optim_step")
-    async def optim_step(body: bodies.OptimStep) -> dict[str, Any]:
-        return promised(kitchen.models.optim_step(body), model_id=body.model_id)
 
     @router.post("/save_weights")
     async def save_weights(body: bodies.SaveWeights) -> dict[str, Any]:
@@ -159,122 +176,50 @@ def _models(kitchen: Kitchen) -> APIRouter:
     async def sampler(sampler_id: str) -> dict[str, Any]:
         return kitchen.samplers.describe(sampler_id)
 
-    @router.post("/asample")
-    async def sample(body: bodies.Sample) -> dict[str, Any]:
-        ids, promise = kitchen.samplers.sample(body)
-        return promised(promise, sample_sequence_ids=ids)
-
-    return router
-
-
-def _records(kitchen: Kitchen) -> APIRouter:
-    """What was trained, and its checkpoints."""
-    router, state = APIRouter(), kitchen.state
-
-    def checkpoint_of(run_id: str, kind: str, name: str) -> tuple[Run, Checkpoint]:
-        return state.find(f"tinker://{run_id}/{kind}/{name}")
-
-    @router.get("/training_runs")
-    async def runs(limit: int = 20, offset: int = 0) -> dict[str, Any]:
-        newest = sorted(state.runs.values(), key=lambda run: -run.time)
-        shown = [run_answer(run, state.checkpoints(run)) for run in newest[offset : offset + limit]]
-        return {"training_runs": shown, "cursor": _cursor(offset, limit, len(newest))}
-
-    @router.get("/training_runs/{run_id}")
-    async def run(run_id: str) -> dict[str, Any]:
-        one = state.run(run_id)
-        return run_answer(one, state.checkpoints(one))
-
-    @router.get("/training_runs/{run_id}/checkpoints")
-    async def checkpoints(run_id: str) -> dict[str, Any]:
-        one = state.run(run_id)
-        return {"checkpoints": [checkpoint_answer(one, c) for c in state.checkpoints(one)]}
-
-    @router.delete("/training_runs/{run_id}/checkpoints/{kind}/{name}")
-    async def delete(run_id: str, kind: str, name: str) -> dict[str, Any]:
-        state.delete(*checkpoint_of(run_id, kind, name))
-        return {}
-
-    @router.post("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish")
-    async def publish(run_id: str, kind: str, name: str) -> dict[str, Any]:
-        return _changed(kitchen, checkpoint_of(run_id, kind, name), public=True)
-
-    @router.delete("/training_runs/{run_id}/checkpoints/{kind}/{name}/publish")
-    async def unpublish(run_id: str, kind: str, name: str) -> dict[str, Any]:
-        return _changed(kitchen, checkpoint_of(run_id, kind, name), public=False)
-
-    @router.put("/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl")
-    async def ttl(run_id: str, kind: str, name: str, body: bodies.Ttl) -> dict[str, Any]:
-        expires = None if body.ttl_seconds is None else time.time() + body.ttl_seconds
-        return _changed(kitchen, checkpoint_of(run_id, kind, name), expires=expires)
-
-    @router.get("/checkpoints")
-    async def all_checkpoints(limit: int = 100, offset: int = 0) -> dict[str, Any]:
-        pairs = [(run, c) for run in list(state.runs.values()) for c in state.checkpoints(run)]
-        pairs.sort(key=lambda pair: -pair[1].time)
-        shown = [checkpoint_answer(*pair) for pair in pairs[offset : offset + limit]]
-        return {"checkpoints": shown, "cursor": _cursor(offset, limit, len(pairs))}
-
-    @router.post("/weights_info")
-    async def weights_info(body: bodies.Path) -> dict[str, Any]:
-        run, _ = state.find(body.tinker_path)
-        return {
-            "base_model": run.base_model,
-            "is_lora": True,
-            "lora_rank": run.rank,
-            "train_unembed": run.train_unembed,
-            "train_mlp": run.train_mlp,
-            "train_attn": run.train_attn,
-            "optimizer_config": {"type": "adamw"},
-        }
-
-    @router.get("/sessions")
-    async def sessions(limit: int = 20, offset: int = 0) -> dict[str, Any]:
-        newest = sorted(state.sessions.values(), key=lambda session: -session.time)
-        return {"sessions": [one.id for one in newest[offset : offset + limit]]}
-
-    @router.get("/sessions/{session_id}")
-    async def session(session_id: str) -> dict[str, Any]:
-        one = state.session(session_id)
-        return {
-            "training_run_ids": [r.id for r in state.runs.values() if r.session_id == one.id],
-            "sampler_ids": list(one.samplers),
-            "created_at": moment(one.time),
-            "user_metadata": one.user_metadata,
-        }
-
-    return router
-
-
-def _changed(kitchen: Kitchen, found: tuple[Run, Checkpoint], **changes: Any) -> dict[str, Any]:
-    run, checkpoint = found
-    for name, value in changes.items():
-        setattr(checkpoint, name, value)
-    kitchen.state.save(run)
-    return {}
-
-
-def _cursor(offset: int, limit: int, total: int) -> dict[str, int]:
-    return {"offset": offset, "limit": limit, "total_count": total}
-
 
 async def _answer(promise: Promise) -> Response:
     """The result as soon as it is there, or the word to ask again."""
-    waiting = asyncio.wrap_future(promise.future)
-    # A client that gives up must not leave an error that nobody looked at.
-    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-    done, _ = await asyncio.wait([waiting], timeout=_PATIENCE_S)
-    if not done:
+    if not await _done(promise.future, _PATIENCE_S):
         again = {"type": "try_again", "request_id": promise.id, "queue_state": "active"}
         return JSONResponse(again)
-    error = waiting.exception()
+    error = promise.future.exception()
     if error is not None:
         user = isinstance(error, (CrucibleError, TypeError, ValueError))
         return JSONResponse({"error": str(error), "category": "user" if user else "server"})
-    result = waiting.result()
+    result = promise.future.result()
     if isinstance(result, bytes):
         return Response(result, media_type=wire.MEDIA_TYPE)
     return JSONResponse(result)
+
+
+async def _done(future: concurrent.futures.Future[Any], seconds: float) -> bool:
+    """Wait for the end of work on another thread: whether it came in time."""
+    if future.done():
+        return True
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def hand_over(_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(wake)
+
+    future.add_done_callback(hand_over)
+    limit = loop.call_later(seconds, wake)
+    try:
+        await waiter
+    finally:
+        limit.cancel()
+    return future.done()
+
+
+def _metric(name: str, value: int) -> str:
+    """A line as Prometheus reads it, and one that says whether it only grows."""
+    kind = "counter" if name.endswith("_total") else "gauge"
+    return f"# TYPE crucible_{name} {kind}\ncrucible_{name} {value}\n"
 
 
 def _refusal(status: int, said: str) -> JSONResponse:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crucible_kitchen.types import AdamParams
+
+# At most ten years, as the protocol says.
+Lifetime = Annotated[int, Field(gt=0, le=10 * 366 * 86_400)]
+# What a random generator starts from.
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+Metadata = Mapping[str, Any]
 
 
 class Body(BaseModel):
@@ -45,7 +51,7 @@ class CreateSession(Body):
     """A program that begins."""
 
     tags: list[str] = []
-    user_metadata: Mapping[str, Any] | None = None
+    user_metadata: Metadata | None = None
     sdk_version: str = ""
     display_name: str | None = None
     project_id: str | None = None
@@ -57,13 +63,26 @@ class OfSession(Body):
     session_id: str
 
 
+class Reason(Body):
+    """How a program ended."""
+
+    type: Literal["success", "errored", "interrupted"] = "success"
+
+
+class Finish(Body):
+    """A program that ends."""
+
+    reason: Reason = Reason()
+    detail: str | None = None
+
+
 class CreateModel(OfSession):
     """A model to train."""
 
     model_seq_id: int = Field(ge=0)
     base_model: str
     lora_config: Lora = Lora()
-    user_metadata: Mapping[str, Any] | None = None
+    user_metadata: Metadata | None = None
     optimizer_config: Optimizer | None = None
 
 
@@ -76,7 +95,7 @@ class LoadWeights(Body):
     seq_id: int = Field(0, ge=0)
     path: str
     optimizer: bool = False
-    user_metadata: Mapping[str, Any] | None = None
+    user_metadata: Metadata | None = None
     optimizer_config: Optimizer | None = None
     base_model: str | None = None
 
@@ -88,9 +107,18 @@ class OfModel(Body):
 
 
 class Ordered(OfModel):
-    """A request that has its place in a model's order."""
+    """A request that has its place in a model's order, the first of which is 1."""
 
-    seq_id: int = Field(ge=0)
+    seq_id: int = Field(ge=1)
+
+
+class Place(BaseModel):
+    """The place in a model's order of a request that is malformed elsewhere."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    seq_id: int = Field(ge=1)
 
 
 class Adam(Body):
@@ -102,6 +130,11 @@ class Adam(Body):
     eps: float = 1e-12
     weight_decay: float = 0.0
     grad_clip_norm: float = 0.0
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Adam:
+        self.params()
+        return self
 
     def params(self) -> AdamParams:
         """As the port takes them."""
@@ -118,25 +151,25 @@ class SaveWeights(Ordered):
     """A checkpoint to write."""
 
     path: str
-    ttl_seconds: int | None = Field(None, gt=0)
+    ttl_seconds: Lifetime | None = None
     overwrite: bool = False
-    user_metadata: Mapping[str, Any] | None = None
+    user_metadata: Metadata | None = None
 
 
 class SaveForSampler(Ordered):
     """Weights to draw with; without a path they go when the server does."""
 
     path: str | None = None
-    sampling_session_seq_id: int | None = None
+    sampling_session_seq_id: int | None = Field(None, ge=0)
     kind: Literal["snapshot"] = "snapshot"
-    ttl_seconds: int | None = Field(None, gt=0)
-    user_metadata: Mapping[str, Any] | None = None
+    ttl_seconds: Lifetime | None = None
+    user_metadata: Metadata | None = None
 
 
 class CreateSampling(OfSession):
     """A model to draw from."""
 
-    sampling_session_seq_id: int = 0
+    sampling_session_seq_id: int | None = Field(None, ge=0)
     base_model: str | None = None
     model_path: str | None = None
 
@@ -145,7 +178,7 @@ class Params(Body):
     """How to draw; no `max_tokens` draws to the longest sequence."""
 
     max_tokens: int | None = Field(None, ge=1)
-    seed: int | None = None
+    seed: Seed | None = None
     stop: str | list[str] | list[int] | None = None
     temperature: float = Field(1.0, ge=0)
     top_k: int = -1
@@ -164,7 +197,7 @@ class Sample(Body):
     seq_id: int | None = None
     prompt_logprobs: bool | None = False
     topk_prompt_logprobs: int = Field(0, ge=0, le=1024)
-    prompt_logprobs_last_n: int | None = Field(None, ge=0)
+    prompt_logprobs_last_n: int | None = Field(None, ge=1)
 
 
 class Retrieve(Body):
@@ -183,4 +216,4 @@ class Path(Body):
 class Ttl(Body):
     """How long a checkpoint stays; null: for good."""
 
-    ttl_seconds: int | None = Field(None, gt=0)
+    ttl_seconds: Lifetime | None = None

@@ -49,13 +49,27 @@ class Kitchen:
             body.tags,
             body.display_name,
             project_id=body.project_id,
+            sdk_version=body.sdk_version,
         )
         return self.state.save(record)
 
-    def finish_session(self, session_id: str) -> None:
-        """A program ends: its models are closed, its checkpoints stay."""
-        self.state.session(session_id)
+    def finish_session(self, session_id: str, body: bodies.Finish) -> None:
+        """A program ends: its models are closed, its checkpoints stay; how it ends is said once."""
+        record = self.state.session(session_id)
+        if record.ended is None:
+            record.ended = {"reason": body.reason.type, "detail": body.detail}
+            self.state.save(record)
         self.models.close_all(session_id)
+
+    def metrics(self) -> dict[str, int]:
+        """What goes on and what was done; names that end in ``_total`` only grow."""
+        done = self.models.counters()
+        return {
+            "requests_waiting": self.work.waiting,
+            "models_open": self.models.open,
+            "samplers_ready": self.samplers.ready,
+            **{f"training_{name}_total": value for name, value in done.items()},
+        }
 
     def close(self) -> None:
         """Finish the work that runs, and let go of all models."""

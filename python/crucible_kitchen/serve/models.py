@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from crucible_kitchen.types import Datum, OptimStepResult
 
 from . import bodies, wire
 from .catalogue import Catalogue
+from .saves import Saves
 from .state import Checkpoint, Refused, Run, State
 from .work import Later, Promise, Work
 
@@ -34,7 +34,8 @@ class Models:
         catalogue: what may be asked for.
         state: what is remembered.
         work: where they stand in line.
-        new_sampler: of a program and a checkpoint's path: the id of a sampler that draws from it.
+        new_sampler: of a program, a checkpoint's path and the program's own number: the id of a
+            sampler that draws from it.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Models:
         catalogue: Catalogue,
         state: State,
         work: Work,
-        new_sampler: Callable[[str, str], str],
+        new_sampler: Callable[[str, str, int | None], str],
     ) -> None:
         self._client, self._catalogue, self._state = client, catalogue, state
-        self._work, self._new_sampler = work, new_sampler
+        self._work, self._saves = work, Saves(client, state, new_sampler)
         self._open: dict[str, Session] = {}
+        # Those that may be asked for something, beside the open ones those that are being opened.
+        self._begun: set[str] = set()
 
     def create(self, body: bodies.CreateModel) -> tuple[str, Promise]:
         """Open a model with a fresh update; its id, and the promise of it."""
@@ -58,7 +61,7 @@ class Models:
         run = self._new_run(body, body.base_model, lora)
         seed = secrets.randbits(31) if lora.seed is None else lora.seed
         config = {**_config(run), "seed": seed}
-        return run.id, self._work.do(("create", run.id), lambda: self._start(run, config))
+        return run.id, self._begin(run, lambda: self._start(run, config))
 
     def load(self, body: bodies.LoadWeights) -> tuple[str, Promise]:
         """Open a model from a checkpoint, with its optimizer or with a fresh one.
@@ -67,35 +70,42 @@ class Models:
         """
         if bool(body.session_id) == (body.model_id is not None):
             raise Refused("load_weights: needs either session_id or model_id")
+        if body.model_id is not None:
+            run = self._state.run(body.model_id)
+            return run.id, self._in_order(run.id, body.seq_id, lambda: self._load_again(run, body))
+        source, checkpoint = self._loadable(body)
+        run = self._new_run(body, source.base_model, source)
+        return run.id, self._begin(run, lambda: self._start_from(run, source, checkpoint, body))
+
+    def _loadable(self, body: bodies.LoadWeights) -> tuple[Run, Checkpoint]:
         source, checkpoint = self._state.find(body.path)
         if body.optimizer and checkpoint.state is None:
             raise Refused(f"path: {body.path} has no optimizer's state; sampler weights have none")
         if body.base_model not in (None, source.base_model):
             raise Refused(f"base_model must be {source.base_model!r}, got {body.base_model!r}")
-        again = body.model_id is not None
-        run = (
-            self._state.run(body.model_id)
-            if body.model_id is not None
-            else self._new_run(body, source.base_model, source)
-        )
+        return source, checkpoint
+
+    def _load_again(self, run: Run, body: bodies.LoadWeights) -> dict[str, Any]:
+        source, checkpoint = self._loadable(body)
         if (run.base_model, run.rank, run.targets) != (
             source.base_model,
             source.rank,
             source.targets,
         ):
             raise Refused(f"path: {body.path} must be of the model's base, rank and layers")
+        if body.user_metadata is not None:
+            run.user_metadata = dict(body.user_metadata)
+            self._state.save(run)
+        self._client.close_session(self._session(run.id))
+        del self._open[run.id]
+        return self._start_from(run, source, checkpoint, body)
+
+    def _start_from(
+        self, run: Run, source: Run, checkpoint: Checkpoint, body: bodies.LoadWeights
+    ) -> dict[str, Any]:
         folder = checkpoint.state if body.optimizer else checkpoint.weights
         config = {**_config(run), "seed": source.seed or 0, "checkpoint_path": folder}
-
-        def start() -> dict[str, Any]:
-            if again:
-                self._client.close_session(self._session(run.id))
-                del self._open[run.id]
-            return {**self._start(run, config), "path": body.path, "type": "load_weights"}
-
-        if again:
-            return run.id, self._in_order(run.id, body.seq_id, start)
-        return run.id, self._work.do(("create", run.id), start)
+        return {**self._start(run, config), "path": body.path, "type": "load_weights"}
 
     def info(self, model_id: str) -> dict[str, Any]:
         """What a model is."""
@@ -130,54 +140,73 @@ class Models:
     def optim_step(self, body: bodies.OptimStep) -> Promise:
         """Apply the gradients."""
 
+        params = body.adam_params.params()
+
         def step() -> Later:
-            session = self._session(body.model_id)
-            return Later(self._client.optim_step(session, body.adam_params.params()), _stepped)
+            return Later(self._client.optim_step(self._session(body.model_id), params), _stepped)
 
         return self._in_order(body.model_id, body.seq_id, step)
 
     def save(self, body: bodies.SaveWeights) -> Promise:
         """Write a checkpoint that training can go on from."""
-
-        def write() -> dict[str, Any]:
-            run, session = self._state.run(body.model_id), self._session(body.model_id)
-            names = {(c.kind, c.name) for c in self._state.checkpoints(run)}
-            if ("weights", body.path) in names and not body.overwrite:
-                raise Refused(f"path: there is a checkpoint {body.path!r}; overwrite replaces it")
-            folder = self._state.new_folder(run, "weights", body.path)
-            self._client.save_checkpoint(session, str(folder)).result()
-            weights = self._save_adapter(session, folder.with_name(f"{folder.name}-weights"))
-            checkpoint = _checkpoint("weights", body.path, body, weights, str(folder))
-            return {"path": self._state.add(run, checkpoint), "type": "save_weights"}
-
-        return self._in_order(body.model_id, body.seq_id, write)
+        return self._saved(self._saves.write, body)
 
     def save_for_sampler(self, body: bodies.SaveForSampler) -> Promise:
         """Write weights to draw with, or only make a sampler of them where they get no name."""
+        return self._saved(self._saves.write_for_sampler, body)
 
-        def write() -> dict[str, Any]:
-            run, session = self._state.run(body.model_id), self._session(body.model_id)
-            name = body.path or f"ephemeral-{secrets.token_hex(6)}"
-            weights = self._save_adapter(
-                session, self._state.new_folder(run, "sampler_weights", name)
-            )
-            checkpoint = _checkpoint("sampler_weights", name, body, weights, None)
-            path = self._state.add(run, checkpoint)
-            answer = {"type": "save_weights_for_sampler"}
-            if body.path is None:
-                return {**answer, "sampling_session_id": self._new_sampler(run.session_id, path)}
-            return {**answer, "path": path}
+    def skip(self, body: bytes, why: str) -> None:
+        """Give up the place of a request that is malformed, so that none waits for it for ever.
 
-        return self._in_order(body.model_id, body.seq_id, write)
+        Args:
+            body: of the request, in which its place can be read or cannot.
+            why: what is the matter with it.
+        """
+        try:
+            place = bodies.Place.model_validate_json(body)
+        except ValueError:  # it has no place that anything could wait for
+            return
+
+        def refuse() -> None:
+            raise Refused(why)
+
+        if place.model_id in self._begun:
+            with suppress(Refused):  # its turn is over already
+                self._work.do_in_order(place.model_id, place.seq_id, refuse)
+
+    def counters(self) -> dict[str, int]:
+        """What was trained so far; see `ports.TrainingClient.counters`."""
+        return dict(self._client.counters())
+
+    @property
+    def open(self) -> int:
+        """How many models are open."""
+        return len(self._open)
 
     def close_all(self, session_id: str) -> None:
         """Close those of a program, after what was asked of them; its checkpoints stay."""
-        for model_id in [m for m in self._open if self._state.run(m).session_id == session_id]:
+        for model_id in [m for m in self._begun if self._state.run(m).session_id == session_id]:
+            self._begun.discard(model_id)
             self._work.do(None, lambda model_id=model_id: self._close(model_id))  # type: ignore[misc]
 
     def let_go(self) -> None:
         """Forget them all, at the end of the server."""
         self._open.clear()
+
+    def _begin(self, run: Run, start: Callable[[], Any]) -> Promise:
+        self._begun.add(run.id)
+
+        def begin() -> Any:
+            try:
+                return start()
+            except BaseException:
+                self._begun.discard(run.id)
+                raise
+
+        promise = self._work.do(("create", run.id), begin)
+        if promise.future.done() and run.id not in self._open:  # asked for again, and closed since
+            self._begun.discard(run.id)
+        return promise
 
     def _start(self, run: Run, config: dict[str, Any]) -> dict[str, Any]:
         if len(self._open) >= self._catalogue.max_models:
@@ -196,15 +225,27 @@ class Models:
 
     def _session(self, model_id: str) -> Session:
         if model_id not in self._open:
-            run = self._state.run(model_id)
-            last = [run.path(c) for c in self._state.checkpoints(run) if c.kind == "weights"]
-            go_on = f"go on from {last[-1]}" if last else "it saved no checkpoint"
-            raise Refused(f"model {model_id!r} is closed, or the server was started anew; {go_on}")
+            raise self._closed(model_id)
         return self._open[model_id]
 
+    def _closed(self, model_id: str) -> Refused:
+        run = self._state.run(model_id)
+        last = [run.path(c) for c in self._state.checkpoints(run) if c.kind == "weights"]
+        go_on = f"go on from {last[-1]}" if last else "it saved no checkpoint"
+        return Refused(f"model {model_id!r} is closed, or the server was started anew; {go_on}")
+
     def _in_order(self, model_id: str, number: int, work: Callable[[], Any]) -> Promise:
-        self._state.run(model_id)
+        # Requests that came before this start of the server never come again, so that one which
+        # had its place after them would wait for ever.
+        if model_id not in self._begun:
+            raise self._closed(model_id)
         return self._work.do_in_order(model_id, number, work)
+
+    def _saved(self, write: Callable[[Run, Session, Any], Any], body: bodies.Ordered) -> Promise:
+        def save() -> Any:
+            return write(self._state.run(body.model_id), self._session(body.model_id), body)
+
+        return self._in_order(body.model_id, body.seq_id, save)
 
     def _new_run(
         self, body: bodies.CreateModel | bodies.LoadWeights, base: str, lora: bodies.Lora | Run
@@ -226,14 +267,6 @@ class Models:
         # A request that comes again finds its run.
         return self._state.runs.get(run.id) or self._state.save(run)
 
-    def _save_adapter(self, session: Session, folder: Path) -> str:
-        written = Path(
-            self._client.save_weights_for_sampler(session, secrets.token_hex(8)).result()
-        )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(written, folder)
-        return str(folder)
-
 
 def _weighted(datum: Datum) -> Datum:
     """A datum whose every token counts, unless it says which do."""
@@ -250,19 +283,6 @@ def _stepped(done: OptimStepResult) -> dict[str, Any]:
         "learning_rate:mean": done.learning_rate,
     }
     return {"metrics": metrics, "type": "optim_step"}
-
-
-def _checkpoint(
-    kind: str,
-    name: str,
-    body: bodies.SaveWeights | bodies.SaveForSampler,
-    weights: str,
-    state: str | None,
-) -> Checkpoint:
-    now = time.time()
-    expires = None if body.ttl_seconds is None else now + body.ttl_seconds
-    metadata = None if body.user_metadata is None else dict(body.user_metadata)
-    return Checkpoint(kind, name, weights, state, now, expires, user_metadata=metadata)
 
 
 def _config(run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from crucible_kitchen.ports import SamplingClient, Session
-from crucible_kitchen.types import ModelInput, SampledSequence
+from crucible_kitchen.types import ModelInput, SampledSequence, SamplingParams
 
 from . import bodies, wire
 from .catalogue import Catalogue
@@ -36,10 +36,8 @@ class Samplers:
 
     def create(self, body: bodies.CreateSampling) -> str:
         """A model to draw from, loaded when it is first drawn from; its id."""
-        owner = self._state.session(body.session_id)
-        if (body.base_model is None) == (body.model_path is None):
-            raise Refused("create_sampling_session: needs either base_model or model_path")
-        return self.new(owner.id, self._source(body.base_model, body.model_path))
+        source = self._source(body.base_model, body.model_path)
+        return self.new(body.session_id, source, body.sampling_session_seq_id)
 
     def describe(self, sampler_id: str) -> dict[str, Any]:
         """What a sampler draws from."""
@@ -48,26 +46,21 @@ class Samplers:
 
     def sample(self, body: bodies.Sample) -> tuple[list[str], Promise]:
         """Draw; the ids of the samples, and the promise of them."""
-        if body.sampling_session_id is not None:
-            source = self._source_of(body.sampling_session_id)
-        else:
-            source = self._source(body.base_model, body.model_path)
+        source = self._source_for(body)
         tokens = ModelInput.coerce(body.prompt).to_ints()
-        params = body.sampling_params
-        room = self._catalogue.max_sequence - len(tokens)
-        self._catalogue.check_length(
-            "prompt with max_tokens", len(tokens) + (params.max_tokens or 1)
-        )
-        wanted = params.model_dump(include={"seed", "stop", "temperature", "top_k", "top_p"})
-        wanted["max_tokens"] = params.max_tokens or room
+        params = self._params(body.sampling_params, len(tokens))
+        last, k = body.prompt_logprobs_last_n, body.topk_prompt_logprobs
+        if last is not None and not (body.prompt_logprobs and last < len(tokens)):
+            raise Refused(
+                "prompt_logprobs_last_n must come with prompt_logprobs and be below the prompt's "
+                f"{len(tokens)} tokens, got {last}"
+            )
 
         def draw() -> Later:
             session, client = self._sampler_session(source), self._client
-            k = body.topk_prompt_logprobs
             given = client.compute_logprobs(session, tokens) if body.prompt_logprobs else None
             best = client.compute_topk_logprobs(session, tokens, k) if k else None
-            drawn = client.sample(session, tokens, body.num_samples, wanted)
-            last = body.prompt_logprobs_last_n
+            drawn = client.sample(session, tokens, body.num_samples, params)
 
             # What was asked for before the samples is there when they are.
             def read(sequences: Sequence[SampledSequence]) -> bytes:
@@ -84,26 +77,56 @@ class Samplers:
         promise = self._work.do(key if body.sampling_session_id else None, draw)
         return [f"{promise.id}:{i}" for i in range(body.num_samples)], promise
 
-    def new(self, session_id: str, source: str) -> str:
-        """The id of a sampler that draws from a base model or a checkpoint's path."""
+    def new(self, session_id: str, source: str, number: int | None) -> str:
+        """The id of a sampler that draws from a base model or a checkpoint's path.
+
+        Args:
+            number: of the program's own; who asks again with the same gets the same sampler.
+        """
         owner = self._state.session(session_id)
-        sampler_id = f"{owner.id}:sample:{secrets.token_hex(8)}"
-        owner.samplers[sampler_id] = source
+        name = secrets.token_hex(8) if number is None else str(number)
+        sampler_id = f"{owner.id}:sample:{name}"
+        there = owner.samplers.setdefault(sampler_id, source)
+        if there != source:
+            raise Refused(f"sampling_session_seq_id: {number} draws from {there}, got {source}")
         self._state.save(owner)
         return sampler_id
+
+    @property
+    def ready(self) -> int:
+        """How many sets of weights are ready to be drawn from."""
+        return len(self._ready)
 
     def let_go(self) -> None:
         """Forget them all, at the end of the server."""
         self._ready.clear()
 
+    def _source_for(self, body: bodies.Sample) -> str:
+        if body.sampling_session_id is None:
+            return self._source(body.base_model, body.model_path)
+        if body.base_model is not None or body.model_path is not None:
+            raise Refused("base_model and model_path must not come with a sampling_session_id")
+        return self._source_of(body.sampling_session_id)
+
     def _source(self, base: str | None, path: str | None) -> str:
         if path is not None:
-            self._state.find(path)
+            trained = self._state.find(path)[0].base_model
+            if base not in (None, trained):
+                raise Refused(f"base_model must be that of model_path, {trained!r}, got {base!r}")
             return path
         if base is None:
-            raise Refused("asample: needs a sampling_session_id, a base_model or a model_path")
+            raise Refused("needs a sampling_session_id, a base_model or a model_path to draw from")
         self._catalogue.check_model(base)
         return base
+
+    def _params(self, asked: bodies.Params, length: int) -> SamplingParams:
+        """How to draw after a prompt of that length."""
+        if not length:
+            raise Refused("prompt must hold at least one token, got none")
+        self._catalogue.check_length("prompt with max_tokens", length + (asked.max_tokens or 1))
+        most = asked.max_tokens or self._catalogue.max_sequence - length
+        how = asked.model_dump(include={"seed", "stop", "temperature", "top_k", "top_p"})
+        return SamplingParams(**how, max_tokens=most)
 
     def _source_of(self, sampler_id: str) -> str:
         owner = self._state.session(sampler_id.partition(":")[0])

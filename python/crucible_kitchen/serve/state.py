@@ -88,7 +88,12 @@ class Run:
 
 @dataclass
 class SessionRecord:
-    """A program that trains or draws."""
+    """A program that trains or draws.
+
+    Args:
+        samplers: id of a sampler -> what it draws from: a base model, or a checkpoint's path.
+        ended: how the program said that it ended: ``reason`` and ``detail``.
+    """
 
     id: str
     time: float
@@ -97,6 +102,8 @@ class SessionRecord:
     display_name: str | None = None
     samplers: dict[str, str] = field(default_factory=dict)
     project_id: str | None = None
+    sdk_version: str = ""
+    ended: dict[str, Any] | None = None
 
 
 Record = TypeVar("Record", Run, SessionRecord)

@@ -1,6 +1,6 @@
 """The protocol's binary messages: batches that come in, results that go out.
 
-Only the fields that this server reads or writes are declared; Protocol Buffers skip the others.
+Fields that this server does not read are declared as `Unread`, and refused by their names.
 """
 
 from __future__ import annotations
@@ -31,10 +31,21 @@ _STOP_REASONS: Final = {"stop": 0, "length": 1}
 # Message -> fields: name, number, type; `*` repeats, `{}` is a map from text, `?` knows whether it
 # is there.
 _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
+    "Unread": (),
     "Text": (("tokens", 1, "bytes"),),
-    "Chunk": (("encoded_text", 1, "?Text"),),
-    "Tensor": (("dense", 1, "?bytes"), ("dtype", 3, "int32"), ("shape", 4, "*int64")),
-    "Datum": (("model_input", 1, "*Chunk"), ("loss_fn_inputs", 2, "{}Tensor")),
+    "Chunk": (("encoded_text", 1, "?Text"), ("image", 2, "?Unread"), ("dmel", 3, "?Unread")),
+    "Tensor": (
+        ("dense", 1, "?bytes"),
+        ("sparse_csr", 2, "?Unread"),
+        ("dtype", 3, "int32"),
+        ("shape", 4, "*int64"),
+    ),
+    "Datum": (
+        ("model_input", 1, "*Chunk"),
+        ("loss_fn_inputs", 2, "{}Tensor"),
+        ("model_input_spans", 3, "*Unread"),
+        ("loss_fn_input_spans", 4, "*Unread"),
+    ),
     "Setting": (("number", 1, "?double"), ("text", 2, "?string")),
     "Request": (
         ("model_id", 1, "string"),
@@ -173,12 +184,10 @@ def write_samples(
 
 
 def _datum(datum: Any, index: int) -> Datum:
+    _refuse_unread(datum, index, "the datum")
     tokens: list[int] = []
     for chunk in datum.model_input:
-        if not chunk.HasField("encoded_text"):
-            raise DataError(
-                f"forward_backward: datums[{index}]: model_input must be text, got another chunk"
-            )
+        _refuse_unread(chunk, index, "model_input")
         tokens.extend(_numbers(chunk.encoded_text.tokens, "<i4", index).tolist())
     try:
         inputs = {name: _tensor(t, name, index) for name, t in datum.loss_fn_inputs.items()}
@@ -188,12 +197,22 @@ def _datum(datum: Any, index: int) -> Datum:
 
 
 def _tensor(tensor: Any, name: str, index: int) -> TensorData:
+    _refuse_unread(tensor, index, name)
     if not tensor.HasField("dense") or tensor.dtype not in _DTYPES:
         raise DataError(
             f"forward_backward: datums[{index}]: {name} must be a dense tensor of float32, int64, "
             "int32 or bfloat16"
         )
     return TensorData(tensor.dense, _DTYPES[tensor.dtype], tuple(tensor.shape))
+
+
+def _refuse_unread(message: Any, index: int, where: str) -> None:
+    for field, _ in message.ListFields():
+        if field.message_type is not None and field.message_type.name == "Unread":
+            raise DataError(
+                f"forward_backward: datums[{index}]: {where} must be without {field.name}, which "
+                "this server does not support"
+            )
 
 
 def _numbers(data: bytes, dtype: str, index: int) -> Any:

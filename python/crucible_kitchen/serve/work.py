@@ -83,10 +83,13 @@ class Work:
 
         Raises:
             Busy: too many wait.
+            Refused: the number's turn is over, and its result is not kept any more.
         """
         with self._lock:
-            promise, new = self._promise((model_id, number))
             line = self._lines.setdefault(model_id, _Line())
+            if number < line.next and (model_id, number) not in self._again:
+                raise Refused(f"seq_id must be {line.next} or more, got {number}, which is over")
+            promise, new = self._promise((model_id, number))
             if new:
                 line.waiting[number] = (promise, work)
             ready = line.ready()
@@ -100,6 +103,11 @@ class Work:
             if request_id not in self._promises:
                 raise NotFound(f"no request {request_id!r}; the server may have been started anew")
             return self._promises[request_id]
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait or are being worked on."""
+        return self._waiting
 
     def forget(self, model_id: str) -> None:
         """Drop what waits for a model that is gone."""

@@ -131,6 +131,13 @@ def together(examples: Sequence[Example], device: torch.device) -> Pass:
     )
 
 
+def counts(examples: Sequence[Example]) -> dict[str, float]:
+    """How many tokens the examples have, and at how many the loss was taken."""
+    trained = (int((example.inputs["weights"] != 0).sum()) for example in examples)
+    tokens = sum(len(example.tokens) for example in examples)
+    return {"tokens:sum": tokens, "trained_tokens:sum": sum(trained)}
+
+
 def _spread(values: Tensor, example: Example) -> Tensor:
     length = len(example.tokens)
     if len(values) == length:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.batch import Example, Pass, passes
+from crucible_kitchen.adapters.local.batch import Example, Pass, counts, passes
 from crucible_kitchen.adapters.local.losses import PER_TOKEN
 from crucible_kitchen.adapters.local.model import Packed, starts
 from crucible_kitchen.types import ForwardBackwardResult, TensorData
@@ -72,26 +73,39 @@ class Asked:
         )
 
 
-def compute(asked: Sequence[Asked], *, train: bool) -> list[ForwardBackwardResult]:
+@dataclass
+class Done:
+    """How much was computed so far.
+
+    Args:
+        batches: whose losses were asked for.
+        passes: through a model, for these.
+        shared_passes: those of them that were of several sessions.
+    """
+
+    batches: int = 0
+    passes: int = 0
+    shared_passes: int = 0
+
+
+def compute(asked: Sequence[Asked], done: Done, *, train: bool) -> list[ForwardBackwardResult]:
     """The losses; with `train`, gradients too, and dropout.
 
     Args:
         asked: of different trainers, which agree in what `Trainer.kind` says.
+        done: is told.
     """
+    done.batches += len(asked)
     for one in asked:
         one.trainer.model.model.train(train)
         one.begin()
     with torch.set_grad_enabled(train):
         while waiting := [one for one in asked if one.waiting]:
-            _one_pass(_fitting(waiting, waiting[0].trainer.tokens_per_pass))
+            beside = _fitting(waiting, waiting[0].trainer.tokens_per_pass)
+            _one_pass(beside)
+            done.passes += 1
+            done.shared_passes += len(beside) > 1
     return [one.result() for one in asked]
-
-
-def counts(examples: Sequence[Example]) -> dict[str, float]:
-    """How many tokens the examples have, and at how many the loss was taken."""
-    trained = (int((example.inputs["weights"] != 0).sum()) for example in examples)
-    tokens = sum(len(example.tokens) for example in examples)
-    return {"tokens:sum": tokens, "trained_tokens:sum": sum(trained)}
 
 
 def _fitting(waiting: Sequence[Asked], most: int) -> list[Asked]:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.batch import Example, together
+from crucible_kitchen.adapters.local.batch import Example, counts, together
 from crucible_kitchen.adapters.local.group import Group
-from crucible_kitchen.adapters.local.joint import counts
 from crucible_kitchen.adapters.local.model import CausalModel, Packed
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.optim import AdamW

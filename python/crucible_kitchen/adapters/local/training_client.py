@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +100,7 @@ class TrainingClient(ports.TrainingClient):
         self._weights_dir = None if weights_dir is None else Path(weights_dir)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.worker, self.bases = Worker("training_client"), Bases(device)
-        self._ids = itertools.count()
+        self._ids, self._done = itertools.count(), joint.Done()
         self._open: OpenSessions[tuple[LocalSession, Trainer]] = OpenSessions("training_client")
 
     def start_session(self, config: SessionConfig | Mapping[str, Any]) -> LocalSession:
@@ -206,6 +207,10 @@ class TrainingClient(ports.TrainingClient):
         folder = prepare_model(SessionConfig.coerce(config).model, self._hub_client)
         return load_tokenizer(os.fspath(folder), port="training_client")
 
+    def counters(self) -> dict[str, int]:
+        """See `ports.TrainingClient.counters`; they are those of `joint.Done`."""
+        return asdict(self._done)
+
     def close_session(self, session: Session) -> None:
         """See `ports.TrainingClient.close_session`."""
         if self._open.pop(session) is not None:
@@ -255,7 +260,7 @@ class TrainingClient(ports.TrainingClient):
         vocabulary = trainer.model.vocabulary
         examples = batch.read(checked, vocabulary=vocabulary, everywhere=not train)
         return self.worker.submit_joint(
-            partial(joint.compute, train=train),
+            partial(joint.compute, done=self._done, train=train),
             joint.Asked(trainer, examples, loss_fn, settings),
             kind=(train, trainer.kind),
             owner=trainer,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crucible_kitchen.types import Datum, ForwardBackwardResult, TensorData
+
 Floats = npt.NDArray[np.float64]
 
 _START = 5.0  # nats per token before the first step, about log of the vocabulary's size
@@ -15,13 +17,18 @@ _FLOOR = 0.5  # and after very many
 _HALVING = 8.0  # steps that halve the distance between the two
 
 
-def logprobs(targets: npt.NDArray[np.int64], learned: int) -> Floats:
-    """Log probability of each target token [T] after `learned` steps that learned, in nats.
+def targets(datum: Datum) -> npt.NDArray[np.int64]:
+    """The tokens [T] whose log probabilities are asked for."""
+    return datum.loss_fn_inputs["target_tokens"].numpy()
+
+
+def logprobs(tokens: npt.NDArray[np.int64], learned: int) -> Floats:
+    """Log probability of each token [T] after `learned` steps that learned, in nats.
 
     It falls with the token's id over a range of a factor two, so that a mistake in alignment shows.
     """
     nats = _FLOOR + (_START - _FLOOR) * 0.5 ** (learned / _HALVING)
-    spread = 2.0 / 3.0 + (2.0 / 3.0) * (targets % 97) / 96.0
+    spread = 2.0 / 3.0 + (2.0 / 3.0) * (tokens % 97) / 96.0
     values: Floats = -nats * spread
     return values
 
@@ -47,3 +54,22 @@ def token_losses(
         else:
             gain = np.minimum(ratio * advantages, clipped * advantages)
     return -gain
+
+
+def evaluate(
+    batch: list[Datum], loss_fn: str, settings: Mapping[str, float], learned: int
+) -> tuple[ForwardBackwardResult, float]:
+    """The result for a batch, and how many tokens had a weight (their weights' absolute sum)."""
+    total, weight_sum, weight_size = 0.0, 0.0, 0.0
+    outputs: list[dict[str, TensorData]] = []
+    for datum in batch:
+        lp = logprobs(targets(datum), learned)
+        losses = token_losses(loss_fn, settings, lp, datum.loss_fn_inputs)
+        given = datum.loss_fn_inputs.get("weights")
+        weights = np.ones_like(lp) if given is None else given.numpy().astype(np.float64)
+        total += float(weights @ losses)
+        weight_sum += float(weights.sum())
+        weight_size += float(np.abs(weights).sum())
+        outputs.append({"logprobs": TensorData(lp.astype(np.float32))})
+    loss = total / weight_sum if weight_sum else 0.0
+    return ForwardBackwardResult(loss, tuple(outputs), {"loss:sum": total}), weight_size

@@ -15,8 +15,8 @@ from crucible_kitchen.ports import Future, SessionConfig
 from crucible_kitchen.types import ModelInput, SampledSequence, SamplingParams
 
 from .model import logprobs
+from .session import read_checkpoint
 from .tokenizer import ByteTokenizer
-from .training_client import read_checkpoint
 
 
 class NoopSamplingSession(ports.Session):
@@ -88,6 +88,9 @@ def _draw(text: str, params: SamplingParams, learned: int) -> SampledSequence:
     tokenizer = ByteTokenizer()
     tokens = [*tokenizer.encode(text), tokenizer.eos_token_id]
     end = len(tokens)
+    if params.stop == ():  # nothing ends it, so it says it again and again
+        tokens = tokens * (params.max_tokens // end + 1)
+        end = len(tokens)
     for stop in params.stop or ():
         if isinstance(stop, str):
             found = text.find(stop)

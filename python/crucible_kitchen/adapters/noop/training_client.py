@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from crucible_kitchen import ports
-from crucible_kitchen.adapters.disk import speaking_our_errors, write_atomically
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.ports import (
     Future,
@@ -32,12 +30,11 @@ from crucible_kitchen.types import (
     TensorData,
 )
 
-from .model import logprobs, token_losses
-from .scores import ScoreHead
+from .model import evaluate, logprobs, targets
+from .session import NoopSession, read_checkpoint, write_checkpoint
 from .tokenizer import ByteTokenizer
 
 T = TypeVar("T")
-_FILE: Final = "noop_checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -47,32 +44,6 @@ class Call:
     method: str
     session: str
     arguments: Mapping[str, Any]
-
-
-class NoopSession(ports.Session):
-    """What the client keeps of a session; only its worker thread changes it."""
-
-    def __init__(self, id: str, config: SessionConfig) -> None:  # noqa: A002 - a session's id
-        super().__init__(id, config)
-        self.steps = 0
-        self.learned = 0
-        self.gradients = 0.0
-        self.closed = False
-        self.scores = ScoreHead()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up a saved state, without gradients."""
-        self.steps, self.learned, self.gradients = state["steps"], state["learned"], 0.0
-        self.scores.clear()
-        if "scores" in state:
-            self.scores.weights = np.asarray(state["scores"])
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` takes."""
-        state: dict[str, Any] = {"steps": self.steps, "learned": self.learned}
-        if self.config.head == "scalar":
-            state["scores"] = self.scores.weights.tolist()
-        return state
 
 
 class TrainingClient(ports.TrainingClient):
@@ -141,7 +112,7 @@ class TrainingClient(ports.TrainingClient):
         self._note(method, mine, datums=len(batch), loss_fn=loss_fn, loss_fn_config=settings)
 
         def work() -> ForwardBackwardResult:
-            result, tokens = _evaluate(batch, loss_fn, settings, mine.learned)
+            result, tokens = evaluate(batch, loss_fn, settings, mine.learned)
             if method == "forward_backward":
                 mine.gradients += tokens
             return result
@@ -224,8 +195,7 @@ class TrainingClient(ports.TrainingClient):
             if Path(path).name == path:
                 self._checkpoints[path] = state
             else:
-                with speaking_our_errors("training_client", f"save {path}"):
-                    write_atomically(Path(path) / _FILE, json.dumps(state).encode())
+                write_checkpoint(path, state)
             return path
 
         return self._submit(work)
@@ -298,49 +268,9 @@ class TrainingClient(ports.TrainingClient):
         self.calls.append(Call(method, session.id, arguments))
 
 
-def read_checkpoint(path: str, port: str) -> dict[str, Any]:
-    """The state in a folder that `save_checkpoint` wrote.
-
-    Raises:
-        PortError: there is none, or it is damaged; `port` says for whom.
-    """
-    with speaking_our_errors(port, f"load checkpoint {path}"):
-        text = (Path(path) / _FILE).read_bytes()
-    try:
-        state = json.loads(text)
-        counts = {name: int(state[name]) for name in ("steps", "learned")}
-        scores = {"scores": [float(x) for x in state["scores"]]} if "scores" in state else {}
-        return {**counts, **scores}
-    except (ValueError, TypeError, KeyError) as error:
-        raise PortError(f"{port}: checkpoint {path} is damaged: {error}") from error
-
-
 def _learnt(datum: Datum, session: NoopSession) -> npt.NDArray[np.float32]:
-    return logprobs(_targets(datum), session.learned).astype(np.float32)
+    return logprobs(targets(datum), session.learned).astype(np.float32)
 
 
 def _scores(datum: Datum, session: NoopSession) -> npt.NDArray[np.float32]:
     return np.asarray([session.scores.score(datum.model_input.to_ints())], np.float32)
-
-
-def _targets(datum: Datum) -> Any:
-    return datum.loss_fn_inputs["target_tokens"].numpy()
-
-
-def _evaluate(
-    batch: list[Datum], loss_fn: str, settings: Mapping[str, float], learned: int
-) -> tuple[ForwardBackwardResult, float]:
-    """The result for a batch, and how many tokens had a weight (their weights' absolute sum)."""
-    total, weight_sum, weight_size = 0.0, 0.0, 0.0
-    outputs: list[dict[str, TensorData]] = []
-    for datum in batch:
-        lp = logprobs(_targets(datum), learned)
-        losses = token_losses(loss_fn, settings, lp, datum.loss_fn_inputs)
-        given = datum.loss_fn_inputs.get("weights")
-        weights = np.ones_like(lp) if given is None else given.numpy().astype(np.float64)
-        total += float(weights @ losses)
-        weight_sum += float(weights.sum())
-        weight_size += float(np.abs(weights).sum())
-        outputs.append({"logprobs": TensorData(lp.astype(np.float32))})
-    loss = total / weight_sum if weight_sum else 0.0
-    return ForwardBackwardResult(loss, tuple(outputs), {"loss:sum": total}), weight_size

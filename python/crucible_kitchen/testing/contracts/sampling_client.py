@@ -48,6 +48,12 @@ class SamplingClientContract(PortContract):
         assert cut.tokens == free.tokens[:1]
         assert cut.stop_reason == "stop"
 
+    def test_nothing_ends_a_sample_whose_stops_are_none(
+        self, adapter: SamplingClient, session: Any
+    ) -> None:
+        (drawn,) = adapter.sample(session, _PROMPT, 1, {"max_tokens": 40, "stop": []}).result()
+        assert (len(drawn.tokens), drawn.stop_reason) == (40, "length")
+
     def test_streams_what_it_would_draw(self, adapter: SamplingClient, session: Any) -> None:
         params = SamplingParams(max_tokens=3, temperature=0.0)
         streamed = [piece.token for piece in adapter.sample_stream(session, _PROMPT, params)]
