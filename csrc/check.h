@@ -4,7 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -33,18 +33,16 @@ inline void check_threads(const char* op, int threads) {
 // ValueError: lora_linear: lora_a must have shape [R, K] = [3, 8], got [3, 7] (torch.float32)
 inline void check_shape(const char* op, const char* argument, const TensorRef& tensor,
                         const char* letters, std::initializer_list<std::int64_t> wanted) {
-  bool same = tensor.ndim() == static_cast<std::int64_t>(wanted.size());
-  std::string shown = "[";
-  std::int64_t dim = 0;
-  for (const std::int64_t size : wanted) {
-    same = same && tensor.size(dim) == size;
-    shown += (dim == 0 ? "" : ", ") + std::to_string(size);
-    ++dim;
+  if (std::equal(wanted.begin(), wanted.end(), tensor.shape(), tensor.shape() + tensor.ndim())) {
+    return;
   }
-  if (same) return;
-  throw pybind11::value_error(check_internal::must(op, argument) + "have shape " + letters + " = " +
-                              shown + "], got " + show_shape(tensor) + " (" + show(tensor.dtype()) +
-                              ")");
+  std::string shown;
+  for (const std::int64_t size : wanted) {
+    shown += (shown.empty() ? "" : ", ") + std::to_string(size);
+  }
+  throw pybind11::value_error(check_internal::must(op, argument) + "have shape " + letters +
+                              " = [" + shown + "], got " + show_shape(tensor) + " (" +
+                              show(tensor.dtype()) + ")");
 }
 
 // ValueError: lora_linear: x must have shape [M, K], got [3] (torch.float32)
@@ -58,13 +56,11 @@ inline void check_ndim(const char* op, const char* argument, const TensorRef& te
 // TypeError: lora_linear: x must be torch.float32 or torch.bfloat16, got torch.int64
 inline void check_dtype(const char* op, const char* argument, const TensorRef& tensor,
                         std::initializer_list<DataType> wanted) {
+  if (std::find(wanted.begin(), wanted.end(), tensor.dtype()) != wanted.end()) return;
   std::string shown;
-  std::size_t i = 0;
-  for (const DataType dtype : wanted) {
-    if (tensor.dtype() == dtype) return;
-    if (i > 0) shown += i + 1 == wanted.size() ? " or " : ", ";
+  for (const DataType& dtype : wanted) {
+    if (&dtype != wanted.begin()) shown += &dtype + 1 == wanted.end() ? " or " : ", ";
     shown += show(dtype);
-    ++i;
   }
   throw pybind11::type_error(check_internal::must(op, argument) + "be " + shown + ", got " +
                              show(tensor.dtype()));

@@ -47,6 +47,7 @@ class TensorRef {
   std::int64_t size(std::int64_t dim) const { return tensor_.shape[dim]; }
   std::int64_t stride(std::int64_t dim) const;
   std::int64_t numel() const;
+  const std::int64_t* shape() const { return tensor_.shape; }
   bool is_contiguous() const;
   DataType dtype() const { return tensor_.dtype; }
   Device device() const { return tensor_.device; }

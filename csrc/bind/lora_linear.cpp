@@ -15,9 +15,8 @@ namespace {
 constexpr const char* kOp = "lora_linear";
 
 // A float32 or bfloat16 matrix on the CPU whose rows have no gaps.
-lora_linear::Matrix matrix(const char* argument, py::handle object, const char* letters,
+lora_linear::Matrix matrix(const char* argument, const TensorRef& tensor, const char* letters,
                            std::int64_t rows, std::int64_t columns) {
-  const TensorRef tensor(kOp, argument, object);
   check_on_cpu(kOp, argument, tensor);
   check_dtype(kOp, argument, tensor, {kFloat32, kBFloat16});
   check_shape(kOp, argument, tensor, letters, {rows, columns});
@@ -26,6 +25,11 @@ lora_linear::Matrix matrix(const char* argument, py::handle object, const char* 
                           std::to_string(tensor.stride(1)) + " between elements");
   }
   return {tensor.data(), tensor.stride(0), tensor.dtype() == kBFloat16};
+}
+
+lora_linear::Matrix matrix(const char* argument, py::handle object, const char* letters,
+                           std::int64_t rows, std::int64_t columns) {
+  return matrix(argument, TensorRef(kOp, argument, object), letters, rows, columns);
 }
 
 lora_linear::Matrix optional_matrix(const char* argument, py::handle object, const char* letters,
@@ -45,18 +49,10 @@ lora_linear::Matrix vector(const char* argument, py::handle object, const char* 
   return {tensor.data(), size, tensor.dtype() == kBFloat16};
 }
 
-float* low_rank(py::handle object, std::int64_t rows, std::int64_t R) {
-  const TensorRef tensor(kOp, "xa", object);
-  check_dtype(kOp, "xa", tensor, {kFloat32});
-  check_contiguous(kOp, "xa", tensor);
-  return static_cast<float*>(matrix("xa", object, "[rows, R]", rows, R).data);
-}
-
-std::int64_t size_of(const char* argument, py::handle object, const char* letters,
-                     std::int64_t dim) {
-  const TensorRef tensor(kOp, argument, object);
+TensorRef of_two_dimensions(const char* argument, py::handle object, const char* letters) {
+  TensorRef tensor(kOp, argument, object);
   check_ndim(kOp, argument, tensor, letters, 2);
-  return tensor.size(dim);
+  return tensor;
 }
 
 lora_linear::Direction direction_of(bool backward) {
@@ -90,12 +86,11 @@ struct Packed {
 };
 
 Packed packed_of(py::handle weight, py::handle panels, bool backward) {
-  const TensorRef tensor(kOp, "weight", weight);
-  check_ndim(kOp, "weight", tensor, "[N, K]", 2);
+  const TensorRef tensor = of_two_dimensions("weight", weight, "[N, K]");
   const std::int64_t N = tensor.size(0), K = tensor.size(1);
   const TensorRef into = panels_of(panels, N, K, backward);
   check_dtype(kOp, "panels", into, {tensor.dtype()});
-  return {matrix("weight", weight, "[N, K]", N, K), N, K, into.data()};
+  return {matrix("weight", tensor, "[N, K]", N, K), N, K, into.data()};
 }
 
 void pack(py::handle weight, py::handle panels, bool backward, int threads) {
@@ -122,7 +117,7 @@ struct Layers {
   py::sequence lora_as;
   py::sequence lora_bs;
   py::sequence scales;
-  py::sequence xas;
+  py::handle xa;  // of all updates, one after the other
   double dropout;
   py::sequence seeds;
 };
@@ -150,9 +145,33 @@ void check_lengths(const Layers& of) {
   check("lora_a", of.lora_as, updates);
   check("lora_b", of.lora_bs, updates);
   check("scales", of.scales, updates);
-  check("xa", of.xas, updates);
   check("seeds", of.seeds, updates);
 }
+
+// The low-rank products x A^T of all updates, handed out in order.
+class LowRank {
+ public:
+  explicit LowRank(py::handle object) : tensor_(kOp, "xa", object) {
+    check_on_cpu(kOp, "xa", tensor_);
+    check_dtype(kOp, "xa", tensor_, {kFloat32});
+    check_contiguous(kOp, "xa", tensor_);
+  }
+  float* next(std::int64_t count) {
+    float* const next = tensor_.data_as<float>() + taken_;
+    taken_ += count;
+    return next;
+  }
+  // Before anything of it is touched.
+  void check_all_taken() const {
+    if (taken_ == tensor_.numel()) return;
+    refuse_value(kOp, "xa must have rows x R elements of each update, " + std::to_string(taken_) +
+                          ", got shape " + show_shape(tensor_));
+  }
+
+ private:
+  TensorRef tensor_;
+  std::int64_t taken_ = 0;
+};
 
 // All but x, dx, and the updates' gradients.
 lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward) {
@@ -160,20 +179,24 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
   lora_linear::Pass pass{M, K, {nullptr, 0, false}, {nullptr, 0, false}, {}};
   const lora_linear::Matrix none{nullptr, 0, false};
   const std::size_t layers = py::len(of.panels), parts = py::len(of.rows);
+  const char* const y_name = backward ? "dy" : "y";
+  LowRank xa(of.xa);
   for (std::size_t l = 0; l < layers; ++l) {
-    const std::int64_t N = size_of(backward ? "dy" : "y", of.ys[l], "[M, N]", 1);
+    const TensorRef y = of_two_dimensions(y_name, of.ys[l], "[M, N]");
+    const std::int64_t N = y.size(1);
     lora_linear::Linear linear{
         N,
         weight_of(of.panels[l], N, K, backward),
         py::len(of.biases) == 0 ? none : vector("bias", of.biases[l], "[N]", N),
-        matrix(backward ? "dy" : "y", of.ys[l], "[M, N]", M, N),
+        matrix(y_name, y, "[M, N]", M, N),
         {}};
+    linear.updates.reserve(parts);
     std::int64_t first = 0;
     for (std::size_t u = 0; u < parts; ++u) {
       const std::size_t i = l * parts + u;
-      const py::object a = of.lora_as[i];
+      const TensorRef a = of_two_dimensions("lora_a", of.lora_as[i], "[R, K]");
       const auto rows = of.rows[u].cast<std::int64_t>();
-      const std::int64_t R = size_of("lora_a", a, "[R, K]", 0);
+      const std::int64_t R = a.size(0);
       if (R < 1) refuse_value(kOp, "lora_a must have at least one row, got none");
       if (rows < 0 || rows > M - first) {
         refuse_value(kOp, "rows must sum to M = " + std::to_string(M) + ", got " +
@@ -182,7 +205,7 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
       linear.updates.push_back(
           {first, rows, R, of.scales[i].cast<float>(), drop_of(of.dropout, of.seeds[i]),
            matrix("lora_a", a, "[R, K]", R, K), matrix("lora_b", of.lora_bs[i], "[N, R]", N, R),
-           low_rank(of.xas[i], rows, R), none, none});
+           xa.next(rows * R), none, none});
       first += rows;
     }
     if (first != M) {
@@ -191,14 +214,16 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
     }
     pass.linears.push_back(std::move(linear));
   }
+  xa.check_all_taken();
   return pass;
 }
 
 void run_forward(py::handle x, const Layers& of, int threads) {
   check_threads(kOp, threads);
-  const std::int64_t M = size_of("x", x, "[M, K]", 0), K = size_of("x", x, "[M, K]", 1);
+  const TensorRef seen = of_two_dimensions("x", x, "[M, K]");
+  const std::int64_t M = seen.size(0), K = seen.size(1);
   lora_linear::Pass pass = pass_of(of, M, K, false);
-  pass.x_MK = matrix("x", x, "[M, K]", M, K);
+  pass.x_MK = matrix("x", seen, "[M, K]", M, K);
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, forward);
   run(pass, threads);
@@ -208,8 +233,8 @@ void run_backward(py::handle x, const Layers& of, py::handle dx, const py::seque
                   const py::sequence& dbs, int threads) {
   check_threads(kOp, threads);
   if (py::len(of.lora_as) == 0) refuse_value(kOp, "lora_a must have an entry, got none");
-  const std::int64_t M = size_of("dy", of.ys[0], "[M, N]", 0);
-  const std::int64_t K = size_of("lora_a", of.lora_as[0], "[R, K]", 1);
+  const std::int64_t M = of_two_dimensions("dy", of.ys[0], "[M, N]").size(0);
+  const std::int64_t K = of_two_dimensions("lora_a", of.lora_as[0], "[R, K]").size(1);
   lora_linear::Pass pass = pass_of(of, M, K, true);
   pass.x_MK = optional_matrix("x", x, "[M, K]", M, K);
   pass.dx_MK = optional_matrix("dx", dx, "[M, K]", M, K);
@@ -244,21 +269,21 @@ void bind_lora_linear(py::module_& m) {
   m.def(
       "lora_linear_forward",
       [](py::handle x, py::sequence panels, py::sequence biases, py::sequence ys, py::sequence rows,
-         py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::sequence xas,
+         py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::handle xa,
          double dropout, py::sequence seeds, int threads) {
-        run_forward(x, {panels, biases, ys, rows, lora_as, lora_bs, scales, xas, dropout, seeds},
+        run_forward(x, {panels, biases, ys, rows, lora_as, lora_bs, scales, xa, dropout, seeds},
                     threads);
       },
-      "Writes y of each layer and xa = x A^T of each update; tensors on the CPU.");
+      "Writes y of each layer and xa, x A^T of each update in turn; tensors on the CPU.");
   m.def(
       "lora_linear_backward",
       [](py::handle x, py::sequence panels, py::sequence dys, py::sequence rows,
-         py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::sequence xas,
+         py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::handle xa,
          double dropout, py::sequence seeds, py::handle dx, py::sequence das, py::sequence dbs,
          int threads) {
-        run_backward(
-            x, {panels, py::tuple(), dys, rows, lora_as, lora_bs, scales, xas, dropout, seeds}, dx,
-            das, dbs, threads);
+        run_backward(x,
+                     {panels, py::tuple(), dys, rows, lora_as, lora_bs, scales, xa, dropout, seeds},
+                     dx, das, dbs, threads);
       },
       "Writes those of dx (their sum), da and db that are not None; tensors on the CPU.");
 }

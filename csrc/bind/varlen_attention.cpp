@@ -10,14 +10,18 @@ namespace {
 namespace op = varlen_attention;
 constexpr const char* kOp = "varlen_attention";
 
-void* array(const char* argument, py::handle object, const char* letters,
+void* array(const char* argument, const TensorRef& tensor, const char* letters,
             std::initializer_list<std::int64_t> shape, DataType dtype) {
-  const TensorRef tensor(kOp, argument, object);
   check_shape(kOp, argument, tensor, letters, shape);
   check_on_cpu(kOp, argument, tensor);
   check_dtype(kOp, argument, tensor, {dtype});
   check_contiguous(kOp, argument, tensor);
   return tensor.data();
+}
+
+void* array(const char* argument, py::handle object, const char* letters,
+            std::initializer_list<std::int64_t> shape, DataType dtype) {
+  return array(argument, TensorRef(kOp, argument, object), letters, shape, dtype);
 }
 
 // From 0 to T without a step back; parents before their children.
@@ -27,7 +31,7 @@ op::Segments segments_of(py::handle bounds, py::handle parents, std::int64_t T) 
   const std::int64_t count = ends.size(0) - 1;
   if (count < 0) refuse_value(kOp, "cu_seqlens must have at least 1 element, got 0");
   const auto* at = static_cast<const std::int64_t*>(
-      array("cu_seqlens", bounds, "[segments + 1]", {count + 1}, kInt64));
+      array("cu_seqlens", ends, "[segments + 1]", {count + 1}, kInt64));
   bool rising = at[0] == 0 && at[count] == T;
   for (std::int64_t i = 0; i < count; ++i) rising = rising && at[i] <= at[i + 1];
   if (!rising) refuse_value(kOp, "cu_seqlens must rise from 0 to T = " + std::to_string(T));
@@ -67,8 +71,8 @@ Call call_of(py::handle q, py::handle k, py::handle v, py::handle bounds, py::ha
            static_cast<float>(scale),
            window,
            dtype == kBFloat16,
-           array("q", q, "[T, A, D]", {T, A, D}, dtype),
-           array("k", k, "[T, G, D]", {T, G, D}, dtype),
+           array("q", queries, "[T, A, D]", {T, A, D}, dtype),
+           array("k", keys, "[T, G, D]", {T, G, D}, dtype),
            array("v", v, "[T, G, D]", {T, G, D}, dtype)},
           dtype};
 }

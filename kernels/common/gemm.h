@@ -6,8 +6,8 @@
 //            of A pass by
 //
 // A is never packed: a tile reads its rows where they lie, which costs nothing while a block of A
-// fits the second-level cache. B is packed once for as many rows as there are; a weight that does
-// not change can be packed once for all (`pack_panels`, `Panels`).
+// fits the second-level cache. B is packed (panels.h) where many rows pass by; a weight that does
+// not change, once for all.
 //
 // An element of C is the sum over k in increasing order, cut at multiples of the slice, whatever
 // the blocking of rows and columns: so results never depend on how work is spread over threads.
@@ -104,138 +104,102 @@ inline __attribute__((always_inline)) void store(float* p, Vector v) {
 namespace internal {
 
 // Rows by name and not by a loop over them: only then does GCC keep the sums in registers from one
-// product to the next.
-template <Rows kLie, int... kRow>
+// product to the next. kAcross vectors of a panel: kVectors, or one where that holds all columns.
+template <int kAcross, Rows kLie, int... kRow>
 inline __attribute__((always_inline)) void add_products(const A& a, const B& b, std::int64_t depth,
-                                                        Vector (&sums)[sizeof...(kRow)][kVectors],
+                                                        Vector (&sums)[sizeof...(kRow)][kAcross],
                                                         std::integer_sequence<int, kRow...>) {
   const float* const rows[] = {(a.data + kRow * (kLie == Rows::kApart ? a.stride : 1))...};
   const float* panel = b.data;
   for (std::int64_t k = 0; k < depth; ++k, panel += b.step) {
-    const Vector b0 = load(panel), b1 = load(panel + kWidth);
     const std::int64_t at = kLie == Rows::kApart ? k : k * a.stride;
-    ((sums[kRow][0] += rows[kRow][at] * b0, sums[kRow][1] += rows[kRow][at] * b1), ...);
+    const Vector left = load(panel);
+    if constexpr (kAcross == 1) {
+      ((sums[kRow][0] += rows[kRow][at] * left), ...);
+    } else {
+      const Vector right = load(panel + kWidth);
+      ((sums[kRow][0] += rows[kRow][at] * left, sums[kRow][1] += rows[kRow][at] * right), ...);
+    }
   }
 }
 
-inline __attribute__((always_inline)) void put_row(const C& c, std::int64_t i, Vector left,
-                                                   Vector right) {
+template <int kAcross>
+inline __attribute__((always_inline)) void start_row(const float* from, Vector (&sums)[kAcross]) {
+  sums[0] = load(from);
+  if constexpr (kAcross > 1) sums[1] = load(from + kWidth);
+}
+
+template <int kAcross>
+inline __attribute__((always_inline)) void put_row(const C& c, std::int64_t i,
+                                                   Vector (&sums)[kAcross]) {
   float* row = c.data + i * c.stride;
   if (c.accumulate) {
-    left += load(row);
-    right += load(row + kWidth);
+    sums[0] += load(row);
+    if constexpr (kAcross > 1) sums[1] += load(row + kWidth);
   }
-  store(row, left);
-  store(row + kWidth, right);
+  store(row, sums[0]);
+  if constexpr (kAcross > 1) store(row + kWidth, sums[1]);
 }
 
-inline void put_part_of_row(const C& c, std::int64_t i, const Vector& left, const Vector& right) {
-  float row[kColumns];
-  put_row({row, 0, kColumns, false}, 0, left, right);
+template <int kAcross>
+inline void put_part_of_row(const C& c, std::int64_t i, Vector (&sums)[kAcross]) {
+  float row[kAcross * kWidth];
+  put_row<kAcross>({row, 0, kColumns, false}, 0, sums);
   float* to = c.data + i * c.stride;
   for (int j = 0; j < c.columns; ++j) to[j] = c.accumulate ? to[j] + row[j] : row[j];
 }
 
-template <Rows kLie, int... kRow>
+template <int kAcross, Rows kLie, int... kRow>
 inline __attribute__((always_inline)) void tile_of(const A& a, const B& b, std::int64_t depth,
-                                                   const Tail& tail, const C& c,
+                                                   const Tail& tail, const C& c, const float* start,
                                                    std::integer_sequence<int, kRow...> rows) {
-  Vector sums[sizeof...(kRow)][kVectors] = {};
-  add_products<kLie>(a, b, depth, sums, rows);
-  if (tail.depth > 0) add_products<Rows::kApart>(tail.a, tail.b, tail.depth, sums, rows);
-  if (c.columns == kColumns) {
-    (put_row(c, kRow, sums[kRow][0], sums[kRow][1]), ...);
+  Vector sums[sizeof...(kRow)][kAcross] = {};
+  if (start != nullptr) (start_row<kAcross>(start + kRow * kColumns, sums[kRow]), ...);
+  add_products<kAcross, kLie>(a, b, depth, sums, rows);
+  if (tail.depth > 0) add_products<kAcross, Rows::kApart>(tail.a, tail.b, tail.depth, sums, rows);
+  if (c.columns == kAcross * kWidth) {
+    (put_row<kAcross>(c, kRow, sums[kRow]), ...);
   } else {
-    (put_part_of_row(c, kRow, sums[kRow][0], sums[kRow][1]), ...);
+    (put_part_of_row<kAcross>(c, kRow, sums[kRow]), ...);
   }
 }
 
-template <int kCount, Rows kLie>
-void tile(const A& a, const B& b, std::int64_t depth, const Tail& tail, const C& c) {
-  tile_of<kLie>(a, b, depth, tail, c, std::make_integer_sequence<int, kCount>());
+template <int kCount, int kAcross, Rows kLie>
+void tile(const A& a, const B& b, std::int64_t depth, const Tail& tail, const C& c,
+          const float* start) {
+  tile_of<kAcross, kLie>(a, b, depth, tail, c, start, std::make_integer_sequence<int, kCount>());
 }
 
 // A tile of exactly as many rows.
-template <int kMost, Rows kLie>
+template <int kMost, int kAcross, Rows kLie>
 inline void tile_of_size(int count, const A& a, const B& b, std::int64_t depth, const Tail& tail,
-                         const C& c) {
-  if (count == kMost) return tile<kMost, kLie>(a, b, depth, tail, c);
-  if constexpr (kMost > 1) tile_of_size<kMost - 1, kLie>(count, a, b, depth, tail, c);
+                         const C& c, const float* start) {
+  if (count == kMost) return tile<kMost, kAcross, kLie>(a, b, depth, tail, c, start);
+  if constexpr (kMost > 1) {
+    tile_of_size<kMost - 1, kAcross, kLie>(count, a, b, depth, tail, c, start);
+  }
 }
 
 }  // namespace internal
 
 // `count` rows of A against one panel: C[count, c.columns] (+)= A B + tail. In tiles of nearly the
-// same size: one of a row or two would wait for its own sums.
+// same size: one of a row or two would wait for its own sums. With `start`, [count, kColumns], the
+// sums go on from there, and end as if its products had been a part of these.
 template <Rows kLie>
-inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Tail tail, C c) {
+inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Tail tail, C c,
+                     const float* start = nullptr) {
   if (count <= 0) return;
   const std::int64_t tiles = groups(count, kRows);
   const std::int64_t size = count / tiles, larger = count - size * tiles;
   for (std::int64_t i = 0; i < tiles; ++i) {
     const std::int64_t rows = i < larger ? size + 1 : size;
-    internal::tile_of_size<kRows, kLie>(static_cast<int>(rows), a, b, depth, tail, c);
+    const auto tile = c.columns <= kWidth ? internal::tile_of_size<kRows, 1, kLie>
+                                          : internal::tile_of_size<kRows, kVectors, kLie>;
+    tile(static_cast<int>(rows), a, b, depth, tail, c, start);
     a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
     tail.a.data += rows * tail.a.stride;
     c.data += rows * c.stride;
-  }
-}
-
-inline void put(float& to, float x) { to = x; }
-inline void put(float& to, BFloat16 x) { to = widen(x); }
-inline void put(BFloat16& to, BFloat16 x) { to = x; }
-
-// A row of a panel. Floats by vectors: GCC would ask first whether the two rows overlap.
-template <typename P, typename T>
-inline void put_row(P* to, const T* from) {
-  for (int j = 0; j < kColumns; ++j) put(to[j], from[j]);
-}
-inline void put_row(float* to, const float* from) {
-  for (int j = 0; j < kColumns; j += kWidth) store(to + j, load(from + j));
-}
-
-// One panel from `depth` rows of a row-major matrix: columns [0, columns) of each, then zeros.
-template <typename T, typename P>
-inline void pack_rows(const T* rows, std::int64_t stride, std::int64_t depth, int columns,
-                      P* panel) {
-  for (std::int64_t k = 0; k < depth; ++k, rows += stride, panel += kColumns) {
-    if (columns == kColumns) {
-      put_row(panel, rows);
-    } else {
-      for (int j = 0; j < kColumns; ++j) put(panel[j], j < columns ? rows[j] : T{});
-    }
-  }
-}
-
-// One panel from `columns` rows of a row-major matrix, turned: its transpose.
-template <typename T, typename P>
-inline void pack_turned(const T* rows, std::int64_t stride, std::int64_t depth, int columns,
-                        P* panel) {
-  // In strips, so that what is read and what is written are both in the first-level cache.
-  constexpr std::int64_t kStrip = 16;
-  for (std::int64_t first = 0; first < depth; first += kStrip) {
-    const std::int64_t last = std::min(depth, first + kStrip);
-    for (int j = 0; j < columns; ++j) {
-      for (std::int64_t k = first; k < last; ++k) {
-        put(panel[k * kColumns + j], rows[j * stride + k]);
-      }
-    }
-    for (int j = columns; j < kColumns; ++j) {
-      for (std::int64_t k = first; k < last; ++k) panel[k * kColumns + j] = P{};
-    }
-  }
-}
-
-// Elements of all panels of a B with `columns` columns: [panels][depth][kColumns].
-inline std::int64_t panels_numel(std::int64_t columns, std::int64_t depth) {
-  return groups(columns, kColumns) * kColumns * depth;
-}
-
-// Calls f(first, count) for the columns of each panel.
-template <typename F>
-inline void each_panel(std::int64_t columns, F&& f) {
-  for (std::int64_t n = 0; n < columns; n += kColumns) {
-    f(n, static_cast<int>(std::min<std::int64_t>(kColumns, columns - n)));
+    if (start != nullptr) start += rows * kColumns;
   }
 }
 

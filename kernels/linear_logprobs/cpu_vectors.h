@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../common/gemm.h"
+#include "../common/panels.h"
 
 namespace crucible::linear_logprobs::cpu {
 namespace {

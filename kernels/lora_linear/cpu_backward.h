@@ -16,8 +16,8 @@ class BackwardPass {
       : p_(pass),
         shares_(pass),
         panels_(pass,
-                [&](std::int64_t N, std::int64_t R) {
-                  return gemm::panels_numel(R, N) + gemm::panels_numel(pass.K, R);
+                [&](const Linear& linear, const Update& u) {
+                  return numel_b(linear, u) + (a_stays(u) ? 0 : gemm::panels_numel(pass.K, u.R));
                 }),
         rank_(highest_rank(pass)),
         columns_(most_columns(pass)),
@@ -30,13 +30,13 @@ class BackwardPass {
     float* const memory = scratch.take(panels_.numel() + shares_.kept_numel());
     kept_ = memory + panels_.numel();
     panels_.pack(memory, threads, [&](const Linear& linear, const Update& u, float* to) {
-      pack_straight(u.lora_b_NR, linear.N, u.R, to);
-      pack_straight(u.lora_a_RK, u.R, p_.K, to + gemm::panels_numel(u.R, linear.N));
+      if (!b_stays(u)) pack_straight(u.lora_b_NR, linear.N, u.R, to);
+      if (!a_stays(u)) pack_straight(u.lora_a_RK, u.R, p_.K, to + numel_b(linear, u));
     });
     const auto items = static_cast<std::int64_t>(shares_.items().size());
     parallel(items, threads, [&](auto next) {
       static thread_local gemm::Scratch own;
-      const Room room = take(own);
+      Room room = take(own);
       for (std::int64_t i = next(); i < items; i = next()) {
         const auto& [begin, end] = shares_.items()[static_cast<std::size_t>(i)];
         for (std::size_t block = begin; block < end; ++block) run_block(block, room);
@@ -48,8 +48,9 @@ class BackwardPass {
       const Linear& linear = p_.linears[sum.linear];
       const Update& u = linear.updates[sum.update];
       const float* a = kept_ + sum.kept;
-      finish_a(u, a, sum.stride, sum.groups, sum.r, sum.r + 1);
-      finish_b(linear, u, a + u.R * p_.K, sum.stride, sum.groups, sum.r, sum.r + 1);
+      const float* b = a + u.R * p_.K;
+      add_groups(a, sum, p_.K, u.da_RK, sum.r, sum.r + 1);
+      add_groups(b, sum, u.R, u.db_NR, sum.r * linear.N / u.R, (sum.r + 1) * linear.N / u.R);
     });
   }
 
@@ -61,25 +62,35 @@ class BackwardPass {
     float* wide;  // [rows, K]: dx, then x
     float* seen;  // [rows, K]: what an update adds to dx or sees of x
     float* panel;
-    float* alone;  // dA and dB of an update that one block has whole
+    float* sums;    // [rows, kColumns]
+    float* scaled;  // s x A^T, [rows, R], rows filled up to whole vectors
+    float* alone;   // dA or dB of an update that one block has whole
+    std::vector<Addend> addends;
   };
 
   Room take(gemm::Scratch& memory) const {
     const std::int64_t rows = shares_.most_rows();
     const auto layers = static_cast<std::int64_t>(p_.linears.size());
-    const std::int64_t wide = rows * p_.K;
+    const std::int64_t wide = rows * p_.K, panel = gemm::kSlice * gemm::kColumns;
+    const std::int64_t sums = rows * gemm::kColumns, scaled = rows * whole_vectors(rank_);
     Room room{};
     room.dyb = memory.take(layers * rows * rank_ + rows * columns_ + (drops_ ? 2 : 1) * wide +
-                           gemm::kSlice * gemm::kColumns + rank_ * (p_.K + columns_));
+                           panel + sums + scaled + rank_ * std::max(p_.K, columns_));
     room.dy = room.dyb + layers * rows * rank_;
     room.wide = room.dy + rows * columns_;
     room.seen = room.wide + wide;
     room.panel = drops_ ? room.seen + wide : room.seen;
-    room.alone = room.panel + gemm::kSlice * gemm::kColumns;
+    room.sums = room.panel + panel;
+    room.scaled = room.sums + sums;
+    room.alone = room.scaled + scaled;
     return room;
   }
 
-  void run_block(std::size_t index, const Room& room) const {
+  static std::int64_t whole_vectors(std::int64_t n) {
+    return gemm::groups(n, gemm::kWidth) * gemm::kWidth;
+  }
+
+  void run_block(std::size_t index, Room& room) const {
     const Block& block = shares_.blocks()[index];
     const gemm::C dx = result_of(p_.dx_MK, block.first, p_.K, room.wide);
     for (std::size_t l = 0; l < p_.linears.size(); ++l) {
@@ -111,29 +122,52 @@ class BackwardPass {
     return p_.linears[l].updates[part.update];
   }
 
-  // Where a part's dA, then its dB, are summed.
-  float* kept_of(std::size_t l, const Part& part, const Room& room) const {
-    return part.alone ? room.alone : kept_ + part.kept + shares_.offset(l, part.update);
-  }
-
+  // dB (+)= dy^T (s x A^T).
   void sum_db(std::size_t l, const Part& part, const gemm::A& dy, const Room& room) const {
     const Linear& linear = p_.linears[l];
     const Update& u = linear.updates[part.update];
     if (u.db_NR.data == nullptr) return;
-    float* kept = kept_of(l, part, room) + u.R * p_.K;
-    const gemm::A xa{u.xa + (part.first - u.first) * u.R, u.R};
-    add_gradient(u.R, part, xa, dy, linear.N, kept, room.panel);
-    if (part.alone) finish_b(linear, u, kept, 0, 1, 0, u.R);
+    const std::int64_t stride = whole_vectors(u.R);
+    const float* xa = u.xa + (part.first - u.first) * u.R;
+    for (std::int64_t i = 0; i < part.rows; ++i) {
+      float* const row = room.scaled + i * stride;
+      for (std::int64_t r = 0; r < u.R; ++r) row[r] = u.scale * xa[i * u.R + r];
+      std::fill(row + u.R, row + stride, 0.0F);
+    }
+    const gemm::C db = gradient(l, part, u.db_NR, u.R, u.R * p_.K, room);
+    gemm::each_panel(u.R, [&](std::int64_t r, int size) {
+      gemm::multiply<gemm::Rows::kTogether>(linear.N, dy, {room.scaled + r, stride}, part.rows, {},
+                                            at(db, 0, r, size, part.accumulate));
+    });
+    if (part.alone) round_block(u.db_NR, 0, linear.N, u.R, room.alone);
   }
 
+  // dA (+)= (s dy B)^T x, of x what the update sees.
   void sum_da(std::size_t l, const Part& part, const gemm::A& x, const float* dyb,
               const Room& room) const {
     const Update& u = update_of(l, part);
     if (u.da_RK.data == nullptr) return;
-    float* kept = kept_of(l, part, room);
     const gemm::A wide = seen(u.drop, x, part.first - u.first, part.rows, p_.K, room.seen);
-    add_gradient(u.R, part, {dyb, u.R}, wide, p_.K, kept, room.panel);
-    if (part.alone) finish_a(u, kept, 0, 1, 0, u.R);
+    const gemm::C da = gradient(l, part, u.da_RK, p_.K, 0, room);
+    gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
+      gemm::B panel{wide.data + k, wide.stride};
+      if (size % gemm::kWidth != 0) {  // a tile would read beyond the last row
+        gemm::pack_rows(panel.data, panel.step, part.rows, size, room.panel);
+        panel = {room.panel, gemm::kColumns};
+      }
+      gemm::multiply<gemm::Rows::kTogether>(u.R, {dyb, u.R}, panel, part.rows, {},
+                                            at(da, 0, k, size, part.accumulate));
+    });
+    if (part.alone) round_block(u.da_RK, 0, u.R, p_.K, room.alone);
+  }
+
+  // Where a part's gradient is summed: in what its group keeps (dA first, then dB), or in the
+  // gradient itself.
+  gemm::C gradient(std::size_t l, const Part& part, const Matrix& whole, std::int64_t columns,
+                   std::int64_t offset, const Room& room) const {
+    if (part.alone) return result_of(whole, 0, columns, room.alone);
+    float* const kept = kept_ + part.kept + shares_.offset(l, part.update) + offset;
+    return {kept, columns, gemm::kColumns, false};
   }
 
   // s dy B.
@@ -141,130 +175,91 @@ class BackwardPass {
     const Update& u = update_of(l, part);
     if (u.da_RK.data == nullptr && !wants_x_) return;
     const std::int64_t N = p_.linears[l].N;
-    const float* panels = panels_.of(l, part.update);
+    const Operand b = operand_of(u.lora_b_NR, N, u.R, u.rows, panels_.of(l, part.update));
     gemm::Slices(N).each([&](std::int64_t n, std::int64_t count, bool) {
       gemm::each_panel(u.R, [&](std::int64_t r, int size) {
-        gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, 0, n), panel_at(panels, r, N, n),
-                                           count, {}, {dyb + r, u.R, size, n > 0});
+        gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, 0, n), b.at(r, n), count, {},
+                                           {dyb + r, u.R, size, n > 0});
       });
     });
     for (std::int64_t i = 0; i < part.rows * u.R; ++i) dyb[i] *= u.scale;
   }
 
   void add_dx(std::size_t l, const Block& block, const gemm::A& dy, const gemm::C& dx,
-              const Room& room) const {
+              Room& room) const {
     const Linear& linear = p_.linears[l];
-    bool dropped = false;
-    shares_.each_part(block, [&](const Part& part) {
-      if (update_of(l, part).drop.threshold == 0) return;
-      dropped = true;
-      start_with_seen(l, block, part, dx, room);
-    });
+    const bool begun = add_seen(l, block, dx, room) || l > 0;
+    find_addends(l, block, room);
     gemm::Slices(linear.N).each([&](std::int64_t n, std::int64_t count, bool last) {
       gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
         const gemm::B weight = weight_panel(linear.weight, k, linear.N, n, count, room.panel);
-        if (!last && (n > 0 || !dropped)) {
-          gemm::multiply<gemm::Rows::kApart>(block.rows, from(dy, 0, n), weight, count, {},
-                                             at(dx, 0, k, size, n > 0 || l > 0));
-          return;
+        const gemm::C to = at(dx, 0, k, size, n > 0 || begun);
+        if (last) {
+          multiply_with(room.addends, from(dy, 0, n), weight, count, k, to, room.sums);
+        } else {
+          gemm::multiply<gemm::Rows::kApart>(block.rows, from(dy, 0, n), weight, count, {}, to);
         }
-        shares_.each_part(block, [&](const Part& part) {
-          const Update& u = linear.updates[part.update];
-          const bool rides = last && u.drop.threshold == 0;
-          const std::int64_t row = part.first - block.first;
-          const gemm::Tail tail{{dyb_of(l, block, part, room), u.R},
-                                panel_at(a_panels(l, part), k, u.R, 0),
-                                rides ? u.R : 0};
-          const bool accumulate = n > 0 || l > 0 || u.drop.threshold != 0;
-          gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, row, n), weight, count, tail,
-                                             at(dx, row, k, size, accumulate));
-        });
       });
     });
   }
 
-  // An update that drops reaches only what it saw, so it cannot ride: dx begins with it.
-  void start_with_seen(std::size_t l, const Block& block, const Part& part, const gemm::C& dx,
-                       const Room& room) const {
+  // An update that drops reaches only what it saw, so it cannot ride: dx begins with it. Whether
+  // one does.
+  bool add_seen(std::size_t l, const Block& block, const gemm::C& dx, const Room& room) const {
+    bool begun = false;
+    shares_.each_part(
+        block, [&](const Part& part) { begun = begun || update_of(l, part).drop.threshold != 0; });
+    if (!begun) return false;
+    shares_.each_part(block, [&](const Part& part) {
+      const Update& u = update_of(l, part);
+      float* const to = dx.data + (part.first - block.first) * dx.stride;
+      if (u.drop.threshold != 0) {
+        add_seen(u, part, dyb_of(l, block, part, room), a_of(l, part), to, dx.stride, l > 0, room);
+      } else if (l == 0) {
+        for (std::int64_t i = 0; i < part.rows; ++i) std::fill_n(to + i * dx.stride, p_.K, 0.0F);
+      }
+    });
+    return true;
+  }
+
+  // Of one update; onto what is there already, or over it.
+  void add_seen(const Update& u, const Part& part, const float* dyb, const Operand& a, float* to,
+                std::int64_t stride, bool onto, const Room& room) const {
+    gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
+      gemm::multiply<gemm::Rows::kApart>(part.rows, {dyb, u.R}, a.at(k, 0), u.R, {},
+                                         {room.seen + k, p_.K, size, false});
+    });
+    for (std::int64_t i = 0; i < part.rows; ++i, to += stride) {
+      float* const from = room.seen + i * p_.K;
+      keep_seen(u.drop, part.first - u.first + i, from, p_.K, onto ? from : to);
+      if (!onto) continue;
+      for (std::int64_t k = 0; k < p_.K; ++k) to[k] += from[k];
+    }
+  }
+
+  // What each update adds to dx.
+  void find_addends(std::size_t l, const Block& block, Room& room) const {
+    room.addends.clear();
+    shares_.each_part(block, [&](const Part& part) {
+      const Update& u = update_of(l, part);
+      room.addends.push_back({part.first - block.first, part.rows, dyb_of(l, block, part, room),
+                              a_of(l, part), u.drop.threshold == 0 ? u.R : 0});
+    });
+  }
+
+  bool a_stays(const Update& u) const { return stays(u.lora_a_RK, p_.K, u.rows); }
+  static bool b_stays(const Update& u) { return stays(u.lora_b_NR, u.R, u.rows); }
+
+  // Of an update's panels, those of B come first.
+  static std::int64_t numel_b(const Linear& linear, const Update& u) {
+    return b_stays(u) ? 0 : gemm::panels_numel(u.R, linear.N);
+  }
+
+  Operand a_of(std::size_t l, const Part& part) const {
     const Update& u = update_of(l, part);
-    const std::int64_t K = p_.K, row = part.first - block.first;
-    const gemm::A dyb{dyb_of(l, block, part, room), u.R};
-    gemm::each_panel(K, [&](std::int64_t k, int size) {
-      gemm::multiply<gemm::Rows::kApart>(part.rows, dyb, panel_at(a_panels(l, part), k, u.R, 0),
-                                         u.R, {}, {room.seen + k, K, size, false});
-    });
-    for (std::int64_t i = 0; i < part.rows; ++i) {
-      float* const from = room.seen + i * K;
-      float* const to = dx.data + (row + i) * dx.stride;
-      keep_seen(u.drop, part.first - u.first + i, from, K, l == 0 ? to : from);
-      if (l == 0) continue;
-      for (std::int64_t k = 0; k < K; ++k) to[k] += from[k];
-    }
+    const float* panels = panels_.of(l, part.update) + numel_b(p_.linears[l], u);
+    return operand_of(u.lora_a_RK, u.R, p_.K, u.rows, panels);
   }
-
-  const float* a_panels(std::size_t l, const Part& part) const {
-    const Linear& linear = p_.linears[l];
-    return panels_.of(l, part.update) + gemm::panels_numel(linear.updates[part.update].R, linear.N);
-  }
-
-  // sum[R, columns] (+)= low^T wide over the rows of a part: low [rows, R], wide [rows, columns].
-  static void add_gradient(std::int64_t R, const Part& part, const gemm::A& low,
-                           const gemm::A& wide, std::int64_t columns, float* sum, float* room) {
-    gemm::each_panel(columns, [&](std::int64_t n, int size) {
-      gemm::B panel{wide.data + n, wide.stride};
-      if (size < gemm::kColumns) {  // a tile would read beyond the last row
-        gemm::pack_rows(wide.data + n, wide.stride, part.rows, size, room);
-        panel = {room, gemm::kColumns};
-      }
-      gemm::multiply<gemm::Rows::kTogether>(R, low, panel, part.rows, {},
-                                            {sum + n, columns, size, part.accumulate});
-    });
-  }
-
-  // Rows [begin, end) of dA: the groups' sums, `stride` floats apart, added in order.
-  void finish_a(const Update& u, const float* kept, std::int64_t stride, std::int64_t groups,
-                std::int64_t begin, std::int64_t end) const {
-    if (u.da_RK.data == nullptr) return;
-    for (std::int64_t r = begin; r < end; ++r) {
-      typed(u.da_RK, r, 0,
-            [&](auto* to) { add_groups(kept + r * p_.K, stride, groups, p_.K, 1.0F, to, 1); });
-    }
-  }
-
-  // Columns [begin, end) of dB, likewise: in strips whose lines stay in the first-level cache.
-  static void finish_b(const Linear& linear, const Update& u, const float* kept,
-                       std::int64_t stride, std::int64_t groups, std::int64_t begin,
-                       std::int64_t end) {
-    if (u.db_NR.data == nullptr) return;
-    constexpr std::int64_t kStrip = 64;
-    typed(u.db_NR, 0, 0, [&](auto* to) {
-      for (std::int64_t n = 0; n < linear.N; n += kStrip) {
-        const std::int64_t count = std::min(kStrip, linear.N - n);
-        for (std::int64_t r = begin; r < end; ++r) {
-          add_groups(kept + r * linear.N + n, stride, groups, count, u.scale,
-                     to + n * u.db_NR.stride + r, u.db_NR.stride);
-        }
-      }
-    });
-  }
-
-  // to[i * step] = scale times the sum of the groups' element i.
-  template <typename T>
-  static void add_groups(const float* kept, std::int64_t stride, std::int64_t groups,
-                         std::int64_t count, float scale, T* to, std::int64_t step) {
-    if (groups == 1) {
-      for (std::int64_t i = 0; i < count; ++i) put_rounded(to[i * step], scale * kept[i]);
-      return;
-    }
-    for (std::int64_t i = 0; i < count; ++i) {
-      float sum = 0.0F;
-      for (std::int64_t g = 0; g < groups; ++g) sum += kept[g * stride + i];
-      put_rounded(to[i * step], scale * sum);
-    }
-  }
-
-  static void put_rounded(float& to, float x) { to = x; }
-  static void put_rounded(BFloat16& to, float x) { to = round_to_nearest(x); }
 
   const Pass& p_;
   Shares shares_;

@@ -16,8 +16,8 @@ class ForwardPass {
       : p_(pass),
         blocks_(pass.M, kForwardRows),
         panels_(pass,
-                [&](std::int64_t N, std::int64_t R) {
-                  return gemm::panels_numel(R, pass.K) + gemm::panels_numel(N, R);
+                [&](const Linear& linear, const Update& u) {
+                  return gemm::panels_numel(u.R, pass.K) + gemm::panels_numel(linear.N, u.R);
                 }),
         rank_(highest_rank(pass)),
         columns_(most_columns(pass)),
@@ -53,7 +53,6 @@ class ForwardPass {
   struct Piece {
     const Update* update;
     const float* a_panels;
-    const float* b_panels;
     std::int64_t first;  // in the block
     std::int64_t rows;
     gemm::A x;  // as the update sees it
@@ -69,9 +68,11 @@ class ForwardPass {
     float* seen;
     float* y;
     float* panel;
+    float* sums;
     gemm::A block;            // of x, which the next chunk may want too
     std::int64_t index = -1;  // of that block
     std::vector<Piece> pieces;
+    std::vector<Addend> addends;  // what each piece adds to y
   };
 
   // Few rows keep many threads busy only if columns are shared out too; no sum crosses columns.
@@ -91,12 +92,13 @@ class ForwardPass {
     Room room{};
     room.index = -1;
     room.xa = memory.take(2 * rows * rank_ + (drops_ ? 2 : 1) * x_numel + rows * columns_ +
-                          gemm::kSlice * gemm::kColumns);
+                          (gemm::kSlice + rows) * gemm::kColumns);
     room.scaled = room.xa + rows * rank_;
     room.x = room.scaled + rows * rank_;
     room.seen = room.x + x_numel;
     room.y = drops_ ? room.seen + x_numel : room.seen;
     room.panel = room.y + rows * columns_;
+    room.sums = room.panel + gemm::kSlice * gemm::kColumns;
     return room;
   }
 
@@ -116,16 +118,12 @@ class ForwardPass {
         const std::int64_t column = chunk.from + n;
         const gemm::B panel = weight_panel(linear.weight, column, K, k, count, room.panel);
         const bool accumulate = k > 0 || linear.bias_N.data != nullptr;
-        if (!last) {
-          gemm::multiply<gemm::Rows::kApart>(rows, from(room.block, 0, k), panel, count, {},
-                                             at(y, 0, n, size, accumulate));
-          return;
-        }
-        for (const Piece& piece : room.pieces) {
-          const std::int64_t R = piece.update->R;
-          const gemm::Tail tail{{piece.scaled, R}, panel_at(piece.b_panels, column, R, 0), R};
-          gemm::multiply<gemm::Rows::kApart>(piece.rows, from(room.block, piece.first, k), panel,
-                                             count, tail, at(y, piece.first, n, size, accumulate));
+        const gemm::A x = from(room.block, 0, k);
+        const gemm::C to = at(y, 0, n, size, accumulate);
+        if (last) {
+          multiply_with(room.addends, x, panel, count, column, to, room.sums);
+        } else {
+          gemm::multiply<gemm::Rows::kApart>(rows, x, panel, count, {}, to);
         }
       });
     });
@@ -135,6 +133,7 @@ class ForwardPass {
 
   void find_pieces(std::size_t linear, std::int64_t first, std::int64_t rows, Room& room) const {
     room.pieces.clear();
+    room.addends.clear();
     const std::vector<Update>& updates = p_.linears[linear].updates;
     const auto ends_before = [](std::int64_t row, const Update& u) {
       return row < u.first + u.rows;
@@ -145,10 +144,12 @@ class ForwardPass {
       const std::int64_t count = std::min(first + rows, u->first + u->rows) - begin;
       if (count == 0) continue;
       const float* panels = panels_.of(linear, static_cast<std::size_t>(u - updates.begin()));
-      room.pieces.push_back({&*u, panels, panels + gemm::panels_numel(u->R, p_.K), at, count,
+      room.pieces.push_back({&*u, panels, at, count,
                              seen(u->drop, from(room.block, at, 0), begin - u->first, count, p_.K,
                                   room.seen + at * p_.K),
                              room.xa + at * rank_, room.scaled + at * rank_});
+      const Operand b = in_panels(panels + gemm::panels_numel(u->R, p_.K), u->R);
+      room.addends.push_back({at, count, room.scaled + at * rank_, b, u->R});
     }
   }
 
@@ -156,7 +157,7 @@ class ForwardPass {
     const std::int64_t R = piece.update->R;
     gemm::each_panel(R, [&](std::int64_t r, int size) {
       gemm::multiply<gemm::Rows::kApart>(piece.rows, from(piece.x, 0, k),
-                                         panel_at(piece.a_panels, r, p_.K, k), count, {},
+                                         in_panels(piece.a_panels, p_.K).at(r, k), count, {},
                                          {piece.xa + r, R, size, k > 0});
     });
     if (!last) return;

@@ -1,8 +1,8 @@
 // Matrices of either dtype as the products want them: float32 blocks and panels.
 #pragma once
 
-#include "../common/gemm.h"
 #include "../common/hash.h"
+#include "../common/panels.h"
 #include "../common/threads.h"
 #include "launch.h"
 
@@ -50,6 +50,9 @@ gemm::C result_of(const Matrix& m, std::int64_t first, std::int64_t columns, flo
   return {static_cast<float*>(m.data) + first * m.stride, m.stride, gemm::kColumns, false};
 }
 
+void put_rounded(float& to, float x) { to = x; }
+void put_rounded(BFloat16& to, float x) { to = round_to_nearest(x); }
+
 void round_block(const Matrix& m, std::int64_t first, std::int64_t rows, std::int64_t columns,
                  const float* room) {
   if (!m.bfloat16) return;
@@ -75,11 +78,37 @@ void pack_turned(const Matrix& m, std::int64_t columns, std::int64_t depth, floa
   });
 }
 
-gemm::B panel_at(const float* panels, std::int64_t column, std::int64_t depth, std::int64_t k) {
-  return {panels + column * depth + k * gemm::kColumns, gemm::kColumns};
+// B of a product, [depth, columns]: in panels, or in a matrix as it lies.
+struct Operand {
+  // Row k of the panel that begins at a column.
+  gemm::B at(std::int64_t first_column, std::int64_t k) const {
+    return {data + first_column * column + k * row, row};
+  }
+  const float* data;
+  std::int64_t column;  // floats from one to the next
+  std::int64_t row;
+};
+
+Operand in_panels(const float* panels, std::int64_t depth) {
+  return {panels, depth, gemm::kColumns};
 }
 
-// The same of a packed weight, widened into `room` where it is bfloat16.
+// Rows that are too few for panels and tiles of their own.
+constexpr std::int64_t kFewRows = 2 * gemm::kRows;
+
+// Whether B = m may stay where it is for so many rows of A: if no vector would reach beyond a row.
+bool stays(const Matrix& m, std::int64_t columns, std::int64_t rows) {
+  return !m.bfloat16 && columns % gemm::kWidth == 0 && rows <= kFewRows;
+}
+
+// B = m where it lies, or in panels that are packed already.
+Operand operand_of(const Matrix& m, std::int64_t depth, std::int64_t columns, std::int64_t rows,
+                   const float* panels) {
+  if (!stays(m, columns, rows)) return in_panels(panels, depth);
+  return {static_cast<const float*>(m.data), 1, m.stride};
+}
+
+// A panel of a packed weight, widened into `room` where it is bfloat16.
 gemm::B weight_panel(const Panels& weight, std::int64_t column, std::int64_t depth, std::int64_t k,
                      std::int64_t count, float* room) {
   const std::int64_t offset = column * depth + k * gemm::kColumns;
@@ -95,6 +124,44 @@ gemm::A from(const gemm::A& a, std::int64_t row, std::int64_t column) {
 
 gemm::C at(const gemm::C& c, std::int64_t row, std::int64_t column, int columns, bool accumulate) {
   return {c.data + row * c.stride + column, c.stride, columns, accumulate};
+}
+
+// What one update adds to its rows of a block: low [rows, depth] times high [depth, columns].
+struct Addend {
+  std::int64_t first;  // in the block
+  std::int64_t rows;
+  const float* low;
+  Operand high;
+  std::int64_t depth;
+};
+
+// A block of rows against the panel at `column`: C (+)= A B + low high. Updates of a few rows share
+// tiles, and each goes on from their sums (in `sums`, [rows, kColumns]): a row's bits are those
+// that it has where its update is added in the registers.
+void multiply_with(const std::vector<Addend>& addends, const gemm::A& a, const gemm::B& b,
+                   std::int64_t depth, std::int64_t column, const gemm::C& c, float* sums) {
+  using gemm::Rows;
+  const auto joins = [](const Addend& addend) { return addend.rows <= kFewRows; };
+  for (auto it = addends.begin(); it != addends.end();) {
+    const auto end = joins(*it) ? std::find_if_not(it, addends.end(), joins) : it + 1;
+    const std::int64_t first = it->first;
+    if (end - it == 1) {
+      const gemm::Tail tail{{it->low, it->depth}, it->high.at(column, 0), it->depth};
+      gemm::multiply<Rows::kApart>(it->rows, from(a, first, 0), b, depth, tail,
+                                   at(c, first, 0, c.columns, c.accumulate));
+      it = end;
+      continue;
+    }
+    const std::int64_t rows = (end - 1)->first + (end - 1)->rows - first;
+    const int whole = c.columns <= gemm::kWidth ? gemm::kWidth : gemm::kColumns;
+    gemm::multiply<Rows::kApart>(rows, from(a, first, 0), b, depth, {},
+                                 {sums, gemm::kColumns, whole, false});
+    for (; it != end; ++it) {
+      gemm::multiply<Rows::kApart>(it->rows, {it->low, it->depth}, it->high.at(column, 0),
+                                   it->depth, {}, at(c, it->first, 0, c.columns, c.accumulate),
+                                   sums + (it->first - first) * gemm::kColumns);
+    }
+  }
 }
 
 // What an update sees of a row of its x: the others are zero.
@@ -155,7 +222,7 @@ class UpdatePanels {
       starts_.push_back(places_.size());
       for (const Update& update : linear.updates) {
         places_.push_back({&linear, &update, total_});
-        total_ += numel(linear.N, update.R);
+        total_ += numel(linear, update);
       }
     }
   }

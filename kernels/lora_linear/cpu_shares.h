@@ -32,7 +32,8 @@ struct Block {
   std::size_t parts_end;
 };
 
-// One rank of the gradients of an update with several groups, to be added up at the end.
+// A share of the gradients of an update with several groups, to be added up at the end: row r of
+// dA, and as large a part of the rows of dB.
 struct Sum {
   std::size_t linear;
   std::size_t update;
@@ -132,6 +133,27 @@ class Shares {
   std::int64_t most_rows_ = 0;
   bool open_ = false;
 };
+
+// Rows [begin, end) of a gradient: what its groups kept, added in order, strip by strip.
+void add_groups(const float* kept, const Sum& sum, std::int64_t columns, const Matrix& to,
+                std::int64_t begin, std::int64_t end) {
+  if (to.data == nullptr) return;
+  constexpr std::int64_t kStrip = 256;
+  float strip[kStrip];
+  for (std::int64_t i = begin; i < end; ++i) {
+    for (std::int64_t j = 0; j < columns; j += kStrip) {
+      const std::int64_t count = std::min(kStrip, columns - j);
+      const float* from = kept + i * columns + j;
+      std::copy_n(from, count, strip);
+      for (std::int64_t g = 1; g < sum.groups; ++g) {
+        for (std::int64_t s = 0; s < count; ++s) strip[s] += from[g * sum.stride + s];
+      }
+      typed(to, i, j, [&](auto* row) {
+        for (std::int64_t s = 0; s < count; ++s) put_rounded(row[s], strip[s]);
+      });
+    }
+  }
+}
 
 }  // namespace
 }  // namespace crucible::lora_linear::cpu

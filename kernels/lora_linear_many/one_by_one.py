@@ -26,27 +26,29 @@ def one_by_one(one: One) -> Variant:
                 bias = biases[layer] if biases else None
                 y, xa = one.forward(part, weight, a, b, updates.scales[i], bias, updates.drops[i])
                 parts.append(y)
-                xas.append(xa)
+                xas.append(xa.flatten())
             ys.append(torch.cat(parts))
-        return Forward(ys, xas)
+        return Forward(ys, torch.cat(xas))
 
     def backward(
         dys: Sequence[Tensor],
         x: Tensor | None,
         weights: Sequence[Tensor],
         updates: Updates,
-        xas: Sequence[Tensor],
+        xa: Tensor,
         wanted: Wanted,
     ) -> Gradients:
         total, das, dbs = None, [], []
+        xas = torch.split(xa, updates.xa_numels())
         for layer, weight in enumerate(weights):
             seen = _parts(updates, layer, dys[layer] if x is None else x)
             dxs = []
             for (i, dy), (_, part) in zip(_parts(updates, layer, dys[layer]), seen, strict=True):
                 a, b, drop = updates.lora_a[i], updates.lora_b[i], updates.drops[i]
                 own = None if x is None else part
+                low = xas[i].view(len(dy), a.shape[0])
                 dx, da, db = one.backward(
-                    dy, own, weight, a, b, updates.scales[i], xas[i], wanted, drop
+                    dy, own, weight, a, b, updates.scales[i], low, wanted, drop
                 )
                 dxs += [] if dx is None else [dx]
                 das += [] if da is None else [da]

@@ -28,12 +28,17 @@ class Updates(NamedTuple):
     rows: Sequence[int]
     drops: Sequence[Drop]
 
+    def xa_numels(self) -> list[int]:
+        """Elements of each update's x A^T."""
+        rows = [*self.rows] * (len(self.lora_a) // len(self.rows))
+        return [count * a.shape[0] for count, a in zip(rows, self.lora_a, strict=True)]
+
 
 class Forward(NamedTuple):
-    """y of each layer, [M, N], and x A^T of each update, [rows, R]."""
+    """y of each layer, [M, N], and the [rows, R] of every update's x A^T, one after the other."""
 
     ys: list[Tensor]
-    xas: list[Tensor]
+    xa: Tensor
 
 
 class Wanted(NamedTuple):
@@ -58,7 +63,7 @@ class Variant:
 
     Args:
         forward: takes x [M, K], weights [N, K], biases [N] (one a layer, or none), and `Updates`.
-        backward: takes dys [M, N], x (None where dA is not wanted), weights, `Updates`, xas and
+        backward: takes dys [M, N], x (None where dA is not wanted), weights, `Updates`, xa and
             `Wanted`.
     """
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../common/bfloat16.h"
-#include "../common/gemm.h"
+#include "../common/panels.h"
 #include "../common/vectors.h"
 #include "launch.h"
 

@@ -130,7 +130,7 @@ def lora_arguments() -> list[object]:
     panels = torch.zeros(_C.lora_linear_panels_numel(6, 8, False))
     a, b = torch.zeros(3, 8), torch.zeros(6, 3)
     y, xa = torch.zeros(2, 6), torch.zeros(2, 3)
-    return [torch.zeros(2, 8), [panels], [None], [y], [2], [a], [b], [1.0], [xa], 0.0, [0], 1]
+    return [torch.zeros(2, 8), [panels], [None], [y], [2], [a], [b], [1.0], xa, 0.0, [0], 1]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,8 @@ def lora_arguments() -> list[object]:
         (5, [torch.zeros(0, 8)], ValueError, "lora_a must have at least one row"),
         (6, [torch.zeros(6, 4)], ValueError, r"lora_b must have shape \[N, R\] = \[6, 3\], got"),
         (3, [torch.zeros(3, 6)], ValueError, r"y must have shape \[M, N\] = \[2, 6\], got"),
-        (8, [torch.zeros(3, 2).t()], ValueError, "xa must be contiguous, got strides"),
+        (8, torch.zeros(3, 2).t(), ValueError, "xa must be contiguous, got strides"),
+        (8, torch.zeros(5), ValueError, r"xa must have rows x R elements .*, 6, got shape \[5\]"),
         (11, 0, ValueError, "threads must be at least 1, got 0"),
     ],
 )  # fmt: skip

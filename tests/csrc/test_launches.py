@@ -92,8 +92,8 @@ def test_lora_linear_many(look: Look) -> None:
     x, weight = torch.zeros(7, 32, dtype=torch.bfloat16), torch.zeros(48, 32, dtype=torch.bfloat16)
     a, b = [torch.zeros(8, 32)] * 2, [torch.zeros(48, 8)] * 2
     updates = Updates(a, b, [1.0, 2.0], [3, 4], [Drop(0, 0)] * 2)
-    ys, xas = variant.forward(x, [weight], [], updates)
-    dx, _, _ = variant.backward(ys, x, [weight], updates, xas, Wanted(True, True, True))
+    ys, xa = variant.forward(x, [weight], [], updates)
+    dx, _, _ = variant.backward(ys, x, [weight], updates, xa, Wanted(True, True, True))
     assert dx.shape == x.shape
     assert set(names) == {"multiply", "rank_gradient"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from crucible_kitchen.errors import KernelError
+from crucible_kitchen.ops._autograd import differentiable
 
 # Any: torch does not annotate these.
 _C: Any = torch._C
@@ -25,7 +26,10 @@ def register(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """Register an op and return it. `Library.define` calls cost half of what `custom_op` calls do.
+    """Register an op and return what calls it.
+
+    A call goes to `run` without torch's dispatcher, whose two crossings take longer than a small
+    kernel does, wherever nobody would see it there: see `_unseen`.
 
     Args:
         schema: such as ``grad_norm(Tensor[] grads) -> Tensor``.
@@ -37,52 +41,56 @@ def register(
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    qualified = f"crucible_kitchen::{name}"
-    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    torch.library.register_fake(f"crucible_kitchen::{name}", fake, lib=_LIBRARY)
     op: Any = getattr(torch.ops.crucible_kitchen, name).default
-    if backward is None or setup_context is None:
-        return op  # type: ignore[no-any-return]
-    backward = _once(name, backward)
-    if "Tensor[]" in schema:
-        torch.library.register_autograd(
-            qualified, backward, setup_context=setup_context, lib=_LIBRARY
-        )
-    else:
-        differentiable = _differentiable(op, setup_context, backward)
-        _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
-    return op  # type: ignore[no-any-return]
+    compute: Callable[..., Any] = _only
+    if backward is not None and setup_context is not None:
+        compute = differentiable(op._schema, setup_context, _once(name, backward))
 
+        def below_autograd(keys: Any, *args: Any) -> Any:
+            def redispatch(*args: Any) -> Any:
+                with _C._AutoDispatchBelowAutograd():
+                    return op.redispatch(keys & _C._after_autograd_keyset, *args)
 
-def _differentiable(
-    op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """What `torch.library.register_autograd` registers, for an op without lists and defaults.
+            return compute(redispatch, args)
 
-    Torch's own looks for lists and keyword arguments in every call, which takes longer than all
-    else that a small call does.
-    """
+        _LIBRARY.impl(name, below_autograd, "Autograd", with_keyset=True)
 
-    class Call(torch.autograd.Function):
-        # The keys of the call come last, so that a place in the schema is a place here.
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            *inputs, keys = args
-            with _C._AutoDispatchBelowAutograd():
-                output = op.redispatch(keys & _C._after_autograd_keyset, *inputs)
-            setup_context(ctx, tuple(inputs), output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            return (*backward(ctx, *grads), None)
-
-    def call(keys: Any, *args: Any) -> Any:
-        if torch.is_grad_enabled() and _C._any_requires_grad(*args):
-            return Call.apply(*args, keys)  # type: ignore[no-untyped-call]
-        with _C._AutoDispatchBelowAutograd():
-            return op.redispatch(keys & _C._after_autograd_keyset, *args)
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or not _unseen(args):
+            return op(*args)
+        return compute(run, args)
 
     return call
+
+
+def _only(run: Callable[..., Any], args: Sequence[Any]) -> Any:
+    return run(*args)
+
+
+_LISTS = frozenset({list, tuple})
+_PLAIN = _LISTS | {Tensor, torch.nn.Parameter, type(None), bool, int, float}
+
+
+def _unseen(args: Sequence[Any]) -> bool:
+    """Whether torch's dispatcher would do nothing but hand plain tensors on to the kernel.
+
+    It has more to do for subclasses of `Tensor`, inside modes and transforms, and while somebody
+    traces or profiles.
+    """
+    types = set(map(type, args))
+    if not types.isdisjoint(_LISTS):
+        for items in args:
+            if type(items) in _LISTS:
+                types.update(map(type, items))
+    return (
+        types <= _PLAIN
+        and not _C._len_torch_dispatch_stack()
+        and not _C._len_torch_function_stack()
+        and get_interpreter_stack() is None
+        and _C._get_tracing_state() is None
+        and not _C._autograd._profiler_enabled()
+    )
 
 
 def _once(op: str, backward: Callable[..., Any]) -> Callable[..., Any]:

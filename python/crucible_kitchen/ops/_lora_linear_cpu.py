@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from crucible_kitchen import _C
 from crucible_kitchen.kernels.lora_linear.variant import (
@@ -22,14 +22,16 @@ from crucible_kitchen.kernels.lora_linear.variant import (
 class _Packed(NamedTuple):
     """Panels of a weight, and what it was when they were made."""
 
+    weight: weakref.ref[Tensor]
     address: int
     version: int | None
     panels: Tensor
 
 
-# Panels live as long as their weights do.
-_FOR_FORWARD: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_FOR_BACKWARD: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+# By id of the weight; panels live as long as their weights do. (torch's WeakTensorKeyDictionary
+# makes an object for every look.)
+_FOR_FORWARD: dict[int, _Packed] = {}
+_FOR_BACKWARD: dict[int, _Packed] = {}
 
 
 def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
@@ -41,10 +43,11 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     rows = rows_together(weight)
     # Tensors made under inference_mode count no versions.
     version = None if weight.is_inference() else weight._version
-    known = _FOR_BACKWARD if backward else _FOR_FORWARD
-    packed: _Packed | None = known.get(weight)  # type: ignore[no-untyped-call]
+    known, key = _FOR_BACKWARD if backward else _FOR_FORWARD, id(weight)
+    packed = known.get(key)
     if (
         packed is not None
+        and packed.weight() is weight
         and packed.version == version
         and packed.address == weight.data_ptr()
         and packed.panels.dtype == weight.dtype
@@ -54,7 +57,8 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward)
     panels = torch.empty(numel, dtype=weight.dtype)
     _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
-    known[weight] = _Packed(weight.data_ptr(), version, panels)
+    died = weakref.ref(weight, lambda _: known.pop(key, None))
+    known[key] = _Packed(died, weight.data_ptr(), version, panels)
     return panels
 
 
@@ -84,7 +88,7 @@ def _forward(
         (rows_together(lora_a),),
         (rows_together(lora_b),),
         (scale,),
-        (xa,),
+        xa,
         drop.share,
         (drop.seed,),
         torch.get_num_threads(),
@@ -115,7 +119,7 @@ def _backward(
         (rows_together(lora_a),),
         (rows_together(lora_b),),
         (scale,),
-        (xa,),
+        xa,
         drop.share,
         (drop.seed,),
         dx,

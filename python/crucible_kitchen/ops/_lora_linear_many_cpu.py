@@ -22,11 +22,7 @@ def _forward(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], updates: Updates
 ) -> Forward:
     ys = [torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype) for weight in weights]
-    parts = len(updates.rows)
-    xas = [
-        torch.empty((updates.rows[i % parts], a.shape[0]), dtype=torch.float32)
-        for i, a in enumerate(updates.lora_a)
-    ]
+    xa = torch.empty(sum(updates.xa_numels()), dtype=torch.float32)
     _C.lora_linear_forward(
         rows_together(x),
         [panels_of(weight, backward=False) for weight in weights],
@@ -36,12 +32,12 @@ def _forward(
         [rows_together(a) for a in updates.lora_a],
         [rows_together(b) for b in updates.lora_b],
         updates.scales,
-        xas,
+        xa,
         updates.drops[0].share,
         [drop.seed for drop in updates.drops],
         torch.get_num_threads(),
     )
-    return Forward(ys, xas)
+    return Forward(ys, xa)
 
 
 def _backward(
@@ -49,7 +45,7 @@ def _backward(
     x: Tensor | None,
     weights: Sequence[Tensor],
     updates: Updates,
-    xas: Sequence[Tensor],
+    xa: Tensor,
     wanted: Wanted,
 ) -> Gradients:
     M, K = dys[0].shape[0], weights[0].shape[1]
@@ -65,7 +61,7 @@ def _backward(
         [rows_together(a) for a in updates.lora_a],
         [rows_together(b) for b in updates.lora_b],
         updates.scales,
-        xas,
+        xa,
         updates.drops[0].share,
         [drop.seed for drop in updates.drops],
         dx,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from crucible_kitchen.kernels.common.launcher import DTYPES, aligned
 from crucible_kitchen.kernels.lora_linear.builds import not_built
+from crucible_kitchen.kernels.lora_linear.variant import Drop, Gradients
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
-
-if TYPE_CHECKING:
-    from crucible_kitchen.kernels.lora_linear.variant import Drop, Gradients
 
 
 def lora_linear(
@@ -73,6 +71,35 @@ def check_lora_linear(
     op: str, x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None
 ) -> None:
     """Raises ValueError or TypeError, in the name of `op`, for tensors that do not fit."""
+    if not _fits(x, weight, lora_a, lora_b, bias):
+        raise _misfit(op, x, weight, lora_a, lora_b, bias)
+
+
+def _fits(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> bool:
+    """In one expression: it is asked of every call, and of each update of a batch."""
+    of_w, of_a, of_b = weight.shape, lora_a.shape, lora_b.shape
+    device, dtype = weight.device, weight.dtype
+    either = (dtype, torch.float32)
+    return (
+        len(of_w) == len(of_a) == len(of_b) == 2
+        and of_a[0] >= 1
+        and x.shape[-1:] == of_a[1:] == of_w[1:]
+        and of_b == (of_w[0], of_a[0])
+        and x.dtype == dtype
+        and (lora_a.dtype in either and lora_b.dtype in either)
+        and x.device == lora_a.device == lora_b.device == device
+        and not weight.requires_grad
+        and (
+            bias is None
+            or (bias.shape == of_w[:1] and bias.dtype in either and bias.device == device)
+        )
+    )
+
+
+def _misfit(
+    op: str, x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None
+) -> Exception:
+    """What is wrong with tensors that do not fit."""
     if x.ndim == 0 or weight.ndim != 2 or lora_a.ndim != 2 or lora_a.shape[0] == 0:
         for name, tensor, letters, ndim in (
             ("x", x, "[..., K]", max(x.ndim, 1)),
@@ -80,7 +107,7 @@ def check_lora_linear(
             ("lora_a", lora_a, "[R, K] with R >= 1", 2),
         ):
             if tensor.ndim != ndim or (tensor is lora_a and lora_a.shape[0] == 0):
-                raise ValueError(f"{op}: {name} must have shape {letters}, {_got(tensor)}")
+                return ValueError(f"{op}: {name} must have shape {letters}, {_got(tensor)}")
     (N, K), R = weight.shape, lora_a.shape[0]
     wanted: list[tuple[str, Tensor, str, tuple[int, ...]]] = [
         ("x", x, "[..., K]", (*x.shape[:-1], K)),
@@ -91,25 +118,24 @@ def check_lora_linear(
         wanted.append(("bias", bias, "[N]", (N,)))
     for name, tensor, letters, shape in wanted:
         if tensor.shape != shape:
-            raise ValueError(
+            return ValueError(
                 f"{op}: {name} must have shape {letters} = {list(shape)}, {_got(tensor)}"
             )
         if tensor.device != weight.device:
-            raise ValueError(
+            return ValueError(
                 f"{op}: {name} must be on weight's device, {weight.device}, got {tensor.device}"
             )
         if tensor.dtype not in (weight.dtype, torch.float32) or (
             tensor is x and x.dtype != weight.dtype
         ):
             also = "" if tensor is x or weight.dtype == torch.float32 else " or torch.float32"
-            raise TypeError(
+            return TypeError(
                 f"{op}: {name} must have weight's dtype, {weight.dtype}{also}, got {tensor.dtype}"
             )
-    if weight.requires_grad:
-        raise ValueError(
-            f"{op}: weight must be frozen, got one that requires a gradient; "
-            "call weight.requires_grad_(False)"
-        )
+    return ValueError(
+        f"{op}: weight must be frozen, got one that requires a gradient; "
+        "call weight.requires_grad_(False)"
+    )
 
 
 def check_dropout(op: str, dropout: float) -> None:
@@ -159,13 +185,6 @@ LORA_LINEAR = Op(
 )
 
 
-def _drop(dropout: float, seed: int) -> Drop:
-    # Imported here: kernels load when they first run.
-    from crucible_kitchen.kernels.lora_linear.variant import Drop
-
-    return Drop(dropout, seed)
-
-
 def _run(
     x: Tensor,
     weight: Tensor,
@@ -177,8 +196,9 @@ def _run(
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     kernel: Any = LORA_LINEAR.choose(x, weight, lora_a)
-    drop = _drop(dropout, seed)
-    made: tuple[Tensor, Tensor] = kernel.forward(x, weight, lora_a, lora_b, scale, bias, drop)
+    made: tuple[Tensor, Tensor] = kernel.forward(
+        x, weight, lora_a, lora_b, scale, bias, Drop(dropout, seed)
+    )
     return made
 
 
@@ -213,8 +233,9 @@ def _run_backward(
     seed: int,
 ) -> tuple[Tensor, ...]:
     kernel: Any = LORA_LINEAR.choose(dy, weight, lora_a)
-    drop = _drop(dropout, seed)
-    made: Gradients = kernel.backward(dy, x, weight, lora_a, lora_b, scale, xa, wanted, drop)
+    made: Gradients = kernel.backward(
+        dy, x, weight, lora_a, lora_b, scale, xa, wanted, Drop(dropout, seed)
+    )
     return tuple(dy.new_empty(0) if part is None else part for part in made)
 
 

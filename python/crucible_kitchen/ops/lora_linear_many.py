@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from crucible_kitchen.kernels.lora_linear.variant import Drop
+from crucible_kitchen.kernels.lora_linear_many.variant import Forward, Gradients, Updates, Wanted
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
@@ -17,9 +19,6 @@ from crucible_kitchen.ops.lora_linear import (
     refuse_built,
     refuse_cpu,
 )
-
-if TYPE_CHECKING:
-    from crucible_kitchen.kernels.lora_linear_many.variant import Updates
 
 _NAME = "lora_linear_many"
 
@@ -143,9 +142,6 @@ def _updates(
     dropout: float,
     seeds: list[int],
 ) -> Updates:
-    from crucible_kitchen.kernels.lora_linear.variant import Drop
-    from crucible_kitchen.kernels.lora_linear_many.variant import Updates
-
     return Updates(lora_a, lora_b, scales, rows, [Drop(dropout, seed) for seed in seeds])
 
 
@@ -159,21 +155,21 @@ def _run(
     rows: list[int],
     dropout: float,
     seeds: list[int],
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> Forward:
     kernel: Any = LORA_LINEAR_MANY.choose(x, weights, lora_a)
     updates = _updates(lora_a, lora_b, scales, rows, dropout, seeds)
-    ys, xas = kernel.forward(x, weights, biases, updates)
-    return ys, xas
+    made: Forward = kernel.forward(x, weights, biases, updates)
+    return made
 
 
 def _fake(
     x: Tensor, weights: list[Tensor], biases: list[Tensor], lora_a: list[Tensor], *rest: Any
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Tensor], Tensor]:
     rows = rest[2]
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    numel = sum(rows[i % len(rows)] * a.shape[0] for i, a in enumerate(lora_a))
     return (
         [x.new_empty((x.shape[0], weight.shape[0])) for weight in weights],
-        [x.new_empty((rows[i % len(rows)], a.shape[0]), dtype=dtype) for i, a in enumerate(lora_a)],
+        x.new_empty(numel, dtype=torch.promote_types(x.dtype, torch.float32)),
     )
 
 
@@ -185,17 +181,15 @@ def _run_backward(
     lora_b: list[Tensor],
     scales: list[float],
     rows: list[int],
-    xas: list[Tensor],
+    xa: Tensor,
     wanted: Sequence[bool],
     dropout: float,
     seeds: list[int],
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    from crucible_kitchen.kernels.lora_linear_many.variant import Wanted
-
     kernel: Any = LORA_LINEAR_MANY.choose(dys[0], weights, lora_a)
     updates = _updates(lora_a, lora_b, scales, rows, dropout, seeds)
-    dx, das, dbs = kernel.backward(dys, x, weights, updates, xas, Wanted(*wanted))
-    return dys[0].new_empty(0) if dx is None else dx, das, dbs
+    made: Gradients = kernel.backward(dys, x, weights, updates, xa, Wanted(*wanted))
+    return dys[0].new_empty(0) if made.x is None else made.x, made.lora_a, made.lora_b
 
 
 def _fake_backward(
@@ -206,7 +200,7 @@ def _fake_backward(
     lora_b: list[Tensor],
     scales: list[float],
     rows: list[int],
-    xas: list[Tensor],
+    xa: Tensor,
     wanted: Sequence[bool],
     *rest: Any,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -218,24 +212,23 @@ def _fake_backward(
     )
 
 
-def _setup_context(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], list[Tensor]]
-) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
     x, weights, biases, lora_a, lora_b, ctx.scales, ctx.rows, ctx.dropout, ctx.seeds = inputs
     ctx.counts = len(weights), len(lora_a)
     ctx.bias_dtypes = [bias.dtype for bias in biases]
-    ys, xas = output
+    ys, xa = output
+    ctx.mark_non_differentiable(xa)
     ctx.shapes = [y.shape for y in ys]
     # x is kept alive for the gradients of A alone.
     kept = x if any(a.requires_grad for a in lora_a) else None
-    ctx.save_for_backward(kept, *weights, *lora_a, *lora_b, *xas)
+    ctx.save_for_backward(kept, *weights, *lora_a, *lora_b, xa)
 
 
 def _backward(ctx: Any, dys: list[Tensor | None], _: Any) -> tuple[Any, ...]:
     x, *saved = ctx.saved_tensors
     layers, updates = ctx.counts
-    weights, parts = saved[:layers], saved[layers:]
-    lora_a, lora_b, xas = (parts[i * updates : (i + 1) * updates] for i in range(3))
+    weights, xa = saved[:layers], saved[-1]
+    lora_a, lora_b = (saved[layers + i * updates :][:updates] for i in range(2))
     needs = ctx.needs_input_grad
     wanted = (needs[0], any(needs[3]), any(needs[4]))
     given = [
@@ -245,7 +238,7 @@ def _backward(ctx: Any, dys: list[Tensor | None], _: Any) -> tuple[Any, ...]:
     dx, das, dbs = None, [None] * updates, [None] * updates
     if any(wanted):
         dx, made_a, made_b = _many_backward(
-            given, x, weights, lora_a, lora_b, ctx.scales, ctx.rows, xas, wanted, ctx.dropout,
+            given, x, weights, lora_a, lora_b, ctx.scales, ctx.rows, xa, wanted, ctx.dropout,
             ctx.seeds,
         )  # fmt: skip
         dx = dx if wanted[0] else None
@@ -260,7 +253,7 @@ def _backward(ctx: Any, dys: list[Tensor | None], _: Any) -> tuple[Any, ...]:
 _many = register(
     "lora_linear_many(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] lora_a, "
     "Tensor[] lora_b, float[] scales, int[] rows, float dropout, int[] seeds) "
-    "-> (Tensor[] ys, Tensor[] xas)",
+    "-> (Tensor[] ys, Tensor xa)",
     _run,
     _fake,
     setup_context=_setup_context,
@@ -269,7 +262,7 @@ _many = register(
 
 _many_backward = register(
     "lora_linear_many_backward(Tensor[] dys, Tensor? x, Tensor[] weights, Tensor[] lora_a, "
-    "Tensor[] lora_b, float[] scales, int[] rows, Tensor[] xas, bool[] wanted, float dropout, "
+    "Tensor[] lora_b, float[] scales, int[] rows, Tensor xa, bool[] wanted, float dropout, "
     "int[] seeds) -> (Tensor dx, Tensor[] das, Tensor[] dbs)",
     _run_backward,
     _fake_backward,
