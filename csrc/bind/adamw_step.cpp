@@ -1,7 +1,7 @@
 // The door of adamw_step: lists of tensors in, everything changed in place.
 #include <pybind11/stl.h>
 
-#include <algorithm>
+#include <array>
 #include <string>
 #include <vector>
 
@@ -16,83 +16,141 @@ namespace {
 
 constexpr const char* kOp = "adamw_step";
 
-std::string element_of(const char* argument, std::size_t i) {
-  return std::string(argument) + "[" + std::to_string(i) + "]";
-}
-
-void check_length(const char* argument, std::size_t got, std::size_t wanted) {
-  if (got != wanted) {
-    refuse_value(kOp, std::string(argument) + " must have " + std::to_string(wanted) +
-                          " entries, as params, got " + std::to_string(got));
-  }
-}
+// In the order of Lists.
+constexpr std::array<const char*, 6> kNames{"params",      "grads",          "exp_avgs",
+                                            "exp_avg_sqs", "exp_avg_scales", "exp_avg_sq_scales"};
+using Lists = std::array<py::list, kNames.size()>;
+// lr, beta1, beta2, eps, weight_decay, grad_scale, max_norm
+using Numbers = std::array<double, 7>;
 
 struct Arguments {
-  py::list params, grads, exp_avgs, exp_avg_sqs;
-  std::vector<std::int64_t> steps;
+  const Lists& lists;
+  py::object norm;
+  const std::vector<std::int64_t>& steps;
   adamw_step::Options options;
   bool stochastic_rounding;
+
+  bool eight_bit() const { return !lists[4].empty(); }
 };
 
-adamw_step::Tensors tensors_at(const Arguments& a, std::size_t i, bool on_cuda) {
-  // Names are made for messages only: there are hundreds of tensors and nearly never an error.
-  const auto view = [&](const char* argument, const py::list& list) {
-    TensorRef tensor(kOp, argument, list[i]);
-    if (on_cuda ? !tensor.on_cuda() : !tensor.on_cpu()) {
-      refuse_value(kOp, element_of(argument, i) + " must be on " + (on_cuda ? "CUDA" : "the CPU") +
-                            ", got " + show(tensor.device()));
+Arguments arguments_of(const Lists& lists, py::object norm, const std::vector<std::int64_t>& steps,
+                       const Numbers& n, bool stochastic_rounding, std::uint64_t seed) {
+  return {lists,
+          std::move(norm),
+          steps,
+          {n[0], n[1], n[2], n[3], n[4], n[5], n[6], seed},
+          stochastic_rounding};
+}
+
+void check_lengths(const Arguments& a) {
+  const std::size_t wanted = a.lists[0].size();
+  const auto check = [&](const char* name, std::size_t got) {
+    if (got != wanted) {
+      refuse_value(kOp, std::string(name) + " must have " + std::to_string(wanted) +
+                            " entries, as params, got " + std::to_string(got));
     }
-    return tensor;
   };
-  const TensorRef param = view("params", a.params);
-  const TensorRef grad = view("grads", a.grads);
-  const TensorRef exp_avg = view("exp_avgs", a.exp_avgs);
-  const TensorRef exp_avg_sq = view("exp_avg_sqs", a.exp_avg_sqs);
+  for (std::size_t i = 1; i < 4; ++i) check(kNames[i], a.lists[i].size());
+  check("steps", a.steps.size());
+  if (!a.eight_bit() && a.lists[5].empty()) return;
+  for (std::size_t i = 4; i < 6; ++i) check(kNames[i], a.lists[i].size());
+}
+
+void check_place(const std::string& argument, const TensorRef& tensor, bool on_cuda) {
+  if (on_cuda ? tensor.on_cuda() : tensor.on_cpu()) return;
+  refuse_value(kOp, argument + " must be on " + (on_cuda ? "CUDA" : "the CPU") + ", got " +
+                        show(tensor.device()));
+}
+
+// Names are made for messages only: there are hundreds of tensors and nearly never an error.
+std::string element_of(std::size_t list, std::size_t i) {
+  return std::string(kNames[list]) + "[" + std::to_string(i) + "]";
+}
+
+TensorRef tensor_at(const Arguments& a, std::size_t list, std::size_t i, bool on_cuda) {
+  TensorRef tensor(kOp, kNames[list], a.lists[list][i]);
+  if (on_cuda ? !tensor.on_cuda() : !tensor.on_cpu()) {
+    check_place(element_of(list, i), tensor, on_cuda);
+  }
+  return tensor;
+}
+
+float* scales_at(const Arguments& a, std::size_t list, std::size_t i, std::int64_t numel,
+                 bool on_cuda) {
+  if (!a.eight_bit()) return nullptr;
+  const TensorRef scales = tensor_at(a, list, i, on_cuda);
+  check_dtype(kOp, kNames[list], scales, {kFloat32});
+  check_shape(kOp, kNames[list], scales, "[BLOCKS]", {adamw_step::blocks_of(numel)});
+  check_contiguous(kOp, kNames[list], scales);
+  return scales.data_as<float>();
+}
+
+adamw_step::Tensors tensors_at(const Arguments& a, std::size_t i, bool on_cuda) {
+  const TensorRef param = tensor_at(a, 0, i, on_cuda);
+  const TensorRef grad = tensor_at(a, 1, i, on_cuda);
+  const TensorRef exp_avg = tensor_at(a, 2, i, on_cuda);
+  const TensorRef exp_avg_sq = tensor_at(a, 3, i, on_cuda);
   check_dtype(kOp, "params", param, {kFloat32, kBFloat16});
   check_dtype(kOp, "grads", grad, {kFloat32, kBFloat16});
-  check_dtype(kOp, "exp_avgs", exp_avg, {kFloat32});
-  check_dtype(kOp, "exp_avg_sqs", exp_avg_sq, {kFloat32});
+  check_dtype(kOp, "exp_avgs", exp_avg, {a.eight_bit() ? kUInt8 : kFloat32});
+  check_dtype(kOp, "exp_avg_sqs", exp_avg_sq, {a.eight_bit() ? kUInt8 : kFloat32});
   if (!is_dense(param) || !same_layout(param, grad) || !same_layout(param, exp_avg) ||
       !same_layout(param, exp_avg_sq)) {
-    refuse_value(kOp, element_of("params", i) +
+    refuse_value(kOp, element_of(0, i) +
                           " must be dense and share shape and strides with its gradient and its "
                           "moments, got " +
                           show_shape(param));
   }
   return {param.data(),
           grad.data(),
-          exp_avg.data_as<float>(),
-          exp_avg_sq.data_as<float>(),
+          exp_avg.data(),
+          exp_avg_sq.data(),
+          scales_at(a, 4, i, param.numel(), on_cuda),
+          scales_at(a, 5, i, param.numel(), on_cuda),
           param.numel(),
           adamw_step::corrections_of(a.options, a.steps[i], static_cast<std::uint32_t>(i)),
           param.dtype() == kBFloat16,
           grad.dtype() == kBFloat16};
 }
 
+const double* norm_of(const Arguments& a, bool on_cuda) {
+  if (a.norm.is_none()) return nullptr;
+  const TensorRef norm(kOp, "norm", a.norm);
+  check_dtype(kOp, "norm", norm, {kFloat64});
+  check_shape(kOp, "norm", norm, "[]", {});
+  check_place("norm", norm, on_cuda);
+  return norm.data_as<double>();
+}
+
 adamw_step::Step step_of(const Arguments& a, bool on_cuda) {
-  const std::size_t count = a.params.size();
-  check_length("grads", a.grads.size(), count);
-  check_length("exp_avgs", a.exp_avgs.size(), count);
-  check_length("exp_avg_sqs", a.exp_avg_sqs.size(), count);
-  check_length("steps", a.steps.size(), count);
-  adamw_step::Step step{{}, adamw_step::constants_of(a.options), a.stochastic_rounding};
+  check_lengths(a);
+  adamw_step::Step step{{},
+                        adamw_step::constants_of(a.options),
+                        {norm_of(a, on_cuda), a.options.max_norm, a.options.grad_scale},
+                        a.stochastic_rounding,
+                        a.eight_bit()};
+  const std::size_t count = a.lists[0].size();
   step.tensors.reserve(count);
   for (std::size_t i = 0; i < count; ++i) step.tensors.push_back(tensors_at(a, i, on_cuda));
   return step;
 }
 
-void on_cpu(const Arguments& arguments, int threads) {
+void on_cpu(const Lists& lists, py::object norm, const std::vector<std::int64_t>& steps,
+            const Numbers& numbers, bool stochastic_rounding, std::uint64_t seed, int threads) {
   check_threads(kOp, threads);
-  const adamw_step::Step step = step_of(arguments, false);
+  const adamw_step::Step step =
+      step_of(arguments_of(lists, norm, steps, numbers, stochastic_rounding, seed), false);
   const py::gil_scoped_release others_run;
   static const auto launch = CRUCIBLE_CPU(adamw_step, launch);
   launch(step, threads);
 }
 
-void on_cuda(const Arguments& arguments) {
-  const adamw_step::Step step = step_of(arguments, true);
+void on_cuda(const Lists& lists, py::object norm, const std::vector<std::int64_t>& steps,
+             const Numbers& numbers, bool stochastic_rounding, std::uint64_t seed) {
+  const adamw_step::Step step =
+      step_of(arguments_of(lists, norm, steps, numbers, stochastic_rounding, seed), true);
   if (step.tensors.empty()) return;
-  void* stream = TensorRef(kOp, "params", arguments.params[0]).stream();
+  void* stream = TensorRef(kOp, "params", lists[0][0]).stream();
   const py::gil_scoped_release others_run;
   static const auto launch = CRUCIBLE_CUDA(adamw_step, launch);
   launch(step, stream);
@@ -101,39 +159,14 @@ void on_cuda(const Arguments& arguments) {
 }  // namespace
 
 void bind_adamw_step(py::module_& m) {
-  m.def(
-      "adamw_step_cpu",
-      [](py::list params, py::list grads, py::list exp_avgs, py::list exp_avg_sqs,
-         std::vector<std::int64_t> steps, double lr, double beta1, double beta2, double eps,
-         double weight_decay, double grad_scale, bool stochastic_rounding, std::uint64_t seed,
-         int threads) {
-        on_cpu({params,
-                grads,
-                exp_avgs,
-                exp_avg_sqs,
-                std::move(steps),
-                {lr, beta1, beta2, eps, weight_decay, grad_scale, seed},
-                stochastic_rounding},
-               threads);
-      },
-      "One step of AdamW in place; tensors on the CPU.", py::arg("params"), py::arg("grads"),
-      py::arg("exp_avgs"), py::arg("exp_avg_sqs"), py::arg("steps"), py::arg("lr"),
-      py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
-      py::arg("grad_scale"), py::arg("stochastic_rounding"), py::arg("seed"), py::arg("threads"));
-  m.def(
-      "adamw_step_cuda",
-      [](py::list params, py::list grads, py::list exp_avgs, py::list exp_avg_sqs,
-         std::vector<std::int64_t> steps, double lr, double beta1, double beta2, double eps,
-         double weight_decay, double grad_scale, bool stochastic_rounding, std::uint64_t seed) {
-        on_cuda({params,
-                 grads,
-                 exp_avgs,
-                 exp_avg_sqs,
-                 std::move(steps),
-                 {lr, beta1, beta2, eps, weight_decay, grad_scale, seed},
-                 stochastic_rounding});
-      },
-      "One step of AdamW in place; tensors on the current CUDA device, on its current stream.");
+  m.def("adamw_step_cpu", &on_cpu,
+        "One step of AdamW in place; tensors on the CPU. `lists` are params, grads, exp_avgs, "
+        "exp_avg_sqs and, or empty, the scales of both moments in 8 bits; `numbers` are lr, beta1, "
+        "beta2, eps, weight_decay, grad_scale and max_norm; `norm` may be None.",
+        py::arg("lists"), py::arg("norm").none(true), py::arg("steps"), py::arg("numbers"),
+        py::arg("stochastic_rounding"), py::arg("seed"), py::arg("threads"));
+  m.def("adamw_step_cuda", &on_cuda,
+        "As adamw_step_cpu; tensors on the current CUDA device, on its current stream.");
 }
 
 }  // namespace crucible

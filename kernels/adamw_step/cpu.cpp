@@ -9,61 +9,113 @@
 namespace crucible::adamw_step::cpu {
 namespace {
 
-constexpr std::int64_t kChunk = 16384;
+constexpr std::int64_t kChunk = 16384;  // of whole blocks
+static_assert(kChunk % kBlock == 0);
 
 struct Chunk {
   const Tensors* tensors;
   std::int64_t first;
 };
 
+// The elements [first, first + count) of a tensor, with their running means in m and v.
 template <typename P, typename G, bool kStochastic>
-void update_chunk(const Tensors& t, const Constants& constants, std::int64_t first) {
+void update_run(const Tensors& t, const Constants& constants, float grad_factor, std::int64_t first,
+                std::int32_t count, float* __restrict__ m, float* __restrict__ v) {
   auto* __restrict__ p = static_cast<P*>(t.param) + first;
   const auto* __restrict__ g = static_cast<const G*>(t.grad) + first;
-  float* __restrict__ m = t.exp_avg + first;
-  float* __restrict__ v = t.exp_avg_sq + first;
-  const auto count = static_cast<std::int32_t>(std::min(kChunk, t.numel - first));
   const auto element = static_cast<std::uint32_t>(first);
   // Copies: through the references, the stores could change them.
   const Constants c = constants;
   const Corrections at = t.corrections;
   for (std::int32_t i = 0; i < count; ++i) {
-    const float next = update(c, at, widen(p[i]), widen(g[i]), m[i], v[i]);
+    const float next = update(c, at, widen(p[i]), grad_factor * widen(g[i]), m[i], v[i]);
     narrow<kStochastic>(next, at.key, element + static_cast<std::uint32_t>(i), p[i]);
   }
 }
 
-template <typename P, typename G>
-void update_chunk(const Step& step, const Chunk& chunk) {
-  if (step.stochastic_rounding) {
-    update_chunk<P, G, true>(*chunk.tensors, step.constants, chunk.first);
-  } else {
-    update_chunk<P, G, false>(*chunk.tensors, step.constants, chunk.first);
+// A block of codes as float32.
+template <bool kSigned>
+void decode_block(const std::uint8_t* __restrict__ codes, float scale, std::int32_t count,
+                  float* __restrict__ wide) {
+  for (std::int32_t i = 0; i < count; ++i) wide[i] = decode<kSigned>(codes[i]) * scale;
+}
+
+// Float32 as a block of codes; returns its scale.
+template <bool kSigned>
+float encode_block(const float* __restrict__ wide, std::int32_t count,
+                   std::uint8_t* __restrict__ codes) {
+  // Magnitudes are ordered as their bits are, whose maximum is vectorized.
+  std::uint32_t bits = 0;
+  for (std::int32_t i = 0; i < count; ++i) bits = std::max(bits, bits_of(wide[i]) & 0x7fffffffU);
+  const float largest = float_of(bits);
+  const float by = divisor(largest);
+  for (std::int32_t i = 0; i < count; ++i) codes[i] = encode<kSigned>(wide[i] / by);
+  return largest;
+}
+
+template <typename P, typename G, bool kStochastic>
+void update_eight_bit(const Tensors& t, const Constants& c, float grad_factor, std::int64_t first,
+                      std::int64_t end) {
+  float m[kBlock], v[kBlock];
+  for (std::int64_t at = first; at < end; at += kBlock) {
+    const auto count = static_cast<std::int32_t>(std::min(kBlock, end - at));
+    auto* m_codes = static_cast<std::uint8_t*>(t.exp_avg) + at;
+    auto* v_codes = static_cast<std::uint8_t*>(t.exp_avg_sq) + at;
+    float& m_scale = t.exp_avg_scales[at / kBlock];
+    float& v_scale = t.exp_avg_sq_scales[at / kBlock];
+    decode_block<true>(m_codes, m_scale, count, m);
+    decode_block<false>(v_codes, v_scale, count, v);
+    update_run<P, G, kStochastic>(t, c, grad_factor, at, count, m, v);
+    m_scale = encode_block<true>(m, count, m_codes);
+    v_scale = encode_block<false>(v, count, v_codes);
   }
 }
 
-void update_chunk(const Step& step, const Chunk& chunk) {
+template <typename P, typename G, bool kStochastic>
+void update_chunk(const Step& step, float grad_factor, const Chunk& chunk) {
+  const Tensors& t = *chunk.tensors;
+  const std::int64_t end = std::min(t.numel, chunk.first + kChunk);
+  if (step.eight_bit) {
+    update_eight_bit<P, G, kStochastic>(t, step.constants, grad_factor, chunk.first, end);
+  } else {
+    update_run<P, G, kStochastic>(t, step.constants, grad_factor, chunk.first,
+                                  static_cast<std::int32_t>(end - chunk.first),
+                                  static_cast<float*>(t.exp_avg) + chunk.first,
+                                  static_cast<float*>(t.exp_avg_sq) + chunk.first);
+  }
+}
+
+template <typename P, typename G>
+void update_chunk(const Step& step, float grad_factor, const Chunk& chunk) {
+  step.stochastic_rounding ? update_chunk<P, G, true>(step, grad_factor, chunk)
+                           : update_chunk<P, G, false>(step, grad_factor, chunk);
+}
+
+void update_chunk(const Step& step, float grad_factor, const Chunk& chunk) {
   const Tensors& t = *chunk.tensors;
   if (t.param_is_bfloat16) {
-    t.grad_is_bfloat16 ? update_chunk<BFloat16, BFloat16>(step, chunk)
-                       : update_chunk<BFloat16, float>(step, chunk);
+    t.grad_is_bfloat16 ? update_chunk<BFloat16, BFloat16>(step, grad_factor, chunk)
+                       : update_chunk<BFloat16, float>(step, grad_factor, chunk);
   } else {
-    t.grad_is_bfloat16 ? update_chunk<float, BFloat16>(step, chunk)
-                       : update_chunk<float, float>(step, chunk);
+    t.grad_is_bfloat16 ? update_chunk<float, BFloat16>(step, grad_factor, chunk)
+                       : update_chunk<float, float>(step, grad_factor, chunk);
   }
 }
 
 }  // namespace
 
 void launch(const Step& step, int threads) {
+  float grad_factor = 0.0F;
+  if (!takes_step(step.guard, grad_factor)) return;
   std::vector<Chunk> chunks;
   for (const Tensors& tensors : step.tensors) {
     for (std::int64_t first = 0; first < tensors.numel; first += kChunk) {
       chunks.push_back({&tensors, first});
     }
   }
-  parallel_for(static_cast<std::int64_t>(chunks.size()), threads,
-               [&](std::int64_t i) { update_chunk(step, chunks[static_cast<std::size_t>(i)]); });
+  parallel_for(static_cast<std::int64_t>(chunks.size()), threads, [&](std::int64_t i) {
+    update_chunk(step, grad_factor, chunks[static_cast<std::size_t>(i)]);
+  });
 }
 
 }  // namespace crucible::adamw_step::cpu

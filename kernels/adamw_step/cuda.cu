@@ -1,116 +1,157 @@
-// Many small tensors in few launches: each launch carries a table of tensors in its arguments, and
-// each block finds its tensor and its part of it there, so nothing is copied to the device first.
+// One launch for as many tensors as a table holds (../common/tables.h). Whether the step is taken
+// is read on the device, so the host need not wait for the norm.
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
 
 #include "../common/entry.h"
+#include "../common/tables.h"
 #include "launch.h"
 
 namespace crucible::adamw_step::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPerThread = 8;
+constexpr int kLanes = 32;  // of a warp
+// A warp takes the elements that share a scale, so their largest magnitude is found within it.
+constexpr int kPerThread = static_cast<int>(kBlock) / kLanes;
 constexpr std::int64_t kPerBlock = std::int64_t{kThreads} * kPerThread;
-// What fits into the 4 KiB of arguments that every device takes.
-constexpr int kTensorsPerLaunch = 56;
-constexpr std::int64_t kMostBlocks = 0x7fffffff;  // of a grid
 
-struct Table {
-  Tensors tensors[kTensorsPerLaunch];
-  std::uint32_t first_block[kTensorsPerLaunch + 1];  // [i + 1] is past the last block of i
-  std::int32_t size;
+struct Shared {
+  Constants constants;
+  Guard guard;
 };
-static_assert(sizeof(Table) + sizeof(Constants) <= 4096);
+using Launched = Table<Tensors, sizeof(Shared)>;
+static_assert(sizeof(Launched) + sizeof(Shared) <= kArgumentBytes);
 
-template <typename P, typename G, bool kStochastic>
-__device__ void update_block(const Tensors& t, const Constants& c, std::int64_t first) {
-  auto* __restrict__ p = static_cast<P*>(t.param) + first;
-  const auto* __restrict__ g = static_cast<const G*>(t.grad) + first;
-  float* __restrict__ m = t.exp_avg + first;
-  float* __restrict__ v = t.exp_avg_sq + first;
-  const std::int64_t left = t.numel - first;
-  // All loads before the first store: many of them in flight hide the memory's latency.
-  float p_old[kPerThread], g_old[kPerThread], m_new[kPerThread], v_new[kPerThread];
+__device__ float largest_of_warp(float mine) {
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    mine = fmaxf(mine, __shfl_xor_sync(0xffffffffU, mine, half));
+  }
+  return mine;
+}
+
+// What one lane has of its warp's elements: [i] is element i * kLanes + lane.
+struct Lane {
+  float p[kPerThread], g[kPerThread], m[kPerThread], v[kPerThread];
+};
+
+// All loads before the first store: many of them in flight hide the memory's latency. Elements
+// past the end are zeros, which change no maximum.
+template <typename P, typename G, bool kEightBit>
+__device__ Lane load(const Tensors& t, std::int64_t first) {
+  const auto* __restrict__ p = static_cast<const P*>(t.param);
+  const auto* __restrict__ g = static_cast<const G*>(t.grad);
+  float m_scale = 1.0F, v_scale = 1.0F;
+  if constexpr (kEightBit) {
+    m_scale = t.exp_avg_scales[first / kBlock];
+    v_scale = t.exp_avg_sq_scales[first / kBlock];
+  }
+  Lane lane{};
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    const int k = i * kThreads + static_cast<int>(threadIdx.x);
-    if (k < left) {
-      p_old[i] = widen(p[k]);
-      g_old[i] = widen(g[k]);
-      m_new[i] = m[k];
-      v_new[i] = v[k];
+    const std::int64_t k = first + i * kLanes + threadIdx.x % kLanes;
+    if (k >= t.numel) continue;
+    lane.p[i] = widen(p[k]);
+    lane.g[i] = widen(g[k]);
+    if constexpr (kEightBit) {
+      lane.m[i] = decode<true>(static_cast<const std::uint8_t*>(t.exp_avg)[k]) * m_scale;
+      lane.v[i] = decode<false>(static_cast<const std::uint8_t*>(t.exp_avg_sq)[k]) * v_scale;
+    } else {
+      lane.m[i] = static_cast<const float*>(t.exp_avg)[k];
+      lane.v[i] = static_cast<const float*>(t.exp_avg_sq)[k];
+    }
+  }
+  return lane;
+}
+
+template <bool kEightBit>
+__device__ void store_moments(const Tensors& t, const Lane& lane, std::int64_t first) {
+  float m_largest = 0.0F, v_largest = 0.0F;
+  if constexpr (kEightBit) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      m_largest = fmaxf(m_largest, fabsf(lane.m[i]));
+      v_largest = fmaxf(v_largest, lane.v[i]);
+    }
+    m_largest = largest_of_warp(m_largest);
+    v_largest = largest_of_warp(v_largest);
+    if (threadIdx.x % kLanes == 0) {
+      t.exp_avg_scales[first / kBlock] = m_largest;
+      t.exp_avg_sq_scales[first / kBlock] = v_largest;
     }
   }
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    const int k = i * kThreads + static_cast<int>(threadIdx.x);
-    if (k < left) {
-      const float next = update(c, t.corrections, p_old[i], g_old[i], m_new[i], v_new[i]);
-      narrow<kStochastic>(next, t.corrections.key, static_cast<std::uint32_t>(first + k), p[k]);
-      m[k] = m_new[i];
-      v[k] = v_new[i];
+    const std::int64_t k = first + i * kLanes + threadIdx.x % kLanes;
+    if (k >= t.numel) continue;
+    if constexpr (kEightBit) {
+      static_cast<std::uint8_t*>(t.exp_avg)[k] = encode<true>(lane.m[i] / divisor(m_largest));
+      static_cast<std::uint8_t*>(t.exp_avg_sq)[k] = encode<false>(lane.v[i] / divisor(v_largest));
+    } else {
+      static_cast<float*>(t.exp_avg)[k] = lane.m[i];
+      static_cast<float*>(t.exp_avg_sq)[k] = lane.v[i];
     }
   }
 }
 
-template <bool kStochastic>
+// The elements of this warp, from `first` on.
+template <typename P, typename G, bool kStochastic, bool kEightBit>
+__device__ void update_warp(const Tensors& t, const Constants& c, float grad_factor,
+                            std::int64_t first) {
+  Lane lane = load<P, G, kEightBit>(t, first);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const std::int64_t k = first + i * kLanes + threadIdx.x % kLanes;
+    const float next =
+        update(c, t.corrections, lane.p[i], grad_factor * lane.g[i], lane.m[i], lane.v[i]);
+    if (k < t.numel) {
+      narrow<kStochastic>(next, t.corrections.key, static_cast<std::uint32_t>(k),
+                          static_cast<P*>(t.param)[k]);
+    }
+  }
+  store_moments<kEightBit>(t, lane, first);
+}
+
+template <bool kStochastic, bool kEightBit>
 __global__ void __launch_bounds__(kThreads)
-    update_kernel(const __grid_constant__ Table table, const __grid_constant__ Constants c) {
-  int i = 0;
-  while (blockIdx.x >= table.first_block[i + 1]) ++i;
+    update_kernel(const __grid_constant__ Launched table, const __grid_constant__ Shared shared) {
+  float grad_factor;
+  if (!takes_step(shared.guard, grad_factor)) return;
+  const int i = tensor_of(table.first_block, table.size, blockIdx.x);
   const Tensors& t = table.tensors[i];
-  const std::int64_t first = (blockIdx.x - table.first_block[i]) * kPerBlock;
+  const std::int64_t first =
+      (blockIdx.x - table.first_block[i]) * kPerBlock + threadIdx.x / kLanes * kBlock;
+  if (first >= t.numel) return;  // all lanes of a warp alike
+  const Constants& c = shared.constants;
   if (t.param_is_bfloat16) {
-    t.grad_is_bfloat16 ? update_block<BFloat16, BFloat16, kStochastic>(t, c, first)
-                       : update_block<BFloat16, float, kStochastic>(t, c, first);
+    t.grad_is_bfloat16
+        ? update_warp<BFloat16, BFloat16, kStochastic, kEightBit>(t, c, grad_factor, first)
+        : update_warp<BFloat16, float, kStochastic, kEightBit>(t, c, grad_factor, first);
   } else {
-    t.grad_is_bfloat16 ? update_block<float, BFloat16, kStochastic>(t, c, first)
-                       : update_block<float, float, kStochastic>(t, c, first);
-  }
-}
-
-void launch_table(const Table& table, const Step& step, cudaStream_t stream) {
-  const std::uint32_t blocks = table.first_block[table.size];
-  if (blocks == 0) return;
-  if (step.stochastic_rounding) {
-    update_kernel<true><<<blocks, kThreads, 0, stream>>>(table, step.constants);
-  } else {
-    update_kernel<false><<<blocks, kThreads, 0, stream>>>(table, step.constants);
-  }
-  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) {
-    throw std::runtime_error("adamw_step: launch failed on " + std::to_string(table.size) +
-                             " tensors in " + std::to_string(blocks) +
-                             " blocks: " + cudaGetErrorString(status));
+    t.grad_is_bfloat16
+        ? update_warp<float, BFloat16, kStochastic, kEightBit>(t, c, grad_factor, first)
+        : update_warp<float, float, kStochastic, kEightBit>(t, c, grad_factor, first);
   }
 }
 
 }  // namespace
 
 void launch(const Step& step, void* stream) {
-  Table table{};
-  const auto send = [&] {
-    launch_table(table, step, static_cast<cudaStream_t>(stream));
-    table.size = 0;
-  };
-  for (const Tensors& tensor : step.tensors) {
-    const std::int64_t blocks = (tensor.numel + kPerBlock - 1) / kPerBlock;
-    if (blocks > kMostBlocks) {
-      throw std::runtime_error("adamw_step: a tensor of " + std::to_string(tensor.numel) +
-                               " elements is more than one grid takes");
+  const auto kernel =
+      step.stochastic_rounding
+          ? (step.eight_bit ? update_kernel<true, true> : update_kernel<true, false>)
+          : (step.eight_bit ? update_kernel<false, true> : update_kernel<false, false>);
+  const Shared shared{step.constants, step.guard};
+  in_tables<Launched>("adamw_step", step.tensors, kPerBlock, [&](const Launched& table) {
+    kernel<<<table.blocks(), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(table, shared);
+    if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) {
+      throw std::runtime_error("adamw_step: launch failed on " + std::to_string(table.size) +
+                               " tensors in " + std::to_string(table.blocks()) +
+                               " blocks: " + cudaGetErrorString(status));
     }
-    if (table.size == kTensorsPerLaunch || table.first_block[table.size] + blocks > kMostBlocks) {
-      send();
-    }
-    table.tensors[table.size] = tensor;
-    table.first_block[table.size + 1] =
-        table.first_block[table.size] + static_cast<std::uint32_t>(blocks);
-    ++table.size;
-  }
-  send();
+  });
 }
 
 }  // namespace crucible::adamw_step::cuda

@@ -5,16 +5,19 @@
 #include <cstdint>
 #include <vector>
 
+#include "eight_bit.h"
 #include "update.h"
 
 namespace crucible::adamw_step {
 
-// Four dense tensors of one shape and one order in memory.
+// Dense tensors of one shape and one order in memory; blocks are counted in that order.
 struct Tensors {
   void* param;
   const void* grad;
-  float* exp_avg;
-  float* exp_avg_sq;
+  void* exp_avg;             // float32, or 8-bit codes
+  void* exp_avg_sq;          // likewise
+  float* exp_avg_scales;     // the largest magnitude of each block of codes
+  float* exp_avg_sq_scales;  // likewise
   std::int64_t numel;
   Corrections corrections;
   bool param_is_bfloat16;  // else float32
@@ -24,7 +27,9 @@ struct Tensors {
 struct Step {
   std::vector<Tensors> tensors;
   Constants constants;
+  Guard guard;
   bool stochastic_rounding;
+  bool eight_bit;  // the running means of all tensors, else of none
 };
 
 struct Options {
@@ -34,6 +39,7 @@ struct Options {
   double eps;
   double weight_decay;
   double grad_scale;
+  double max_norm;
   std::uint64_t seed;
 };
 
@@ -45,8 +51,7 @@ inline Constants constants_of(const Options& o) {
           narrow(o.beta2),
           narrow(1.0 - o.beta2),
           narrow(1.0 - o.lr * o.weight_decay),
-          narrow(o.eps),
-          narrow(o.grad_scale)};
+          narrow(o.eps)};
 }
 
 inline Corrections corrections_of(const Options& o, std::int64_t step, std::uint32_t tensor) {
@@ -55,6 +60,8 @@ inline Corrections corrections_of(const Options& o, std::int64_t step, std::uint
           static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t))),
           hash_key(o.seed, tensor)};
 }
+
+inline std::int64_t blocks_of(std::int64_t numel) { return (numel + kBlock - 1) / kBlock; }
 
 namespace cpu {
 // The same bits for any number of threads.

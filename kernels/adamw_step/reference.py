@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from crucible_kitchen.kernels.common.hash import BITS, mix, mix_tensor, seed_key
+
+from .eight_bit import dequantize, quantize_into
 
 
 def adamw_step(
@@ -22,23 +25,37 @@ def adamw_step(
     eps: float,
     weight_decay: float,
     grad_scale: float = 1.0,
+    norm: Tensor | None = None,
+    max_norm: float = 0.0,
+    exp_avg_scales: Sequence[Tensor] = (),
+    exp_avg_sq_scales: Sequence[Tensor] = (),
     stochastic_rounding: bool = False,
     seed: int = 0,
 ) -> None:
     """One step of algorithm 2 of Loshchilov & Hutter 2019, in place; letters as in README.md."""
+    if norm is not None and not math.isfinite(norm):
+        return
+    if norm is not None and max_norm:
+        grad_scale *= min(1.0, max_norm / (grad_scale * float(norm) + 1e-6))
     beta1, beta2 = betas
     steps = [step] * len(params) if isinstance(step, int) else step
     for i, (p, g, m, v, t) in enumerate(
         zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True)
     ):
+        m_wide = dequantize(m, exp_avg_scales[i], signed=True) if exp_avg_scales else m
+        v_wide = dequantize(v, exp_avg_sq_scales[i], signed=False) if exp_avg_sq_scales else v
         g64 = grad_scale * g.double()
-        m64 = beta1 * m.double() + (1 - beta1) * g64
-        v64 = beta2 * v.double() + (1 - beta2) * g64**2
+        m64 = beta1 * m_wide.double() + (1 - beta1) * g64
+        v64 = beta2 * v_wide.double() + (1 - beta2) * g64**2
         m_hat = m64 / (1 - beta1**t)
         v_hat = v64 / (1 - beta2**t)
         p64 = (1 - lr * weight_decay) * p.double() - lr * m_hat / (v_hat.sqrt() + eps)
-        m.copy_(m64)
-        v.copy_(v64)
+        if exp_avg_scales:
+            quantize_into(m, exp_avg_scales[i], m64, signed=True)
+            quantize_into(v, exp_avg_sq_scales[i], v64, signed=False)
+        else:
+            m.copy_(m64)
+            v.copy_(v64)
         if stochastic_rounding and p.dtype == torch.bfloat16:
             p.copy_(round_stochastically(p64.float(), tensor=i, seed=seed))
         else:

@@ -25,6 +25,7 @@ def _update(
     like_param,  # a tensor of the parameters' dtype; only its type is used
     like_grad,
     like_moment,
+    norm,  # of the gradients, a float64 scalar; None: they are not looked at
     addresses,  # [TENSORS, 4] of params, grads, exp_avgs, exp_avg_sqs
     sizes,  # [TENSORS, 2]: elements; place in the caller's list
     corrections,  # [TENSORS, 2]: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
@@ -36,13 +37,21 @@ def _update(
     decay,
     eps,
     grad_scale,
+    max_norm,  # infinite: no clipping
     seed_key,
+    GUARDED: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     tensor = tl.load(blocks + tl.program_id(0) * 2)
     element = tl.load(blocks + tl.program_id(0) * 2 + 1) + tl.arange(0, BLOCK)  # [BLOCK]
-    inside = element < tl.load(sizes + tensor * 2)
+    size = tl.load(sizes + tensor * 2)
+    if GUARDED:
+        total = tl.load(norm)
+        size = tl.where(total < float("inf"), size, 0)  # NaN is not: nothing is stored
+        clip = tl.minimum(max_norm / (total * grad_scale + 1e-6), 1.0)
+        grad_scale = (grad_scale * clip).to(tl.float32)
+    inside = element < size
     p_ptr = tl.load(addresses + tensor * 4).to(like_param.dtype) + element
     g_ptr = tl.load(addresses + tensor * 4 + 1).to(like_grad.dtype) + element
     m_ptr = tl.load(addresses + tensor * 4 + 2).to(like_moment.dtype) + element
@@ -76,10 +85,16 @@ def adamw_step(
     eps: float,
     weight_decay: float,
     grad_scale: float = 1.0,
+    norm: Tensor | None = None,
+    max_norm: float = 0.0,
+    exp_avg_scales: Sequence[Tensor] = (),
+    exp_avg_sq_scales: Sequence[Tensor] = (),
     stochastic_rounding: bool = False,
     seed: int = 0,
 ) -> None:
-    """One step in place; arguments as in reference.py, each tensor dense."""
+    """One step in place; arguments as in reference.py, each tensor dense and wide."""
+    assert not exp_avg_scales, "moments in 8 bits were refused"
+    assert not exp_avg_sq_scales
     steps = [step] * len(params) if isinstance(step, int) else step
     groups: dict[tuple[torch.dtype, torch.dtype], list[int]] = defaultdict(list)
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
@@ -102,6 +117,7 @@ def adamw_step(
             params[first],
             grads[first],
             exp_avgs[first],
+            norm,
             addresses.to(device),
             sizes.to(device),
             corrections.to(device),
@@ -113,7 +129,9 @@ def adamw_step(
             1 - lr * weight_decay,
             eps,
             grad_scale,
+            max_norm or float("inf"),
             key_argument(seed),
+            GUARDED=norm is not None,
             STOCHASTIC=stochastic_rounding and param_dtype == torch.bfloat16,
             BLOCK=_BLOCK,
         )

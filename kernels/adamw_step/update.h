@@ -2,6 +2,7 @@
 // one of them tests it. Letters as in README.md.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 
@@ -18,7 +19,6 @@ struct Constants {
   float one_minus_beta2;
   float decay;  // 1 - lr weight_decay
   float eps;
-  float grad_scale;
 };
 
 // What depends on the tensor: its number of steps and its place in the list.
@@ -28,10 +28,29 @@ struct Corrections {
   std::uint32_t key;      // of the rounding noise
 };
 
+// What gradients are multiplied by, and whether they are taken at all: known on the device alone.
+struct Guard {
+  const double* norm;  // of the gradients, where they are; null: they are not looked at
+  double max_norm;     // 0: no clipping
+  double grad_scale;
+};
+
+// False where the step must change nothing, else with the factor of every gradient.
+CRUCIBLE_HOST_DEVICE bool takes_step(const Guard& guard, float& factor) {
+  double scale = guard.grad_scale;
+  if (guard.norm != nullptr) {
+    const double norm = *guard.norm;
+    if (!(norm <= DBL_MAX)) return false;  // NaN too
+    const double clip = guard.max_norm / (norm * scale + 1e-6);
+    if (guard.max_norm > 0.0 && clip < 1.0) scale *= clip;
+  }
+  factor = static_cast<float>(scale);
+  return true;
+}
+
 // p after the step; m and v in place.
 CRUCIBLE_HOST_DEVICE float update(const Constants& c, const Corrections& at, float p, float g,
                                   float& m, float& v) {
-  g *= c.grad_scale;
   m = c.beta1 * m + c.one_minus_beta1 * g;
   v = c.beta2 * v + c.one_minus_beta2 * (g * g);
   return c.decay * p - at.step_size * m / (sqrtf(v) * at.root_correction + c.eps);

@@ -12,6 +12,14 @@
 #define CRUCIBLE_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
+// Before a loop of a few turns, known beforehand: it must be unrolled for its constants to be
+// folded and for the loop around it to be vectorized.
+#if defined(__CUDACC__) || defined(__clang__)
+#define CRUCIBLE_UNROLL _Pragma("unroll")
+#else
+#define CRUCIBLE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace crucible {
 
 CRUCIBLE_HOST_DEVICE std::uint32_t bits_of(float x) {

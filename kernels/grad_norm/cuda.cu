@@ -7,21 +7,15 @@
 
 #include "../common/bfloat16.h"
 #include "../common/entry.h"
+#include "../common/tables.h"
 #include "launch.h"
 
 namespace crucible::grad_norm::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// What fits into the 4 KiB of arguments that every device takes.
-constexpr int kTensorsPerLaunch = 128;
-
-struct Table {
-  Gradient gradients[kTensorsPerLaunch];
-  std::uint32_t first_block[kTensorsPerLaunch + 1];  // [i + 1] is past the last block of i
-  std::int32_t size;
-};
-static_assert(sizeof(Table) + sizeof(double*) <= 4096);
+using Launched = Table<Gradient, sizeof(double*)>;
+static_assert(sizeof(Launched) + sizeof(double*) <= kArgumentBytes);
 
 // The sum over the block, in thread 0, always added in the same order.
 __device__ double block_sum(double mine) {
@@ -42,10 +36,9 @@ __device__ double square_at(const Gradient& gradient, std::int64_t i) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    sum_chunks(const __grid_constant__ Table table, double* partials) {
-  int i = 0;
-  while (blockIdx.x >= table.first_block[i + 1]) ++i;
-  const Gradient& gradient = table.gradients[i];
+    sum_chunks(const __grid_constant__ Launched table, double* partials) {
+  const int i = tensor_of(table.first_block, table.size, blockIdx.x);
+  const Gradient& gradient = table.tensors[i];
   const std::int64_t first = (blockIdx.x - table.first_block[i]) * kChunk;
   const std::int64_t last = min(gradient.numel, first + kChunk);
   double sum = 0.0;
@@ -75,25 +68,12 @@ void check_launch(const char* phase, std::int64_t blocks) {
 
 void launch(const std::vector<Gradient>& gradients, double* partials, double* norm, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
-  Table table{};
   std::int64_t sent = 0;
-  const auto send = [&] {
-    const std::uint32_t blocks = table.first_block[table.size];
-    if (blocks > 0) {
-      sum_chunks<<<blocks, kThreads, 0, on>>>(table, partials + sent);
-      check_launch("sum_chunks", blocks);
-    }
-    sent += blocks;
-    table.size = 0;
-  };
-  for (const Gradient& gradient : gradients) {
-    if (table.size == kTensorsPerLaunch) send();
-    table.gradients[table.size] = gradient;
-    table.first_block[table.size + 1] =
-        table.first_block[table.size] + static_cast<std::uint32_t>(chunks_of(gradient.numel));
-    ++table.size;
-  }
-  send();
+  in_tables<Launched>("grad_norm", gradients, kChunk, [&](const Launched& table) {
+    sum_chunks<<<table.blocks(), kThreads, 0, on>>>(table, partials + sent);
+    check_launch("sum_chunks", table.blocks());
+    sent += table.blocks();
+  });
   root_of_sum<<<1, kThreads, 0, on>>>(partials, sent, norm);
   check_launch("root_of_sum", 1);
 }

@@ -24,9 +24,11 @@ pytestmark = [
 
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_kernels_conform(backend: str) -> None:
-    conformance = Path(__file__).parents[1] / "kernels" / "test_conformance.py"
+    kernels = Path(__file__).parents[1] / "kernels"
+    files = [kernels / f"test_{name}.py" for name in ("conformance", "adamw_guard")]
+    files += [kernels / "test_adamw_eight_bit.py"] if backend == "cuda" else []
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(conformance)],
+        [sys.executable, "-m", "pytest", "-q", *map(str, files)],
         env=os.environ | {"CRUCIBLE_BACKENDS": backend},
         capture_output=True,
         text=True,

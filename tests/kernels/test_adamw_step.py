@@ -178,19 +178,33 @@ def test_integers_are_refused_with_a_reason() -> None:
 
 def test_the_doors_name_the_op_the_argument_what_was_wanted_and_what_came() -> None:
     params, grads, exp_avgs, exp_avg_sqs = cases.inputs(cases.SIZES["odd"], torch.float32, "cpu")
-    constants = ([1] * 4, 1e-3, 0.9, 0.95, 1e-8, 0.0, 1.0, False, 0)
+    constants = ([1] * 4, (1e-3, 0.9, 0.95, 1e-8, 0.0, 1.0, 0.0), False, 0)
+
+    def on_cpu(
+        *lists: list[Tensor], scales: Any = ([], []), norm: Any = None, threads: int = 1
+    ) -> None:
+        _C.adamw_step_cpu((*lists, *scales), norm, *constants, threads=threads)
+
     with pytest.raises(ValueError, match=r"adamw_step: params\[0\] must be on CUDA, got cpu"):
-        _C.adamw_step_cuda(params, grads, exp_avgs, exp_avg_sqs, *constants)
+        _C.adamw_step_cuda((params, grads, exp_avgs, exp_avg_sqs, [], []), None, *constants)
     with pytest.raises(ValueError, match="adamw_step: grads must have 4 entries, as params, got 3"):
-        _C.adamw_step_cpu(params, grads[:3], exp_avgs, exp_avg_sqs, *constants, threads=1)
+        on_cpu(params, grads[:3], exp_avgs, exp_avg_sqs)
     with pytest.raises(ValueError, match="adamw_step: threads must be at least 1, got 0"):
-        _C.adamw_step_cpu(params, grads, exp_avgs, exp_avg_sqs, *constants, threads=0)
+        on_cpu(params, grads, exp_avgs, exp_avg_sqs, threads=0)
     doubles = [m.double() for m in exp_avgs]
     with pytest.raises(TypeError, match=r"exp_avgs must be torch\.float32, got torch\.float64"):
-        _C.adamw_step_cpu(params, grads, doubles, exp_avg_sqs, *constants, threads=1)
+        on_cpu(params, grads, doubles, exp_avg_sqs)
+    short = [torch.ones(0)] * 4
+    codes = [torch.zeros(p.shape, dtype=torch.uint8) for p in params]
+    with pytest.raises(ValueError, match=r"exp_avg_scales must have shape \[BLOCKS\] = \[1\], got"):
+        on_cpu(params, grads, codes, codes, scales=(short, short))
+    with pytest.raises(TypeError, match=r"exp_avgs must be torch\.uint8, got torch\.float32"):
+        on_cpu(params, grads, exp_avgs, exp_avg_sqs, scales=(short, short))
+    with pytest.raises(TypeError, match=r"norm must be torch\.float64, got torch\.float32"):
+        on_cpu(params, grads, exp_avgs, exp_avg_sqs, norm=torch.zeros(()))
     turned = [grads[0].t().contiguous().t(), *grads[1:]]
     with pytest.raises(ValueError, match=r"adamw_step: params\[0\] must be dense and share"):
-        _C.adamw_step_cpu(params, turned, exp_avgs, exp_avg_sqs, *constants, threads=1)
+        on_cpu(params, turned, exp_avgs, exp_avg_sqs)
     with pytest.raises(ValueError, match="grad_norm: grads must be dense, got one of shape"):
         _C.grad_norm_cpu([torch.zeros(4, 4)[:, ::2]], threads=1)
     with pytest.raises(ValueError, match="grad_norm: grads must be on CUDA, got cpu"):

@@ -111,14 +111,18 @@ def test_torch_accepts_the_registration(op: str) -> None:
         torch.library.opcheck(overload, args, options)
 
 
+HERE = Path(__file__)
+FILES = (__file__, str(HERE.with_name("test_adamw_guard.py")))
+
+
 def run_again(*options: str, **environment: str) -> None:
-    """This file in a process of its own, for what is fixed when a process starts."""
+    """This file and its like in a process, for what is fixed when a process starts."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, __file__],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *FILES],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=HERE.parents[2],
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
 

@@ -67,14 +67,14 @@ HEAVIEST = (
 
 def _not_built_ahead() -> Iterator[Build]:
     """What Triton compiles on first use only: many tensors in one launch, and logit softcaps."""
-    floats = "beta1 one_minus_beta1 beta2 one_minus_beta2 decay eps grad_scale"
+    floats = "beta1 one_minus_beta1 beta2 one_minus_beta2 decay eps grad_scale max_norm"
     for architecture in ARCHITECTURES:
         types = arguments(i32="seed_key", real=floats)
         types |= dict.fromkeys(("like_param", "like_grad"), "*bf16:16") | {
-            "like_moment": "*fp32:16", "corrections": "*fp32:16",
+            "like_moment": "*fp32:16", "corrections": "*fp32:16", "norm": "*fp64:16",
         }  # fmt: skip
         types |= dict.fromkeys(("addresses", "sizes", "blocks"), "*i64:16")
-        configuration = Configuration({"STOCHASTIC": True, "BLOCK": adamw._BLOCK})
+        configuration = Configuration({"GUARDED": True, "STOCHASTIC": True, "BLOCK": adamw._BLOCK})
         yield Build("adamw_step.update", types, configuration, architecture)
         types = {"like": "*bf16:16", "partials": "*fp64:16"}
         types |= dict.fromkeys(("addresses", "blocks"), "*i64:16")

@@ -288,34 +288,47 @@ Made varlen_attention(const std::vector<std::int64_t>& bounds,
   return made;
 }
 
-// AdamW on tensors of several sizes, and the norm of their gradients.
-template <typename T>
+// AdamW on tensors of several sizes by the norm of their gradients; moments in 8 bits, or float32.
+template <typename T, typename Moment>
 Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
   namespace op = crucible::adamw_step;
-  const op::Options options{0.01, 0.9, 0.95, 1e-8, 0.1, 0.5, 42};
+  const op::Options options{0.01, 0.9, 0.95, 1e-8, 0.1, 0.5, 1.0, 42};
   std::vector<std::vector<T>> params, grads;
-  std::vector<std::vector<float>> means, squares;
-  op::Step step{{}, op::constants_of(options), sizeof(T) == 2};
+  std::vector<std::vector<Moment>> means, squares;
+  std::vector<std::vector<float>> mean_scales, square_scales;
+  double norm = 0.0;
+  op::Step step{{},
+                op::constants_of(options),
+                {&norm, options.max_norm, options.grad_scale},
+                sizeof(T) == 2,
+                sizeof(Moment) == 1};
   std::vector<crucible::grad_norm::Gradient> gradients;
   for (std::size_t i = 0; i < numels.size(); ++i) {
     const std::int64_t numel = numels[i];
+    const auto blocks = static_cast<std::size_t>(op::blocks_of(numel));
     params.push_back(drawn<T>(numel, 1));
     grads.push_back(drawn<T>(numel, 2));
-    means.push_back(drawn<float>(numel, 3));
-    squares.push_back(std::vector<float>(static_cast<std::size_t>(numel), 0.25F));
+    means.push_back(std::vector<Moment>(static_cast<std::size_t>(numel), Moment{1}));
+    squares.push_back(std::vector<Moment>(static_cast<std::size_t>(numel), Moment{1}));
+    mean_scales.push_back(std::vector<float>(blocks, 0.5F));
+    square_scales.push_back(std::vector<float>(blocks, 0.25F));
     step.tensors.push_back({params[i].data(), grads[i].data(), means[i].data(), squares[i].data(),
-                            numel, op::corrections_of(options, 3, static_cast<std::uint32_t>(i)),
+                            mean_scales[i].data(), square_scales[i].data(), numel,
+                            op::corrections_of(options, 3, static_cast<std::uint32_t>(i)),
                             sizeof(T) == 2, sizeof(T) == 2});
     gradients.push_back({grads[i].data(), numel, sizeof(T) == 2});
   }
-  Made made;
-  made.add(
-      std::vector<float>{static_cast<float>(crucible::grad_norm::cpu::launch(gradients, threads))});
+  norm = crucible::grad_norm::cpu::launch(gradients, threads);
   op::cpu::launch(step, threads);
+  Made made;
+  made.add(std::vector<float>{static_cast<float>(norm)});
   for (std::size_t i = 0; i < numels.size(); ++i) {
     made.add(params[i]);
-    made.add(means[i]);
-    made.add(squares[i]);
+    for (const auto* moments : {&means[i], &squares[i]}) {
+      made.add(std::vector<float>(moments->begin(), moments->end()));
+    }
+    made.add(mean_scales[i]);
+    made.add(square_scales[i]);
   }
   return made;
 }
@@ -363,7 +376,10 @@ void check_all(const std::string& dtype) {
     });
   }
   check("adamw_step, grad_norm " + dtype,
-        [](int threads) { return optimizer<T>({1, 17, 33, 0, 129, 40961}, threads); });
+        [](int threads) { return optimizer<T, float>({1, 17, 33, 0, 129, 40961}, threads); });
+  check("adamw_step in 8 bits, " + dtype, [](int threads) {
+    return optimizer<T, std::uint8_t>({1, 17, 255, 0, 257, 40961}, threads);
+  });
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
+from crucible_kitchen.kernels.adamw_step.eight_bit import BLOCK
 from crucible_kitchen.ops._library import register
 from crucible_kitchen.ops._refusals import (
     cpu_refuses,
@@ -31,6 +32,10 @@ def adamw_step(
     eps: float,
     weight_decay: float,
     grad_scale: float = 1.0,
+    norm: Tensor | None = None,
+    max_norm: float = 0.0,
+    exp_avg_scales: Sequence[Tensor] = (),
+    exp_avg_sq_scales: Sequence[Tensor] = (),
     stochastic_rounding: bool = False,
     seed: int = 0,
 ) -> None:
@@ -39,14 +44,23 @@ def adamw_step(
     Args:
         params: parameters, any shapes, float32 or bfloat16.
         grads: gradients, shaped as params, float32 or bfloat16; read only.
-        exp_avgs: running means of the gradients, shaped as params, float32.
-        exp_avg_sqs: running means of their squares, shaped as params, float32.
+        exp_avgs: running means of the gradients, shaped as params, float32; or uint8, all of them,
+            as `kernels.adamw_step.eight_bit` keeps them.
+        exp_avg_sqs: running means of their squares, likewise.
         step: number of this step, counted from 1; one for all or one for each tensor.
         lr: learning rate.
         betas: decay of the two running means per step, in [0, 1).
         eps: added to the root of the second mean.
         weight_decay: share of a parameter that is subtracted per unit of lr.
         grad_scale: every gradient is multiplied by it as it is read (to clip, or to average).
+        norm: of all gradients as they are given, a float64 scalar on their device, such as
+            `grad_norm` gives: where it is not finite the step changes nothing. The kernel reads it
+            on the device, so nobody waits for it. None: the gradients are taken as they are.
+        max_norm: gradients whose norm, times `grad_scale`, is greater are scaled down to it, as
+            `torch.nn.utils.clip_grad_norm_` does; 0: never. It needs `norm`.
+        exp_avg_scales: of moments in uint8, one tensor a parameter: a float32 for each block of 256
+            elements, begun or full. Empty with moments in float32.
+        exp_avg_sq_scales: likewise.
         stochastic_rounding: round bfloat16 parameters up or down at random, so that updates
             smaller than half a unit in the last place still add up. Without it, to nearest.
         seed: of that rounding, 64 bits; take another one each step.
@@ -59,23 +73,29 @@ def adamw_step(
     """
     steps = [step] * len(params) if isinstance(step, int) else step
     _check(params, grads, exp_avgs, exp_avg_sqs, steps, betas)
+    scales = (list(exp_avg_scales), list(exp_avg_sq_scales))
+    _check_scales(params, *scales)
+    _check_norm(norm, max_norm)
     with torch.no_grad():
         _adamw_step(
             params,
             grads,
             exp_avgs,
             exp_avg_sqs,
+            *scales,
+            norm,
             steps,
             lr,
             *betas,
             eps,
             weight_decay,
             grad_scale,
+            max_norm,
             stochastic_rounding,
             seed,
         )
     # Saved activations and packed copies of a parameter must see that it has changed.
-    for changed in (params, exp_avgs, exp_avg_sqs):
+    for changed in (params, exp_avgs, exp_avg_sqs, *scales):
         torch.autograd.graph.increment_version(changed)
 
 
@@ -114,6 +134,30 @@ def _mismatch(name: str, wanted: list[torch.Size], got: list[torch.Size]) -> str
     )
 
 
+def _check_scales(params: Sequence[Tensor], *scales: Sequence[Tensor]) -> None:
+    if not any(scales):
+        return
+    wanted = [(-(-param.numel() // BLOCK),) for param in params]
+    for name, given in zip(("exp_avg_scales", "exp_avg_sq_scales"), scales, strict=True):
+        if (got := [tuple(scale.shape) for scale in given]) != wanted:
+            raise ValueError(
+                f"adamw_step: {name} must have one number for each {BLOCK} elements of each of "
+                f"{len(params)} parameters, got shapes {got}, not {wanted}"
+            )
+
+
+def _check_norm(norm: Tensor | None, max_norm: float) -> None:
+    if not max_norm >= 0:
+        raise ValueError(f"adamw_step: max_norm must be 0 or more, got {max_norm}")
+    if norm is None and max_norm:
+        raise ValueError(f"adamw_step: norm must be given with max_norm = {max_norm}, got None")
+    if norm is not None and (norm.ndim or norm.dtype != torch.float64):
+        raise ValueError(
+            f"adamw_step: norm must be a float64 scalar, got {norm.dtype} of shape "
+            f"{list(norm.shape)}"
+        )
+
+
 _NARROW = {torch.float32, torch.bfloat16}
 
 
@@ -122,57 +166,79 @@ def _dense_refuses(
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
+    exp_avg_scales: Sequence[Tensor] = (),
+    exp_avg_sq_scales: Sequence[Tensor] = (),
+    norm: Tensor | None = None,
+    **_: Any,
 ) -> str | None:
     """Why a kernel that walks flat memory cannot take these, or None."""
     # Hundreds of tensors: one pass for each question.
-    moments = (*exp_avgs, *exp_avg_sqs)
-    if len({tensor.device for tensors in (params, grads, moments) for tensor in tensors}) > 1:
+    moments, scales = (*exp_avgs, *exp_avg_sqs), (*exp_avg_scales, *exp_avg_sq_scales)
+    guard = () if norm is None else (norm,)
+    everything = (params, grads, moments, scales, guard)
+    if len({tensor.device for tensors in everything for tensor in tensors}) > 1:
         return "the tensors are on several devices"
     for name, tensors in (("params", params), ("grads", grads)):
         if others := {tensor.dtype for tensor in tensors} - _NARROW:
             return f"{name} must be float32 or bfloat16, got {others.pop()}"
-    if others := {tensor.dtype for tensor in moments} - {torch.float32}:
-        return f"exp_avgs and exp_avg_sqs must be float32, got {others.pop()}"
+    wanted = torch.uint8 if scales else torch.float32
+    if others := {tensor.dtype for tensor in moments} - {wanted}:
+        which = "with scales" if scales else "without scales"
+        name = str(wanted).removeprefix("torch.")
+        return f"exp_avgs and exp_avg_sqs must be {name} {which}, got {others.pop()}"
+    if others := {scale.dtype for scale in scales} - {torch.float32}:
+        return f"the scales must be float32, got {others.pop()}"
     return same_layout_refuses(params, grads, exp_avgs, exp_avg_sqs)
 
 
-def _triton_refuses(params: Sequence[Tensor], *others: Sequence[Tensor], **_: Any) -> str | None:
+def _triton_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
     if not params:
         return "there is no tensor to find the device by"
-    return triton_refuses(params[0]) or _dense_refuses(params, *others)
+    if options.get("exp_avg_scales"):
+        return "the moments are in 8 bits; Triton's kernel has them in float32"
+    return triton_refuses(params[0]) or _dense_refuses(params, *others, **options)
 
 
-def _cuda_refuses(params: Sequence[Tensor], *others: Sequence[Tensor], **_: Any) -> str | None:
+def _cuda_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
     if not params:
         return "there is no tensor to find the device by"
-    return cuda_refuses(params[0]) or _dense_refuses(params, *others)
+    return cuda_refuses(params[0]) or _dense_refuses(params, *others, **options)
 
 
-def _cpu_refuses(params: Sequence[Tensor], *others: Sequence[Tensor], **_: Any) -> str | None:
-    return (cpu_refuses(params[0]) if params else None) or _dense_refuses(params, *others)
+def _cpu_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
+    refused = cpu_refuses(params[0]) if params else None
+    return refused or _dense_refuses(params, *others, **options)
 
 
-def _cuda(params: list[Tensor], *others: list[Tensor], **options: Any) -> None:
-    with torch.cuda.device(params[0].device):
-        _C.adamw_step_cuda(params, *others, *_constants(**options))
+def _cuda(*moved: list[Tensor], **options: Any) -> None:
+    with torch.cuda.device(moved[0][0].device):
+        _C.adamw_step_cuda(*_for_the_door(*moved, **options))
 
 
-def _cpu(params: list[Tensor], *others: list[Tensor], **options: Any) -> None:
-    _C.adamw_step_cpu(params, *others, *_constants(**options), threads=torch.get_num_threads())
+def _cpu(*moved: list[Tensor], **options: Any) -> None:
+    _C.adamw_step_cpu(*_for_the_door(*moved, **options), threads=torch.get_num_threads())
 
 
-def _constants(
-    step: Sequence[int],
+def _for_the_door(
+    *moved: list[Tensor],
+    step: int | Sequence[int],
     lr: float,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
-    grad_scale: float,
-    stochastic_rounding: bool,
-    seed: int,
+    grad_scale: float = 1.0,
+    norm: Tensor | None = None,
+    max_norm: float = 0.0,
+    exp_avg_scales: Sequence[Tensor] = (),
+    exp_avg_sq_scales: Sequence[Tensor] = (),
+    stochastic_rounding: bool = False,
+    seed: int = 0,
 ) -> tuple[Any, ...]:
-    """The constants in the door's order."""
-    return step, lr, *betas, eps, weight_decay, grad_scale, stochastic_rounding, seed
+    """The arguments in the door's order."""
+    lists = (*moved, list(exp_avg_scales), list(exp_avg_sq_scales))
+    numbers = (lr, *betas, eps, weight_decay, grad_scale, max_norm)
+    steps = [step] * len(moved[0]) if isinstance(step, int) else step
+    return lists, norm, steps, numbers, stochastic_rounding, seed
 
 
 ADAMW_STEP = Op(
@@ -199,6 +265,9 @@ def _run(
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
+    exp_avg_scales: Sequence[Tensor],
+    exp_avg_sq_scales: Sequence[Tensor],
+    norm: Tensor | None,
     steps: Sequence[int],
     lr: float,
     beta1: float,
@@ -206,6 +275,7 @@ def _run(
     eps: float,
     weight_decay: float,
     grad_scale: float,
+    max_norm: float,
     stochastic_rounding: bool,
     seed: int,
 ) -> None:
@@ -216,6 +286,10 @@ def _run(
         "eps": eps,
         "weight_decay": weight_decay,
         "grad_scale": grad_scale,
+        "norm": norm,
+        "max_norm": max_norm,
+        "exp_avg_scales": exp_avg_scales,
+        "exp_avg_sq_scales": exp_avg_sq_scales,
         "stochastic_rounding": stochastic_rounding,
         "seed": seed,
     }
@@ -229,8 +303,10 @@ def _fake(*args: Any) -> None:
 
 _adamw_step = register(
     "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
-    "Tensor(c!)[] exp_avg_sqs, int[] steps, float lr, float beta1, float beta2, float eps, "
-    "float weight_decay, float grad_scale, bool stochastic_rounding, int seed) -> ()",
+    "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] exp_avg_scales, Tensor(e!)[] exp_avg_sq_scales, "
+    "Tensor? norm, int[] steps, float lr, float beta1, float beta2, float eps, "
+    "float weight_decay, float grad_scale, float max_norm, bool stochastic_rounding, int seed) "
+    "-> ()",
     _run,
     _fake,
 )

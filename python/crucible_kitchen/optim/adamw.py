@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, overload
 
 import torch
@@ -12,10 +12,13 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from crucible_kitchen import ops
-from crucible_kitchen.optim.eight_bit import SMALLEST, dequantize, quantize
+from crucible_kitchen.kernels.adamw_step.eight_bit import dequantize, quantize
+from crucible_kitchen.optim.global_norm import Unread, global_norm, locals_of
 
 # The running means, and whether their elements may be negative.
 _MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
+# Smaller tensors keep them in float32: they save little, and biases and norms are the touchy ones.
+_SMALLEST_IN_EIGHT_BITS = 4096
 
 
 class AdamW(torch.optim.Optimizer):
@@ -24,6 +27,10 @@ class AdamW(torch.optim.Optimizer):
     `state_dict` is that of `torch.optim.AdamW`, and each loads the other's. A step whose gradients
     are not all finite changes nothing; it sets `last_step_skipped` and does not raise, so that the
     caller decides whether to go on.
+
+    `step` waits for no device: the norm stays where the gradients are, and the kernel that updates
+    reads it there. The host learns it when `last_grad_norm` or `last_step_skipped` is read, or at
+    the next step.
 
     Args:
         params: parameters or parameter groups, float32 or bfloat16, whole or sharded by FSDP2.
@@ -38,12 +45,7 @@ class AdamW(torch.optim.Optimizer):
         master_weights: keep a float32 copy of every bfloat16 or float16 parameter, step on that,
             and round it into the parameter to nearest.
         state_bits: 32, or 8: both running means of tensors of 4096 elements and more are kept in 8
-            bits an element (`optim.eight_bit`); one tensor at a time is widened for its step.
-
-    Attributes:
-        last_grad_norm: global norm of the gradients of the last step, before clipping; NaN or
-            infinite if that step was skipped, None before the first.
-        last_step_skipped: whether the last step changed nothing because of it.
+            bits an element (`kernels.adamw_step.eight_bit`).
 
     Raises:
         ValueError: a constant is out of its range.
@@ -80,8 +82,9 @@ class AdamW(torch.optim.Optimizer):
         self.max_grad_norm = max_grad_norm
         self.stochastic_rounding = stochastic_rounding
         self.seed = seed
-        self.last_grad_norm: float | None = None
-        self.last_step_skipped = False
+        self._last_norm: float | None = None
+        # Of the last step, until somebody reads it: its norm, and the parameters it counted.
+        self._unread: tuple[Unread, list[Tensor]] | None = None
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -95,6 +98,32 @@ class AdamW(torch.optim.Optimizer):
                 raise ValueError(f"AdamW: betas[{i}] must be in [0, 1), got {beta}")
         super().add_param_group(param_group)
 
+    @property
+    def last_grad_norm(self) -> float | None:
+        """Global norm of the gradients of the last step, before clipping.
+
+        NaN or infinite if that step was skipped, None before the first. The first to read it waits
+        for that step's norm.
+        """
+        self._read_norm()
+        return self._last_norm
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Whether the last step changed nothing, because a gradient was not finite."""
+        norm = self.last_grad_norm
+        return norm is not None and not math.isfinite(norm)
+
+    def _read_norm(self) -> None:
+        """Learn the last step's norm; a step that was skipped is no longer counted."""
+        if self._unread is None:
+            return
+        unread, stepped = self._unread
+        self._last_norm, self._unread = unread.read(), None
+        if not math.isfinite(self._last_norm):
+            for param in stepped:
+                self.state[param]["step"] -= 1
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
@@ -103,8 +132,6 @@ class AdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Clip and apply the gradients; parameters without one are left alone.
-
-        Reading the norm waits for the device: a step that must be skipped is known at once.
 
         Args:
             closure: computes the loss and the gradients anew.
@@ -116,17 +143,17 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._read_norm()  # the last step's, long there: this one's number depends on it
         batches = list(self._batches())
-        self.last_grad_norm = _global_norm(grads for _, _, _, grads in batches)
-        self.last_step_skipped = not math.isfinite(self.last_grad_norm)
-        if not self.last_step_skipped:
-            scale = self._clip_coefficient(self.last_grad_norm)
-            for index, group, params, grads in batches:
-                self._update(index, group, params, grads, scale)
+        norm = global_norm(grads for _, _, _, grads in batches)
+        for index, group, params, grads in batches:
+            self._update(index, group, params, grads, norm)
+        self._unread = Unread(norm), [param for _, _, params, _ in batches for param in params]
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The state, as `torch.optim.AdamW` would give it (steps are float32 tensors there)."""
+        self._read_norm()
         saved = super().state_dict()
         saved["state"] = {
             key: {**state, "step": torch.tensor(float(state["step"]))}
@@ -145,6 +172,7 @@ class AdamW(torch.optim.Optimizer):
                 raise ValueError("AdamW: state must be without amsgrad and maximize, got one")
             if group.get("decoupled_weight_decay") is False and group["weight_decay"]:
                 raise ValueError("AdamW: state must have decoupled weight decay, got that of Adam")
+        self._read_norm()  # it is of the state that goes
         super().load_state_dict(state_dict)
         keys = (key for group in state_dict["param_groups"] for key in group["params"])
         params = (param for group in self.param_groups for param in group["params"])
@@ -160,7 +188,7 @@ class AdamW(torch.optim.Optimizer):
             moment = saved[name].to(param.device, copy=True)
             if moment.dtype == torch.uint8:
                 scales = saved[_scales(name)].to(param.device, copy=True)
-                if self._is_narrow(param):
+                if self._is_narrow(param) and moment.stride() == param.stride():
                     state |= {name: moment, _scales(name): scales}
                     continue
                 moment = dequantize(moment, scales, signed=signed)
@@ -180,12 +208,14 @@ class AdamW(torch.optim.Optimizer):
 
     def _is_narrow(self, param: Tensor) -> bool:
         """Whether its moments are kept in 8 bits."""
-        return self.state_bits == 8 and param.numel() >= SMALLEST
+        return self.state_bits == 8 and param.numel() >= _SMALLEST_IN_EIGHT_BITS
 
     def _keep(self, state: dict[str, Any], param: Tensor, name: str, moment: Tensor) -> None:
         """Put a moment into the state, in the bits that it has there."""
         if self._is_narrow(param):
-            codes, scales = quantize(moment.float(), signed=_MOMENTS[name])
+            # As the parameter lies in memory: the step walks both as they lie.
+            laid = torch.empty_like(param, dtype=torch.float32).copy_(moment)
+            codes, scales = quantize(laid, signed=_MOMENTS[name])
             state |= {name: codes, _scales(name): scales}
         else:
             state[name] = moment
@@ -204,65 +234,58 @@ class AdamW(torch.optim.Optimizer):
             for params, grads in by_device.values():
                 yield index, group, params, grads
 
-    def _clip_coefficient(self, norm: float) -> float:
-        """What the gradients are multiplied by; 1e-6 as in `torch.nn.utils.clip_grad_norm_`."""
-        return min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm else 1.0
-
     def _update(
         self,
         index: int,
         group: dict[str, Any],
         params: list[Tensor],
         grads: list[Tensor],
-        scale: float,
+        norm: Tensor,
     ) -> None:
         for param in params:
             state = self.state[param] or self._fresh_state(param)
             state["step"] += 1
-        narrow = [self._is_narrow(param) for param in params]
-        whole = [i for i, is_narrow in enumerate(narrow) if not is_narrow]
-        # Those in 8 bits one by one: their wide moments are there only while they are needed.
-        for part in (whole, *([i] for i, is_narrow in enumerate(narrow) if is_narrow)):
+        for eight_bit in (False, True):
+            part = [i for i, p in enumerate(params) if self._is_narrow(p) == eight_bit]
             if part:
-                mine = [params[i] for i in part]
                 # Another rounding in each step, group and part, and the same one after a resume.
-                seed = self.seed << 40 ^ index << 32 ^ part[0] << 48
-                self._update_part(group, mine, [grads[i] for i in part], scale, seed)
+                seed = self.seed << 40 ^ index << 32 ^ eight_bit << 48
+                mine = [params[i] for i in part]
+                self._update_part(group, mine, [grads[i] for i in part], norm, seed)
 
     def _update_part(
         self,
         group: dict[str, Any],
         params: list[Tensor],
         grads: list[Tensor],
-        scale: float,
+        norm: Tensor,
         seed: int,
     ) -> None:
+        """One call for parameters of one device whose running means have the same bits."""
         states = [self.state[param] for param in params]
         steps = [state["step"] for state in states]
         masters = [s.get("master", p) for s, p in zip(states, params, strict=True)]
-        moments = {
-            name: [_widened(state, name, p) for state, p in zip(states, params, strict=True)]
-            for name in _MOMENTS
-        }
+        moments = {name: locals_of([state[name] for state in states]) for name in _MOMENTS}
+        scales = [[s[_scales(name)] for s in states if _scales(name) in s] for name in _MOMENTS]
         ops.adamw_step(
-            _locals(masters),
-            _locals(grads),
-            *(_locals(tensors) for tensors in moments.values()),
+            locals_of(masters),
+            locals_of(grads),
+            *moments.values(),
             step=steps,
             lr=float(group["lr"]),
             betas=(float(group["betas"][0]), float(group["betas"][1])),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
-            grad_scale=scale,
+            norm=norm.to(params[0].device, non_blocking=True),
+            max_norm=self.max_grad_norm or 0.0,
+            exp_avg_scales=scales[0],
+            exp_avg_sq_scales=scales[1],
             stochastic_rounding=self.stochastic_rounding,
             seed=(seed ^ max(steps)) & (2**63 - 1),
         )
-        for i, (state, param) in enumerate(zip(states, params, strict=True)):
+        for state, param in zip(states, params, strict=True):
             if "master" in state:
                 param.copy_(state["master"])
-            if self._is_narrow(param):
-                for name, tensors in moments.items():
-                    self._keep(state, param, name, tensors[i])
 
     def _fresh_state(self, param: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[param]
@@ -284,45 +307,6 @@ def _scales(name: str) -> str:
     return f"{name}_scales"
 
 
-def _widened(state: dict[str, Any], name: str, param: Tensor) -> Tensor:
-    """A moment to step on: the state's own, or a float32 copy laid as the parameter is."""
-    moment: Tensor = state[name]
-    if moment.dtype != torch.uint8:
-        return moment
-    wide = dequantize(moment, state[_scales(name)], signed=_MOMENTS[name])
-    return wide if param.is_contiguous() else torch.empty_like(param, dtype=wide.dtype).copy_(wide)
-
-
 def _state_dtype(param: Tensor) -> torch.dtype:
     """Of the running means: float32, or float64 with a float64 parameter."""
     return torch.promote_types(param.dtype, torch.float32)
-
-
-def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this process holds of each: FSDP2 makes DTensors of parameters and gradients."""
-    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
-
-
-def _global_norm(lists: Iterable[list[Tensor]]) -> float:
-    """The norm of all gradients of all lists; each device and process reduces its own."""
-    alike: dict[tuple[Any, ...], list[Tensor]] = {}
-    for grads in lists:
-        for grad in grads:
-            layout = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else ()
-            alike.setdefault((grad.device, *layout), []).append(grad)
-    return math.hypot(*(_norm(grads) for grads in alike.values()))
-
-
-def _norm(grads: list[Tensor]) -> float:
-    """The norm of gradients that lie alike on devices and processes."""
-    norm = ops.grad_norm(_locals(grads))
-    first = grads[0]
-    if not isinstance(first, DTensor):
-        return float(norm)
-    squares = norm.square()
-    for dimension, placement in enumerate(first.placements):
-        if placement.is_partial():
-            raise ValueError("AdamW: gradients must be summed over processes, got partial sums")
-        if placement.is_shard():
-            torch.distributed.all_reduce(squares, group=first.device_mesh.get_group(dimension))
-    return math.sqrt(float(squares))
