@@ -240,6 +240,18 @@ def test_any_order_of_arrival_is_done_in_the_models_order(order):
     assert done == list(range(1, 9))
 
 
+def test_quick_work_runs_at_once_unless_something_is_before_it():
+    work, gate, here = Work(10), threading.Event(), threading.get_ident
+    first = work.do_in_order("m", 1, here, quick=True)
+    assert first.future.result(timeout=0) == here()
+    work.do(None, gate.wait)
+    second = work.do_in_order("m", 2, here, quick=True)
+    assert not second.future.done()
+    gate.set()
+    assert second.future.result(timeout=10) != here()
+    work.close()
+
+
 def test_work_that_another_thread_ends_leaves_the_next_to_begin():
     """And an error of it, or of reading its result, is that promise's own."""
     work, futures = Work(2), [concurrent.futures.Future() for _ in range(3)]

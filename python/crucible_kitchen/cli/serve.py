@@ -75,7 +75,8 @@ def main(arguments: argparse.Namespace) -> int:
         # What a client sends is not checked where no keys are; it only has to look like one.
         _say(arguments.host, listening.getsockname()[1], keys[0] if keys else f"{_PREFIX}local")
         made = app.make_app(kitchen, api_keys=keys, max_body_bytes=arguments.max_body << 20)
-        server = uvicorn.Server(uvicorn.Config(made, **_SETTINGS))
+        protocol = _library("crucible_kitchen.serve.one_write").OneWriteProtocol
+        server = uvicorn.Server(uvicorn.Config(made, http=protocol, **_SETTINGS))
         server.run([listening])
     finally:
         kitchen.close()

@@ -25,6 +25,9 @@ ALPHA: Final = 32.0
 # The protocol's defaults where they are not the port's.
 _LOSS_DEFAULTS: Final = {"cispo": {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}}
 
+# A batch that is decoded in less time than another thread needs to wake up.
+_QUICK_BYTES: Final = 4096
+
 
 class Models:
     """The open models of all programs.
@@ -135,7 +138,8 @@ class Models:
             method = client.forward if batch.forward_only else client.forward_backward
             return Later(method(session, datums, batch.loss_fn, settings), wire.write_result)
 
-        return self._in_order(batch.model_id, batch.seq_id, compute)
+        quick = batch.size < _QUICK_BYTES
+        return self._in_order(batch.model_id, batch.seq_id, compute, quick=quick)
 
     def optim_step(self, body: bodies.OptimStep) -> Promise:
         """Apply the gradients."""
@@ -145,7 +149,7 @@ class Models:
         def step() -> Later:
             return Later(self._client.optim_step(self._session(body.model_id), params), _stepped)
 
-        return self._in_order(body.model_id, body.seq_id, step)
+        return self._in_order(body.model_id, body.seq_id, step, quick=True)
 
     def save(self, body: bodies.SaveWeights) -> Promise:
         """Write a checkpoint that training can go on from."""
@@ -234,12 +238,14 @@ class Models:
         go_on = f"go on from {last[-1]}" if last else "it saved no checkpoint"
         return Refused(f"model {model_id!r} is closed, or the server was started anew; {go_on}")
 
-    def _in_order(self, model_id: str, number: int, work: Callable[[], Any]) -> Promise:
+    def _in_order(
+        self, model_id: str, number: int, work: Callable[[], Any], *, quick: bool = False
+    ) -> Promise:
         # Requests that came before this start of the server never come again, so that one which
         # had its place after them would wait for ever.
         if model_id not in self._begun:
             raise self._closed(model_id)
-        return self._work.do_in_order(model_id, number, work)
+        return self._work.do_in_order(model_id, number, work, quick=quick)
 
     def _saved(self, write: Callable[[Run, Session, Any], Any], body: bodies.Ordered) -> Promise:
         def save() -> Any:

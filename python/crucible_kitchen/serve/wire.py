@@ -92,10 +92,11 @@ class Batch:
 
     Args:
         request: the decoded message.
+        size: bytes that it came in.
     """
 
-    def __init__(self, request: Any) -> None:
-        self._request = request
+    def __init__(self, request: Any, size: int) -> None:
+        self._request, self.size = request, size
         self.model_id: str = request.model_id
         self.seq_id: int = request.seq_id
         self.loss_fn: str = request.loss_fn
@@ -134,7 +135,7 @@ def read_batch(body: bytes) -> Batch:
         request.ParseFromString(body)
     except _decode_error() as error:
         raise DataError(f"forward_backward: the body must be a protobuf message: {error}") from None
-    return Batch(request)
+    return Batch(request, len(body))
 
 
 def write_result(result: ForwardBackwardResult) -> bytes:

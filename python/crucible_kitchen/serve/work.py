@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,8 +58,10 @@ class Work:
 
     def __init__(self, most: int) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crucible-serve")
-        self._most, self._waiting = most, 0
+        self._most, self._waiting, self._handed = most, 0, 0
         self._lock = threading.Lock()
+        # Random bytes for each would have the system asked, and the interpreter handed over.
+        self._start_id, self._ids = secrets.token_hex(8), itertools.count()
         self._promises: OrderedDict[str, Promise] = OrderedDict()
         self._again: dict[tuple[Any, ...], Promise] = {}
         self._lines: dict[str, _Line] = {}
@@ -78,9 +81,14 @@ class Work:
             self._start(promise, work)
         return promise
 
-    def do_in_order(self, model_id: str, number: int, work: Callable[[], Any]) -> Promise:
+    def do_in_order(
+        self, model_id: str, number: int, work: Callable[[], Any], *, quick: bool = False
+    ) -> Promise:
         """Run `work` when all of the model's requests with a smaller number have been asked for.
 
+        Args:
+            quick: it takes no longer than to wake another thread, so that it runs at once, on the
+                caller's, where nothing is before it.
         Raises:
             Busy: too many wait.
             Refused: the number's turn is over, and its result is not kept any more.
@@ -91,18 +99,18 @@ class Work:
                 raise Refused(f"seq_id must be {line.next} or more, got {number}, which is over")
             promise, new = self._promise((model_id, number))
             if new:
-                line.waiting[number] = (promise, work)
+                line.waiting[number] = (promise, work, quick)
             ready = line.ready()
-        for one, task in ready:
-            self._start(one, task)
+        for task in ready:
+            self._start(*task)
         return promise
 
     def get(self, request_id: str) -> Promise:
         """Raises: NotFound, for a request that this server, or this start of it, did not get."""
-        with self._lock:
-            if request_id not in self._promises:
-                raise NotFound(f"no request {request_id!r}; the server may have been started anew")
-            return self._promises[request_id]
+        promise = self._promises.get(request_id)
+        if promise is None:
+            raise NotFound(f"no request {request_id!r}; the server may have been started anew")
+        return promise
 
     @property
     def waiting(self) -> int:
@@ -113,7 +121,7 @@ class Work:
         """Drop what waits for a model that is gone."""
         with self._lock:
             line = self._lines.pop(model_id, _Line())
-        for promise, _ in line.waiting.values():
+        for promise, *_ in line.waiting.values():
             self._end()
             promise.future.set_exception(NotFound(f"no model {model_id!r} is open"))
 
@@ -126,7 +134,7 @@ class Work:
             return self._again[key], False
         if self._waiting >= self._most:
             raise Busy(f"{self._most} requests wait already")
-        promise = Promise(str(uuid.uuid4()), Future(), key)
+        promise = Promise(f"{self._start_id}-{next(self._ids)}", Future(), key)
         self._waiting += 1
         self._promises[promise.id] = promise
         if key is not None:
@@ -137,10 +145,18 @@ class Work:
                 self._again.pop(old.key, None)
         return promise, True
 
-    def _start(self, promise: Promise, work: Callable[[], Any]) -> None:
+    def _start(self, promise: Promise, work: Callable[[], Any], quick: bool = False) -> None:
+        if quick and not self._handed:
+            self._settle(promise, work)
+            return
+
         def run() -> None:
             self._settle(promise, work)
+            with self._lock:
+                self._handed -= 1
 
+        with self._lock:
+            self._handed += 1
         self._thread.submit(run)
 
     def _settle(self, promise: Promise, work: Callable[[], Any]) -> None:
@@ -164,6 +180,10 @@ class Work:
             self._waiting -= 1
 
 
+_Task = tuple[Promise, Callable[[], Any], bool]
+"""A promise, what keeps it, and whether that is quick."""
+
+
 class _Line:
     """Requests of one model: numbers come in any order, work begins in theirs.
 
@@ -172,9 +192,9 @@ class _Line:
 
     def __init__(self) -> None:
         self.next = 1
-        self.waiting: dict[int, tuple[Promise, Callable[[], Any]]] = {}
+        self.waiting: dict[int, _Task] = {}
 
-    def ready(self) -> list[tuple[Promise, Callable[[], Any]]]:
+    def ready(self) -> list[_Task]:
         """Take those whose turn it is."""
         ready = []
         while self.next in self.waiting:
