@@ -111,3 +111,19 @@ def test_a_wrong_result_is_not_tried_again() -> None:
     with pytest.raises(StageError):
         run(workflow("w")[wrong])
     assert len(tries) == 1
+
+
+def test_attempts_are_those_of_the_stage_that_failed() -> None:
+    """Not of one before it that came through in the end."""
+    left = [1, 0]
+
+    def flaky() -> None:
+        if left.pop(0):
+            raise ValueError("not yet")
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    retry = Retry(3, backoff=0.0)
+    with pytest.raises(StageError, match=r"ValueError: no$"):
+        run(workflow("w")[stage(flaky).with_(retry=retry), stage(fail)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
+import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +201,34 @@ def test_json_lines_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     handler(Event("metric", "w", 0.0, name="loss", value=1.0))
     assert json.loads((tmp_path / "e.jsonl").read_text())["value"] == 1.0
     handler.close()
+
+
+def test_an_event_is_a_value_with_the_fields_that_apply() -> None:
+    event = Event("metric", "w", 0.5, name="loss", value=1.0, step=None)
+    assert (event.name, event.value, event.step, event.duration_s) == ("loss", 1.0, None, None)
+    assert repr(event) == "Event(kind='metric', path='w', time=0.5, name='loss', value=1.0)"
+    assert event == pickle.loads(pickle.dumps(event)) == copy.deepcopy(event)
+    assert {event: 1}[Event("metric", "w", 0.5, None, name="loss", value=1.0)] == 1
+    assert list(event._asdict())[:5] == ["kind", "path", "time", "duration_s", "block"]
+    with pytest.raises(AttributeError):
+        event.kind = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError, match="no field 'nmae'; did you mean 'name'"):
+        Event("metric", "w", 0.5, nmae="loss")
+
+
+def test_times_and_durations_agree() -> None:
+    events: list[Event] = []
+    began = time.time()
+    naps = [stage(lambda: time.sleep(0.01)).with_(name=name) for name in ("one", "two")]
+    run(workflow("w")[naps], handlers=[events.append])
+    starts = [event for event in events if event.kind == "stage.start"]
+    stops = [event for event in events if event.kind == "stage.stop"]
+    for start, stop in zip(starts, stops, strict=True):
+        assert stop.duration_s >= 0.01
+        assert stop.time == pytest.approx(start.time + stop.duration_s, abs=1e-5)
+    times = [event.time for event in events if event.kind.startswith("stage")]
+    assert times == sorted(times)
+    assert began - 0.01 <= times[0] <= times[-1] <= time.time() + 0.01
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:

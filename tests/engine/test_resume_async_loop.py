@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from collections import Counter
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from crucible_kitchen.adapters import noop
 from crucible_kitchen.context import Metrics
 from crucible_kitchen.engine import Event, Every, Rng, run
 from crucible_kitchen.engine.journal import read_journal
-from crucible_kitchen.errors import StageError
-from crucible_kitchen.graph import async_loop, stage, workflow
+from crucible_kitchen.errors import StageError, WorkflowError
+from crucible_kitchen.graph import async_loop, find_problems, stage, workflow
 from crucible_kitchen.ports import SamplingClient, Session
 
 LAST = 12
@@ -174,8 +175,27 @@ def test_an_item_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
         ]
     ]
     assert run(value).context.state["count"] == 3
-    with pytest.raises(StageError, match=r"writes 'w/l\[\d\]/item', which cannot be kept"):
+    said = "the producer of w/l gives an item, which cannot be kept for a resume"
+    with pytest.raises(StageError, match=said):
         run(value, run_dir=tmp_path, checkpoint="stage")
+
+
+def test_an_item_whose_type_says_that_it_cannot_be_kept_is_found_before(tmp_path: Path) -> None:
+    def opened() -> TextIOWrapper:
+        raise AssertionError("nothing may run")
+
+    value = workflow("w")[
+        async_loop("l", producer=opened, stop_when=lambda count=0: count == 3)[
+            use.bind(item="l.item"), count
+        ]
+    ]
+    assert find_problems(value) == []
+    with pytest.raises(WorkflowError) as refused:
+        run(value, run_dir=tmp_path, checkpoint="stage")
+    (problem,) = refused.value.problems
+    assert (problem.code, problem.path) == ("cannot-checkpoint", "w/l/producer")
+    assert problem.message == "gives 'l.item' as TextIOWrapper, which no checkpoint can keep"
+    assert problem.source.startswith(__file__)
 
 
 def test_a_producer_with_a_sampler_of_its_own_goes_on(tmp_path: Path) -> None:

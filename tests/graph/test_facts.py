@@ -5,12 +5,21 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from crucible_kitchen.engine import run
-from crucible_kitchen.graph import facts, find_problems, loop, plan, stage, workflow
+from crucible_kitchen.graph import (
+    Workflow,
+    as_workflow,
+    facts,
+    find_problems,
+    loop,
+    plan,
+    stage,
+    workflow,
+)
 from crucible_kitchen.graph.facts import Facts, facts_of
 from crucible_kitchen.ports import TrainingClient
 
@@ -91,3 +100,27 @@ def test_facts_go_with_their_value() -> None:
     del value
     gc.collect()
     assert known() is None
+
+
+def test_a_class_gives_one_value_until_it_changes() -> None:
+    class Counting(Workflow):
+        body: ClassVar[list[Any]] = [read_a, [loop("l", over="numbers")[read_b]]]
+
+        def numbers(self) -> list[int]:
+            return [1, 2]
+
+    class More(Counting):
+        name = "more"
+
+    first, other = as_workflow(Counting), as_workflow(More)
+    assert as_workflow(Counting) is first
+    assert as_workflow(More) is other
+    assert facts_of(as_workflow(Counting)) is facts_of(first)
+    assert (first.name, other.name) == ("counting", "more")
+    Counting.body[1].append(read_a.with_(name="again"))
+    second = as_workflow(Counting)
+    for value in (second, as_workflow(More)):
+        assert [node.name for node in value.body] == ["read_a", "l", "again"]
+    Counting.numbers = lambda self: [1]  # type: ignore[method-assign]
+    assert as_workflow(Counting) is not second
+    assert as_workflow(Counting).body[1].over.of() == [1]

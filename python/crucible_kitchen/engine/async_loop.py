@@ -17,7 +17,8 @@ from crucible_kitchen.graph.loops import NOTHING
 
 from .blocks import CompileBody, iteration, told
 from .maker import Maker
-from .runtime import Picture, Runtime
+from .runtime import Runtime
+from .shared import Picture
 from .stages import Step
 from .stock import Item, Stock
 from .values import compile_value

@@ -11,7 +11,7 @@ from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import Loop, Node, Switch, When
 from crucible_kitchen.graph.values import Value
 
-from .events import Event
+from .events import Event, new
 from .runtime import BorderError, Runtime
 from .sources import Watched
 from .stages import Step
@@ -119,7 +119,8 @@ def iteration(
                 if strand is not None and strand.target is not None:
                     rt.tell("iteration.start", here, iteration=index, total=total)
                 elif emit is not None:  # the same, without names, which cost more than all this
-                    emit(Event("iteration.start", here, time(), None, None, index, total))
+                    more = ("iteration", index), ("total", total)
+                    emit(new(Event, ("iteration.start", here, time(), None, more)))
                 for step in body:
                     step()
                 rt.prefix = outer

@@ -1,156 +1,162 @@
-"""How a function is called: what it is given, and where what it returns goes."""
+"""What running a stage takes: its arguments, what is called with them, and what it may give."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+import random
+from collections.abc import Callable
+from time import sleep
+from typing import Any, NamedTuple
 
 from crucible_kitchen.graph import StageNode
 from crucible_kitchen.graph.annotations import show
-from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature, Write
-from crucible_kitchen.graph.stage import Literal
+from crucible_kitchen.graph.executors import is_async
+from crucible_kitchen.graph.signature import Write
 
+from .arguments import Gather, arguments, gathered, no_keywords
+from .checked import watched
+from .class_stage import executed
+from .executors import executor
 from .runtime import BorderError, Runtime
 
-Gather = Callable[[dict[Any, Any]], tuple[Any, ...]]
-"""Takes positional arguments from what closures look keys up in; a `KeyError` where one lacks."""
+Keep = Callable[[dict[str, Any], dict[str, Any], Any], None]
+"""Checks what a function has given, and writes it into the state and into `Runtime.values`."""
 
 
-def no_keywords() -> dict[str, Any]:
-    return {}
+class Call(NamedTuple):
+    """What running a stage takes.
 
-
-def arguments(
-    function: Callable[..., Any],
-    signature: Signature,
-    bound: Mapping[str, Any],
-    rt: Runtime,
-    path: str,
-) -> tuple[Gather, Callable[[], dict[str, Any]], Callable[..., Any]]:
-    """How to call a function: positional arguments, fresh keyword arguments, and what to call."""
-    if not signature.injected:  # most stages: each is compiled in every run
-        return (
-            _gather([_read(one, bound, rt, path) for one in signature.reads]),
-            no_keywords,
-            function,
-        )
-    reads = {read.param: read for read in signature.reads}
-    injected = {injected.param: injected for injected in signature.injected}
-    constant: dict[str, Any] = {}
-    fresh: dict[str, Callable[[], Any]] = {}
-    for name, one in injected.items():
-        if one.role in ("rng", "context"):
-            fresh[name] = _fresh(one, rt, path.rpartition("/")[2])
-        else:
-            constant[name] = _service(one, rt, path)
-
-    def getter(name: str) -> Any:
-        if name in fresh:
-            return lambda values: fresh[name]()
-        if name in constant:
-            return _constant(name, constant[name], rt, path)
-        return _read(reads[name], bound, rt, path)
-
-    getters = [getter(name) for name in signature.order]
-    keyword_constant = {k: v for k, v in constant.items() if k not in signature.order}
-    keyword_fresh = {k: v for k, v in fresh.items() if k not in signature.order}
-    called = partial(function, **keyword_constant) if keyword_constant else function
-    if not keyword_fresh:
-        return _gather(getters), no_keywords, called
-    return _gather(getters), lambda: {k: make() for k, make in keyword_fresh.items()}, called
-
-
-def _service(injected: Injected, rt: Runtime, path: str) -> Any:
-    if injected.role == "metrics":
-        return rt.metrics
-    if injected.role == "logger":
-        return rt.logger(path)
-    return rt.ports[injected.role] if injected.required else rt.ports.get(injected.role)
-
-
-def _fresh(injected: Injected, rt: Runtime, name: str) -> Callable[[], Any]:
-    if injected.role == "rng":
-        from .rng import Rng  # here and not above: it loads numpy
-
-        return lambda: Rng(rt.seed, rt.prefix + name)
-    return lambda: rt.context(rt.prefix + name)
-
-
-def _constant(name: str, value: Any, rt: Runtime, path: str) -> tuple[str, str]:
-    """The key under which `rt.values` has a value that stays the same."""
-    key = (path, name)  # no key of a user is a tuple
-    rt.values[key] = rt.constants[key] = value
-    return key
-
-
-def _read(read: Read, bound: Mapping[str, Any], rt: Runtime, path: str) -> Any:
-    """A key of `rt.values`, or a function of them."""
-    key = bound.get(read.param, read.param)
-    if isinstance(key, Literal):
-        return _constant(read.param, key.value, rt, path)
-    default = read.default
-    if default is MISSING or key in rt.config:
-        return key
-    return lambda values: values.get(key, default)
-
-
-def _gather(getters: list[Any]) -> Gather:
-    if not getters:
-        return lambda values: ()
-    if any(map(callable, getters)):
-        each = [g if callable(g) else operator.itemgetter(g) for g in getters]
-        return lambda values: tuple([get(values) for get in each])
-    if len(getters) == 1:
-        (only,) = getters
-        return lambda values: (values[only],)
-    return operator.itemgetter(*getters)
-
-
-def gathered(gather: Gather, rt: Runtime) -> Callable[[], tuple[Any, ...]]:
-    """A closure that takes the arguments of this moment.
-
-    Its error for a key that is not there is a `BorderError`.
+    Args:
+        node: the stage.
+        gather: gives the arguments.
+        function: what is called with them.
+        key: the one key that it writes; None where `keep` takes what the function gives.
+        classes: what is written under `key` is of this class, or of one of these.
+        keep: see `key`.
     """
-    values = rt.values
 
-    def take() -> tuple[Any, ...]:
-        try:
-            return gather(values)
-        except KeyError as error:
-            raise rt.missing(error.args[0]) from None
-
-    return take
+    node: StageNode
+    gather: Gather
+    function: Callable[..., Any]
+    key: str | None
+    classes: type | tuple[type, ...]
+    keep: Keep
 
 
-def store(node: StageNode, rt: Runtime) -> Callable[[Any], None]:
-    """Check what a function gives against its declaration and write it to the state."""
-    state, values = rt.state, rt.values
-    writes, kinds = node.writes, node.written_classes
+def call_of(node: StageNode, rt: Runtime, path: str) -> Call:
+    """What running a stage takes in a run; found out once where it is the same in all of them.
 
-    def nothing(result: Any) -> None:
-        if result is not None:
-            raise BorderError(f"declares no key to write, but returned {type(result).__name__}")
+    Args:
+        node: the stage.
+        rt: of the thread it runs in.
+        path: of the stage, without indices.
+    """
+    if not _same_in_every_run(node, rt):
+        return _found(node, rt, path)
+    known: Call | None = rt.facts.calls.get(id(node))
+    if known is None or known.node is not node:
+        known = rt.facts.calls[id(node)] = _found(node, rt, path)
+    return known
 
+
+def _same_in_every_run(node: StageNode, rt: Runtime) -> bool:
+    return not (
+        rt.checked
+        or node.of_class
+        or node.signature.injected
+        or node.signature.is_async
+        or node.retry
+        or node.cache
+        or node.executor not in (None, "inline")
+    )
+
+
+def _found(node: StageNode, rt: Runtime, path: str) -> Call:
+    if node.of_class:
+        return Call(node, _nothing, executed(node, rt), None, (), _kept)
+    gather, keywords, function = arguments(node.call, node.signature, node.bindings, rt, path)
+    function = executor(node, function, rt)
+    if rt.checked and node.executor != "process":  # another process has copies
+        function = watched(function, node)
+    if node.cache:
+        from .cache import Cached  # here and not above: few workflows cache anything
+
+        cached = Cached(node, function, rt)
+        function = cached.awaited if is_async(node) else cached
+    if is_async(node):
+        function = _waited_for(function, node.timeout, rt)
+    if keywords is not no_keywords:
+        function = _with(keywords, function)
+    if node.retry is not None:
+        gather, function = _nothing, _retrying(gather, function, node, rt)
+    if len(node.writes) == 1 and node.signature.record is None:
+        (classes,) = node.written_classes
+        one = classes[0] if len(classes) == 1 else classes  # which takes half the time to ask
+        return Call(node, gather, function, node.writes[0].key, one, _kept)
+    return Call(node, gather, function, None, (), _keep(node))
+
+
+def _nothing(values: dict[str, Any]) -> tuple[Any, ...]:
+    return ()
+
+
+def _kept(state: dict[str, Any], values: dict[str, Any], result: Any) -> None:
+    """What it gives has been taken already."""
+
+
+def _waited_for(
+    function: Callable[..., Any], timeout: float | None, rt: Runtime
+) -> Callable[..., Any]:
+    return lambda *args, **kwargs: rt.wait(function(*args, **kwargs), timeout)
+
+
+def _with(
+    keywords: Callable[[], dict[str, Any]], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    return lambda *args: function(*args, **keywords())
+
+
+def _retrying(
+    gather: Gather, function: Callable[..., Any], node: StageNode, rt: Runtime
+) -> Callable[[], Any]:
+    """A function that tries another one; each attempt is given its arguments anew."""
+    retry, take = node.retry, gathered(gather, rt)
+    assert retry is not None
+
+    def attempts() -> Any:
+        for number in range(1, retry.attempts + 1):
+            try:
+                result = function(*take())
+                rt.attempts = 1
+                return result
+            except retry.on as error:
+                rt.attempts = number
+                if number == retry.attempts or isinstance(error, BorderError):
+                    raise
+                rt.tell(
+                    "stage.retry",
+                    rt.prefix + node.name,
+                    attempt=number,
+                    error=rt.redact(f"{type(error).__name__}: {error}"),
+                )
+                wait = retry.wait(number, random.random())
+            sleep(wait)
+            rt.check_cancelled()
+        raise AssertionError("the last attempt returns or raises")
+
+    return attempts
+
+
+def _keep(node: StageNode) -> Keep:
+    """What takes the result of a function that declares no key, or several."""
+    writes = node.writes
     if not writes:
-        return nothing
-    if len(writes) == 1 and node.signature.record is None:
-        (write,), (classes,) = writes, kinds
-        key = write.key
-
-        def one(result: Any) -> None:
-            if not isinstance(result, classes):
-                raise wrong_type(write, result)
-            state[key] = values[key] = result
-
-        return one
+        return _keep_nothing
     record = node.signature.record
     expected: Any = record or (tuple, list)
     said = show(record) if record else f"a tuple of {len(writes)}"
-    pairs = tuple(zip(writes, kinds, strict=True))
+    pairs = tuple(zip(writes, node.written_classes, strict=True))
 
-    def several(result: Any) -> None:
+    def keep(state: dict[str, Any], values: dict[str, Any], result: Any) -> None:
         if not isinstance(result, expected) or len(result) != len(pairs):
             raise BorderError(f"must return {said}, got {_shown(result)}")
         for (write, classes), value in zip(pairs, result, strict=True):
@@ -159,7 +165,12 @@ def store(node: StageNode, rt: Runtime) -> Callable[[Any], None]:
         for write, value in zip(writes, result, strict=True):
             state[write.key] = values[write.key] = value
 
-    return several
+    return keep
+
+
+def _keep_nothing(state: dict[str, Any], values: dict[str, Any], result: Any) -> None:
+    if result is not None:
+        raise BorderError(f"declares no key to write, but returned {type(result).__name__}")
 
 
 def _shown(result: object) -> str:

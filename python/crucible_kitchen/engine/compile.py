@@ -23,12 +23,11 @@ from .blocks import compile_loop, compile_switch, compile_when
 from .follow import followed
 from .overlap import overlapped
 from .runtime import Runtime
-from .stages import Step, compile_stage
+from .stages import Step, compile_stages
 from .stream import compile_stream_loop
 from .together import compile_fan_out, compile_parallel, compile_scope
 
 _COMPILERS: dict[type, Callable[[Any, Runtime, str], Step]] = {
-    StageNode: compile_stage,
     When: lambda node, rt, path: compile_when(node, rt, path, compile_body),
     Switch: lambda node, rt, path: compile_switch(node, rt, path, compile_body),
     Loop: lambda node, rt, path: compile_loop(node, rt, path, compile_body),
@@ -53,9 +52,18 @@ def compile_body(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, .
 
 
 def compile_each(nodes: Iterable[Node], rt: Runtime, path: str) -> tuple[Step, ...]:
-    """One closure a node, for one after the other; see `compile_body`."""
-    body = tuple(nodes)
-    steps = tuple(_COMPILERS[type(node)](node, rt, f"{path}/{node.name}") for node in body)
-    if rt.strand is None:
-        return steps
-    return tuple(followed(node, step, rt) for node, step in zip(body, steps, strict=True))
+    """One closure a block, and one for all stages between two blocks; see `compile_body`."""
+    steps: list[Step] = []
+    stages: list[StageNode] = []
+    for node in nodes:
+        if isinstance(node, StageNode):
+            stages.append(node)
+            continue
+        if stages:
+            steps.append(compile_stages(stages, rt, path))
+            stages = []
+        step = _COMPILERS[type(node)](node, rt, f"{path}/{node.name}")
+        steps.append(step if rt.strand is None else followed(node, step, rt))
+    if stages:
+        steps.append(compile_stages(stages, rt, path))
+    return tuple(steps)

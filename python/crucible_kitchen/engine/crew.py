@@ -30,12 +30,11 @@ class Crew:
     def start(self, slot: int) -> None:
         """Have one more thread at work."""
         run = contextvars.copy_context().run
-        self._threads.append(
-            threading.Thread(
-                target=run, args=(self._work, slot), name=f"{self._name}-{slot}", daemon=True
-            )
+        thread = threading.Thread(
+            target=run, args=(self._work, slot), name=f"{self._name}-{slot}", daemon=True
         )
-        self._threads[-1].start()
+        self._threads.append(thread)
+        thread.start()
 
     def wait(self) -> None:
         """Wait until every thread has come and gone."""

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from crucible_kitchen.errors import did_you_mean
+
 KINDS = (
     "run.start",
     "run.stop",
@@ -25,7 +27,17 @@ KINDS = (
 )
 
 
-class Event(NamedTuple):
+class _Told(NamedTuple):
+    """What every event has, and what few of them have: names and values."""
+
+    kind: str
+    path: str
+    time: float
+    duration_s: float | None
+    more: tuple[tuple[str, Any], ...]
+
+
+class Event(_Told):
     """Something that happened; fields that do not apply are None.
 
     Args:
@@ -33,32 +45,87 @@ class Event(NamedTuple):
         path: id of the execution, such as ``sft/epochs[2]/batches[153]/optim_step``.
         time: seconds since the epoch.
         duration_s: of what stopped or failed.
-        block: of block events: ``loop``, ``fan_out``, ``parallel``, ``scope``, ``on_error`` or
-            ``finally``.
-        iteration: of iteration events, from 0.
-        total: of a loop's events: how many iterations there will be, None where nobody knows.
-        attempt: of retry events: the one that failed, from 1.
-        error: text of what went wrong, without secrets.
-        name: of a metric, or of the workflow.
-        value: of a metric.
-        step: of a metric.
-        metadata: of a metric or of the run.
+        **more: those of the properties that apply.
+    Raises:
+        TypeError: there is no such field.
     """
 
-    kind: str
-    path: str
-    time: float
-    duration_s: float | None = None
-    block: str | None = None
-    iteration: int | None = None
-    total: int | None = None
-    attempt: int | None = None
-    error: str | None = None
-    name: str | None = None
-    value: float | None = None
-    step: int | None = None
-    metadata: Mapping[str, Any] | None = None
+    __slots__ = ()
 
+    def __new__(
+        cls, kind: str, path: str, time: float, duration_s: float | None = None, **more: Any
+    ) -> Event:
+        unknown = [name for name in more if name not in _MORE]
+        if unknown:
+            raise TypeError(f"Event: no field {unknown[0]!r}; {did_you_mean(unknown[0], _MORE)}")
+        said = tuple((name, value) for name, value in more.items() if value is not None)
+        return new(cls, (kind, path, time, duration_s, said))
+
+    @property
+    def block(self) -> str | None:
+        """``loop``, ``fan_out``, ``parallel``, ``scope``, ``on_error`` or ``finally``."""
+        return dict(self.more).get("block")
+
+    @property
+    def iteration(self) -> int | None:
+        """Which one it is, from 0."""
+        return dict(self.more).get("iteration")
+
+    @property
+    def total(self) -> int | None:
+        """How many iterations the loop will have; None where nobody knows."""
+        return dict(self.more).get("total")
+
+    @property
+    def attempt(self) -> int | None:
+        """The one that failed and is followed by another, from 1."""
+        return dict(self.more).get("attempt")
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, without secrets."""
+        return dict(self.more).get("error")
+
+    @property
+    def name(self) -> str | None:
+        """Of a metric, or of the workflow."""
+        return dict(self.more).get("name")
+
+    @property
+    def value(self) -> float | None:
+        """Of a metric."""
+        return dict(self.more).get("value")
+
+    @property
+    def step(self) -> int | None:
+        """Of a metric."""
+        return dict(self.more).get("step")
+
+    @property
+    def metadata(self) -> Mapping[str, Any] | None:
+        """Of a metric or of the run."""
+        return dict(self.more).get("metadata")
+
+    def _asdict(self) -> dict[str, Any]:
+        """Every field, those that do not apply too."""
+        every = dict.fromkeys(("kind", "path", "time", "duration_s", *_MORE))
+        return {**every, **dict(zip(_Told._fields[:4], self[:4], strict=True)), **dict(self.more)}
+
+    def __repr__(self) -> str:
+        fields = (
+            f"{name}={value!r}" for name, value in self._asdict().items() if value is not None
+        )
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self[:4], dict(self.more)
+
+
+_MORE = tuple(name for name, found in vars(Event).items() if isinstance(found, property))
+
+new = tuple.__new__
+"""``new(Event, (kind, path, time, duration_s, more))``, for the two events of each stage: the
+class's own call costs four times as much."""
 
 Handler = Callable[[Event], object]
 

@@ -7,7 +7,7 @@ import warnings
 
 from crucible_kitchen.context import Context
 from crucible_kitchen.errors import CrucibleError, StageError
-from crucible_kitchen.graph import Workflow
+from crucible_kitchen.graph import Node, Workflow
 from crucible_kitchen.graph.blocks import ERROR_KEYS
 
 from .compile import compile_body, compile_each
@@ -28,8 +28,8 @@ def execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     name = workflow.name
     body = compile_body(workflow.body, rt, name)
     strand, rt.strand = rt.strand, None  # what cleans up is never skipped
-    failed = compile_each(workflow.on_error_body or (), rt, f"{name}/on_error")
-    final = compile_each(workflow.finally_body or (), rt, f"{name}/finally")
+    failed = _each_alone(workflow.on_error_body, rt, f"{name}/on_error")
+    final = _each_alone(workflow.finally_body, rt, f"{name}/finally")
     first: BaseException | None = None
     try:
         rt.strand = strand
@@ -63,6 +63,11 @@ def execute(workflow: Workflow, rt: Runtime, began: float) -> None:
     rt.tell("run.stop", name, name=name, duration_s=spent)
     if strand is not None:
         strand.recorder.finish(strand)
+
+
+def _each_alone(body: tuple[Node, ...] | None, rt: Runtime, where: str) -> tuple[Step, ...]:
+    """A closure for every node of a region, as each runs even where one before it has failed."""
+    return tuple(step for node in body or () for step in compile_each((node,), rt, where))
 
 
 def _say_how_to_go_on(error: BaseException, run_dir: str) -> None:

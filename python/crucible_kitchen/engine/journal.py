@@ -200,9 +200,9 @@ class Journal:
         os.ftruncate(self._descriptor, length)
         self._length = length
 
-    def begin(self, about: Mapping[str, Any]) -> None:
+    def begin(self, about: Mapping[str, Any], *, fsync: bool) -> None:
         """Write the first line."""
-        self.append({"crucible_journal": _FORMAT, **about}, fsync=True)
+        self.append({"crucible_journal": _FORMAT, **about}, fsync=fsync)
 
     def append(self, line: Mapping[str, Any], *, fsync: bool = False) -> None:
         """Write a line, whole or not at all.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crucible_kitchen.errors import Problem
-from crucible_kitchen.graph import StageNode, Workflow, walk
+from crucible_kitchen.graph import AsyncLoop, StageNode, Workflow, walk
 from crucible_kitchen.graph.annotations import runtime_classes, show
 from crucible_kitchen.ports import PORTS, Port, Ports
 
@@ -52,18 +52,27 @@ def checkpoint_problems(
     # What cleans up is not written down.
     body = (pair for node in workflow.body for pair in walk(node, workflow.name))
     for path, node in body:
+        if isinstance(node, AsyncLoop):  # items that are made ahead are kept
+            made, source = node.producer.signature.returns, node.producer.source or node.source
+            said = f"gives {node.variables[0]!r}"
+            yield from _never_kept(f"{path}/producer", source, said, made, never)
         if not isinstance(node, StageNode):
             continue
         for write in node.writes:
+            said = f"writes {write.key!r}"
+            yield from _never_kept(path, node.source, said, write.type, never)
             classes = runtime_classes(write.type) or ()
-            if any(issubclass(one, never) for one in classes):
-                message = (
-                    f"writes {write.key!r} as {show(write.type)}, which no checkpoint can keep"
-                )
-                advice = "write what it is made from, and make it where it is used"
-                yield Problem("cannot-checkpoint", path, message, node.source, advice)
             for name in node.ports:
                 yield from _handles(path, node, write.key, classes, name, adapters)
+
+
+def _never_kept(
+    path: str, source: str, said: str, kind: Any, never: tuple[type, ...]
+) -> Iterator[Problem]:
+    if any(issubclass(one, never) for one in runtime_classes(kind) or ()):
+        message = f"{said} as {show(kind)}, which no checkpoint can keep"
+        advice = "give on what it is made from, and make it where it is used"
+        yield Problem("cannot-checkpoint", path, message, source, advice)
 
 
 def _handles(

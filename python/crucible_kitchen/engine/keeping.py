@@ -81,7 +81,7 @@ class Keeping:
         story = self.story
         if story is None:
             self._journal = Journal(self.run_dir)
-            self._journal.begin(now)
+            self._journal.begin(now, fsync=self.policy.fsync)
             vault.restore({})
             self._recorder = Recorder(self._journal, vault, self.policy, Story(now, Saved(), {}))
             return base

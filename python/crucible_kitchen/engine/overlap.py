@@ -12,7 +12,8 @@ from time import perf_counter
 from crucible_kitchen.graph import Node
 
 from .journal import group_name
-from .race import CompileNodes, Forked, Order, Race
+from .order import Order
+from .race import CompileNodes, Forked, Race
 from .runtime import Runtime
 from .stages import Step
 
@@ -36,11 +37,11 @@ def overlapped(
     steps: list[Step] = []
     behind = 0
     for group in found:
-        size = len(group.waits)
-        end = group.start + size
+        end = group.start + len(group.waits)
         # Other adapters may make other groups of the same body.
-        seconds = rt.facts.seconds.setdefault((id(body), group.start, size), [None] * size)
-        order = Order(group.waits, seconds)
+        order = rt.facts.orders.get((id(body), group))
+        if order is None:
+            order = rt.facts.orders[id(body), group] = Order(group.waits)
         together = _Together(body[group.start : end], order, rt, compile_nodes)
         steps += (*compile_nodes(body[behind : group.start], rt), together.run)
         behind = end

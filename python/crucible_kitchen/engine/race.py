@@ -12,7 +12,9 @@ from time import perf_counter
 from crucible_kitchen.graph import Node
 
 from .crew import Crew
-from .runtime import Left, Runtime
+from .order import Order
+from .runtime import Runtime
+from .shared import Left
 from .stages import Step
 
 PATIENCE_S = 0.0001
@@ -21,72 +23,6 @@ _MOST_THREADS = 32
 _EXITS = (KeyboardInterrupt, SystemExit)
 
 CompileNodes = Callable[[Sequence[Node], Runtime], tuple[Step, ...]]
-
-
-class Order:
-    """What waits for what in a group, and how long its nodes take.
-
-    Args:
-        waits: for each node a bit set of those it waits for.
-        seconds: what each took when it last ran, None for one that has not; it is kept up to date.
-
-    Attributes:
-        behind: for each node those that wait for it.
-    """
-
-    def __init__(self, waits: Sequence[int], seconds: list[float | None]) -> None:
-        self.waits, self.seconds = waits, seconds
-        self.behind: list[list[int]] = [[] for _ in waits]
-        for number, needed in enumerate(waits):
-            for earlier in _places(needed):
-                self.behind[earlier].append(number)
-        self._free = _free_of(waits)
-
-    def pays(self, long_s: float) -> bool:
-        """Whether two that are free of each other both take long, or have not been measured."""
-        long = 0
-        for number, seconds in enumerate(self.seconds):
-            if seconds is None or seconds >= long_s:
-                long |= 1 << number
-        return any(self._free[number] & long for number in _places(long))
-
-    def sum(self) -> float:
-        """Seconds of all of them, one after the other."""
-        return sum(seconds or 0.0 for seconds in self.seconds)
-
-    def forget(self) -> None:
-        """Have all of them measured anew."""
-        self.seconds[:] = [None] * len(self.seconds)
-
-    def urgency(self) -> list[float]:
-        """For each node how long the run still takes from there on; 0 where that is not known."""
-        left = [0.0] * len(self.seconds)
-        if None not in self.seconds:
-            for number in reversed(range(len(left))):
-                after = [left[other] for other in self.behind[number]]
-                left[number] = (self.seconds[number] or 0.0) + max(after, default=0.0)
-        return left
-
-
-def _places(bits: int) -> list[int]:
-    """The numbers in a bit set."""
-    found = []
-    while bits:
-        lowest = bits & -bits
-        found.append(lowest.bit_length() - 1)
-        bits ^= lowest
-    return found
-
-
-def _free_of(waits: Sequence[int]) -> list[int]:
-    """For each place a bit set of the earlier ones that do not come before it."""
-    before: list[int] = []
-    for direct in waits:
-        everything = direct
-        for other in _places(direct):
-            everything |= before[other]
-        before.append(everything)
-    return [~known & ((1 << place) - 1) for place, known in enumerate(before)]
 
 
 class Forked:
@@ -109,6 +45,12 @@ class Forked:
             step()
         if fork.strand is not None:
             fork.strand.end()
+
+    def failure(self, error: Exception) -> BaseException:
+        """The error of the run for one that the node itself did not raise."""
+        failure = self.fork.failure(self.fork.prefix + self._node.name, self._node.source, error)
+        failure.__cause__ = error
+        return failure
 
 
 class Race:
@@ -142,8 +84,10 @@ class Race:
         self._missing = [needed.bit_count() for needed in order.waits]
         self._ready = [self._ranked(n) for n, count in enumerate(self._missing) if not count]
         heapify(self._ready)
+        self._to_begin = len(forked)
         self._done = 0  # bit set
         self._running = 0
+        self._free = 0  # nodes whose metrics are not held back any more
         self._left: dict[int, Left] = {}
         self._joined = 0  # nodes whose outcome the body's runtime has
         self._cut = False  # whether it gets no more of them
@@ -160,10 +104,12 @@ class Race:
         """
         for one in self._forked:
             one.fork.cancel(self._rt.cancelled)
+            one.fork.held = []
+        self._let_go(1)
         try:
             if self._patient:
-                self._idle = 1  # the one that is on its way
-                self._start()
+                self._idle, self._workers = 1, 2  # the one that is on its way
+                self._crew.start(0)
             self._work()
             self._crew.wait()
         except BaseException as error:  # noqa: BLE001 - raised below, before all others
@@ -193,21 +139,34 @@ class Race:
         while True:
             with self._lock:
                 number = self._next()
+                slot = None
                 if number is not None:
                     heappop(self._ready)
                     self._begin(number)
-                    self._call()
-                elif self._running:
+                    slot = self._call()
+                elif self._running and self._to_begin:
                     self._idle += 1
-                else:
-                    for _ in range(self._idle):  # all is over: they need not wait
+                else:  # nothing will come any more, for those who wait neither
+                    for _ in range(self._idle):
                         self._calls.put(True)
                     self._idle = 0
                     return
+            if slot is not None:
+                self._start(slot)
             if number is None:
                 self._calls.get()
             else:
                 self._run(number)
+
+    def _start(self, slot: int) -> None:
+        """Call another thread; not while the lock is held, which that one wants."""
+        try:
+            self._crew.start(slot)
+        except BaseException as error:  # what was to run here will not
+            with self._lock:
+                self._running -= 1
+            self._interrupt(error)
+            raise
 
     def _next(self) -> int | None:
         """What begins next, if anything may."""
@@ -217,6 +176,7 @@ class Race:
         return self._ready[0][1] if self._ready else None
 
     def _begin(self, number: int) -> None:
+        self._to_begin -= 1
         self._running += 1
         fork = self._forked[number].fork
         fork.enter(self._prefix)
@@ -224,19 +184,18 @@ class Race:
             if self._done >> earlier & 1:
                 fork.values.update(self._left[earlier].state)
 
-    def _call(self) -> None:
-        """Have somebody take what may begin beside this, if there is something."""
+    def _call(self) -> int | None:
+        """Have somebody take what may begin beside this; the number of a thread to start for it."""
         if self._patient or self._next() is None:
-            return
+            return None
         if self._idle:
             self._idle -= 1
             self._calls.put(True)
-        elif self._workers < self._most:
-            self._start()
-
-    def _start(self) -> None:
+            return None
+        if self._workers == self._most:
+            return None
         self._workers += 1
-        self._crew.start(self._workers - 2)
+        return self._workers - 2
 
     def _run(self, number: int) -> None:
         one = self._forked[number]
@@ -255,6 +214,8 @@ class Race:
             elif not isinstance(error, _EXITS):
                 self._errors[number] = error
             self._join()
+            free = self._joined + (not self._cut)
+        self._let_go(free)
         if isinstance(error, _EXITS):
             self._interrupt(error)
         elif error is not None:
@@ -273,6 +234,9 @@ class Race:
         hidden = isinstance(error, RuntimeError) and error.__context__
         with self._lock:
             self._errors[-1] = hidden or error
+            for _ in range(self._idle):  # what they wait for may never come
+                self._calls.put(True)
+            self._idle = 0
         for one in self._forked:
             one.fork.cancel(True)
 
@@ -286,7 +250,22 @@ class Race:
                 self._rt.values.update(self._left[number].state)
             self._joined += 1
             # One after the other, those behind one that failed would not have run.
-            self._cut = not self._done >> number & 1
+            self._cut = not self._done >> number & 1 or number in self._errors
+
+    def _let_go(self, free: int) -> None:
+        """Have the metrics store get what the first nodes have recorded, in the order of the text.
+
+        The first node that is not over has its turn now: one after the other, it would run.
+        """
+        with self._rt.locks.store:
+            while self._free < min(free, len(self._forked)):
+                one, number = self._forked[self._free], self._free
+                self._free += 1
+                try:
+                    one.fork.let_go()
+                except Exception as error:  # noqa: BLE001 - raised by `run`
+                    with self._lock:
+                        self._errors.setdefault(number, one.failure(error))
 
     def _take_over(self, number: int) -> None:
         left = self._left[number]

@@ -134,6 +134,9 @@ class Recorder:
         self.journal.append(line, fsync=self.policy.fsync)
         for commit in line["commits"]:
             commit.pop("metrics", None)  # the journal has them, and the story need not
+        if self._unread and _is_short(line) and _is_short(self._unread[-1]):
+            _add(self._unread[-1]["commits"][0], line["commits"][0])
+            return
         self._unread.append(line)
         if len(self._unread) >= _UNREAD:
             self._catch_up()
@@ -207,7 +210,7 @@ class Recorder:
             commit["metrics"] = [self._metric(record) for record in strand.unsent()]
         state, coded, plain = strand.rt.state, self._coded, ALWAYS_PLAIN
         written = {
-            key: value if type(value := state[key]) in plain else coded(key, value)
+            key: value if type(value := state[key]) in plain else coded(f"writes {key!r}", value)
             for key in strand.touched
             if key in state
         }
@@ -217,16 +220,17 @@ class Recorder:
             if not loop.written or loop.paired or (loop.stock and loop.stock.unwritten):
                 commit.setdefault("loops", {})[loop.where] = self._loop(loop)
         if strand.rt.base is not strand.base and (changed := strand.changed_metadata()):
-            commit["metadata"] = self._coded("metadata", changed)
+            commit["metadata"] = self._coded("puts into the metadata what", changed)
         return commit
 
-    def _coded(self, key: str, value: Any) -> Coded:
+    def _coded(self, said: str, value: Any) -> Coded:
+        """A value as JSON; `said` says whose it is, and what it does with the value."""
         try:
             return self.vault.encode(value)
         except CannotSave as error:
             raise CrucibleError(
-                f"writes {key!r}, which cannot be kept for a resume: {error}; write something that "
-                "can be pickled, or a handle whose adapter saves it (`Port.save_value`)"
+                f"{said}, which cannot be kept for a resume: {error}; make it of what can be "
+                "pickled, or a handle whose adapter saves it (`Port.save_value`)"
             ) from error
 
     def _loop(self, loop: OpenLoop) -> dict[str, Any]:
@@ -235,20 +239,24 @@ class Recorder:
         if loop.stock is not None:
             return {"made": self._made(loop.stock)}
         if loop.paired:
-            about["state"] = self._coded(loop.where, loop.state)
-            about["item"] = self._coded(loop.where, loop.item)
+            about["state"] = self._coded(f"{loop.where} has a source with a state", loop.state)
+            about["item"] = self._coded(f"{loop.where} has an item", loop.item)
         if loop.written:
             return about
         if loop.value is not None:
-            about["over"] = self._coded(loop.where, loop.value)
+            about["over"] = self._coded(f"{loop.where} goes through items", loop.value)
         elif loop.reads:
-            about["reads"] = {key: self._coded(key, one) for key, one in loop.reads.items()}
+            about["reads"] = {
+                key: self._coded(f"{loop.where} reads {key!r}", one)
+                for key, one in loop.reads.items()
+            }
         return about
 
     def _made(self, stock: Stock) -> dict[str, Any]:
+        said = f"the producer of {stock.where} gives an item"
         return {
             str(number): [
-                self._coded(f"{stock.where}[{number}]/item", item.value),
+                self._coded(said, item.value),
                 [self._metric(record) for record in item.records],
             ]
             for number, item in stock.unwritten.items()
@@ -258,7 +266,13 @@ class Recorder:
         name, value, step, time, metadata = record
         number = value if type(value) in (int, float) else float(value)
         at = None if step is None else int(step)
-        return [name, number, at, time, self._coded(name, dict(metadata)) if metadata else {}]
+        return [
+            name,
+            number,
+            at,
+            time,
+            self._coded(f"records {name!r}", dict(metadata)) if metadata else {},
+        ]
 
     def _committed(self, strands: list[Strand]) -> None:
         now = monotonic()
@@ -268,3 +282,18 @@ class Recorder:
         while around is not None:
             around.committed_stages, around.committed_s = self.finished_stages, now
             around = around.parent
+
+
+def _is_short(line: Mapping[str, Any]) -> bool:
+    """Whether a line says no more than how far the run itself has come, and what it has written."""
+    commits = line["commits"]
+    if len(line) > 1 or len(commits) > 1 or commits[0]["strand"] != 0:
+        return False
+    return len(commits[0]) == 3 + ("set" in commits[0])  # strand, at and events
+
+
+def _add(commit: dict[str, Any], later: Mapping[str, Any]) -> None:
+    """Have a short commit say what the one behind it does: most are, so this is done for most."""
+    commit["at"], commit["events"] = later["at"], later["events"]
+    if "set" in later:
+        commit.setdefault("set", {}).update(later["set"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from crucible_kitchen.context import Context, MetricLog, MetricRecord, Metrics
 from crucible_kitchen.errors import StageError, did_you_mean
@@ -17,10 +16,8 @@ from crucible_kitchen.ports import Ports
 from .bridge import Bridge
 from .events import Event, Handler
 from .redact import Redactor, hide
+from .shared import Left, Locks, Picture
 from .strand import Strand
-
-if TYPE_CHECKING:
-    from .process import Workers
 
 RESUMED = {"resumed": True}
 """Metadata of what is told again on resume, so that listeners know what they are in."""
@@ -28,54 +25,6 @@ RESUMED = {"resumed": True}
 
 class BorderError(TypeError):
     """A stage gave something else than it declares, or a key it needs is not there."""
-
-
-class Locks:
-    """Locks that a run and its forks share, and what they guard.
-
-    Args:
-        family: held while forks come, while they are told to end, and while workers are made.
-        store: held while the metrics store records.
-        emit: how forks tell of events, which run beside each other; None where all do alike.
-        workers: processes of the run, None before the first one.
-    """
-
-    __slots__ = ("emit", "family", "store", "workers")
-
-    def __init__(self) -> None:
-        self.family, self.store = threading.Lock(), threading.Lock()
-        self.emit: Handler | None = None
-        self.workers: Workers | None = None
-
-
-class Left(NamedTuple):
-    """What a fork leaves behind.
-
-    Args:
-        state: what was written, and is still there.
-        records: metrics, in order.
-        metadata: of the context, where it changed.
-    """
-
-    state: dict[str, Any]
-    records: list[MetricRecord]
-    metadata: dict[str, Any]
-
-
-class Picture(NamedTuple):
-    """The state of one moment, which stays as it is while the run goes on.
-
-    Args:
-        state: the whole of it.
-        values: what closures look keys up in.
-        base: context without state.
-        log: metrics until then, None where nobody looks at them.
-    """
-
-    state: dict[str, Any]
-    values: dict[Any, Any]
-    base: Context
-    log: MetricLog | None
 
 
 class Runtime:
@@ -102,11 +51,11 @@ class Runtime:
         "cancelled",
         "checked",
         "config",
-        "constants",
         "earlier",
         "emit",
         "facts",
         "forks",
+        "held",
         "interrupt",
         "locks",
         "metrics",
@@ -137,39 +86,30 @@ class Runtime:
         if parent is None:
             self.config: Mapping[str, Any] = base.config
             # State and configuration together: no key is in both, so one look-up serves a read.
-            self.values: dict[Any, Any] = dict(base.config)
+            self.values: dict[str, Any] = dict(base.config)
             self.locks = Locks()
         else:  # the values come when it begins
             self.config, self.values, self.locks = parent.config, {}, parent.locks
-        # What closures look up under tuples: no key of a user is one.
-        self.constants: dict[Any, Any] = {}
         self.ports, self.emit, self.seed = ports, emit, seed
         self.bridge, self.redact, self.facts, self.width = bridge, redact, facts, width
         self.metrics = Metrics(self._recorded)
-        self.base = base if parent is not None else base.replace(_recorder=self.metrics)
+        self.base = base
         self.prefix = ""
         self.cancelled = False
         self.checked = False  # whether stages are watched for changes of what they read
         self.attempts = 1
         self.parent = parent
         self.earlier: MetricLog | None = None
+        # For the store, until `let_go`: what stands before it in the text is not over yet.
+        self.held: list[MetricRecord] | None = None
         self.interrupt: Callable[[], None] | None = None
         self.forks: list[Runtime] = []
         self.strand: Strand | None = None  # where the run keeps a journal
 
     def fork(self) -> Runtime:
         """A runtime with a state of its own, for closures that run in another thread or scope."""
-        child = Runtime(
-            self.base,
-            self.ports,
-            self.locks.emit or self.emit,
-            self.seed,
-            self.bridge,
-            self.redact,
-            self.facts,
-            self.width,
-            self,
-        )
+        emit, services = self.locks.emit or self.emit, (self.bridge, self.redact, self.facts)
+        child = Runtime(self.base, self.ports, emit, self.seed, *services, self.width, self)
         child.checked = self.checked
         if self.strand is not None:
             child.strand = self.strand.fork(child)
@@ -226,9 +166,8 @@ class Runtime:
         self.state.update(picture.state)
         self.values.clear()
         self.values.update(picture.values)
-        self.values.update(self.constants)
         self.earlier = picture.log
-        self.base = picture.base.replace(_recorder=self.metrics)
+        self.base = picture.base
 
     def enter(self, prefix: str) -> None:
         """Begin a fork from its parent's state of this moment."""
@@ -238,9 +177,8 @@ class Runtime:
         self.state.clear()
         self.values.clear()
         self.values.update(parent.values)
-        self.values.update(self.constants)
         self.metrics.take()
-        self.base = parent.base.replace(_recorder=self.metrics)
+        self.base = parent.base
 
     def leave(self) -> Left:
         """What the fork has written and recorded since it began."""
@@ -274,6 +212,7 @@ class Runtime:
             _log=self._log(),
             _stage=path,
             _options=dict(options or {}),
+            _recorder=self.metrics,
         )
 
     def logger(self, path: str) -> logging.Logger:
@@ -322,12 +261,9 @@ class Runtime:
     def _recorded(self, record: MetricRecord) -> None:
         if self.strand is not None and self.strand.target is not None:
             return  # it was recorded before the run stopped
-        store = self.ports.get("metrics_store")
-        if store is not None:
-            run_id = self.base.get_metadata("run_id")
-            name, value, step, _, metadata = record
+        if "metrics_store" in self.ports:
             with self.locks.store:
-                self.ports.metrics_store.record(run_id, name, value, step=step, metadata=metadata)
+                self._store(record)
         if self.emit is not None:
             self.tell(
                 "metric",
@@ -337,3 +273,20 @@ class Runtime:
                 step=record.step,
                 metadata=hide(record.metadata),
             )
+
+    def _store(self, record: MetricRecord) -> None:
+        """Have the metrics store keep a metric, when its turn has come; holds `Locks.store`."""
+        if self.held is not None:
+            self.held.append(record)
+        elif self.parent is not None:
+            self.parent._store(record)
+        else:
+            run_id = self.base.get_metadata("run_id")
+            name, value, step, _, metadata = record
+            self.ports.metrics_store.record(run_id, name, value, step=step, metadata=metadata)
+
+    def let_go(self) -> None:
+        """Hand on what was held back, and what comes from now on; holds `Locks.store`."""
+        held, self.held = self.held or (), None
+        for record in held:
+            self._store(record)

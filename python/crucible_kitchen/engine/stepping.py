@@ -14,7 +14,7 @@ from crucible_kitchen.errors import ConfigError, did_you_mean
 from crucible_kitchen.graph import Case, Switch, When, Workflow, as_workflow, walk
 from crucible_kitchen.ports import Ports
 
-from .events import Event
+from .events import Event, new
 from .result import RunResult
 from .run import arun
 from .runtime import Runtime
@@ -104,7 +104,7 @@ class _Stepper:
         if self._ended or not self._waits(event):
             return
         assert self._runtime is not None
-        pause = Pause(*event)
+        pause = new(Pause, event)
         pause.context = context_at(self._runtime, event.path)
         self._waiting = True
         self.told.put(pause)

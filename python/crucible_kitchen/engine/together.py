@@ -11,7 +11,8 @@ from crucible_kitchen.graph import FanOut, Parallel, Scope
 
 from .blocks import CompileBody, compile_source, told
 from .crew import Crew
-from .runtime import BorderError, Left, Runtime
+from .runtime import BorderError, Runtime
+from .shared import Left
 from .stages import Step
 
 _MOST_THREADS = 32

@@ -7,7 +7,7 @@ from typing import Any
 
 from crucible_kitchen.graph.values import Value
 
-from .call import arguments, gathered
+from .arguments import arguments, gathered
 from .runtime import Runtime
 
 

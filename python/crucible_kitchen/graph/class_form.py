@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,8 +14,34 @@ from .workflow import Workflow
 
 
 def value_of(cls: type[Workflow]) -> Workflow:
-    """The value that a `Workflow` subclass describes."""
-    own = {key: value for kind in reversed(cls.__mro__[:-3]) for key, value in vars(kind).items()}
+    """The value that a `Workflow` subclass describes; one and the same until the class changes."""
+    classes = reversed(cls.__mro__[:-3])
+    own = {
+        key: value
+        for kind in classes
+        for key, value in vars(kind).items()
+        if key not in ("_owner", "_described")
+    }
+    parts = [part for pair in own.items() for part in _parts(pair)]
+    if "_described" in vars(cls):
+        before, value = cls._described
+        if len(before) == len(parts) and all(map(operator.is_, before, parts)):
+            return value
+    value = _described(cls, own)
+    cls._described = parts, value
+    return value
+
+
+def _parts(value: object) -> Iterator[object]:
+    """A value, or what is in a list or tuple, which may hold others."""
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _parts(one)
+    else:
+        yield value
+
+
+def _described(cls: type[Workflow], own: Mapping[str, Any]) -> Workflow:
     owner, source = owner_of(cls), cls._source
     final, failed = own.get("finally_"), own.get("on_error")
     return Workflow(

@@ -31,8 +31,10 @@ class Facts:
         flow: every write and every read.
         ports: names of the ports that are used.
         problems: what is wrong with the text, None until it has been checked.
-        seconds: id of a body, start of a group in it and its size -> what each node of the group
-            took when it ran last, None for one that has not; noted by those who run them.
+        orders: id of a body and a group in it -> in which order its nodes may run, and what each
+            took when it ran last; noted by those who run them.
+        calls: id of a stage -> what running it takes, where that is the same in every run; noted by
+            those who run them, together with the stage, so that its id stays its own.
     """
 
     def __init__(self, workflow: Workflow) -> None:
@@ -40,7 +42,8 @@ class Facts:
         self.flow: Flow = analyse(workflow)
         self.ports = frozenset(ports_used([workflow]))
         self.problems: tuple[Problem, ...] | None = None
-        self.seconds: dict[tuple[int, int, int], list[float | None]] = {}
+        self.orders: dict[tuple[int, Group], Any] = {}
+        self.calls: dict[int, Any] = {}
         self._groups: dict[tuple[int, frozenset[str]], _Cut] = {}
         overs = [node.over for _, node in self.blocks if isinstance(node, Loop) and node.over]
         self._growing = [over.of for over in overs if isinstance(over.of, _GROWING)]

@@ -83,6 +83,7 @@ class Signature:
     Args:
         order: names of the positional parameters, in the order of the call.
         record: the NamedTuple class returned, when that is how several keys are written.
+        returns: type of what a predicate, an iterable or a producer gives.
     """
 
     reads: tuple[Read, ...] = ()
@@ -92,6 +93,7 @@ class Signature:
     record: type | None = None
     is_async: bool = False
     defects: tuple[Defect, ...] = field(default=(), compare=False)
+    returns: Any = field(default=UNKNOWN, compare=False)
 
     @property
     def sees_context(self) -> bool:
@@ -185,9 +187,9 @@ def read_signature(
     target = function if inspect.isroutine(function) else type(function).__call__
     declared: tuple[Write, ...] = ()
     record = None
+    given = getattr(inspect.unwrap(function), "__annotations__", {}).get("return", MISSING)
     if returns_writes:
-        annotations = getattr(inspect.unwrap(function), "__annotations__", {})
-        declared, record, wrong = _read_writes(annotations.get("return", MISSING), names, writes)
+        declared, record, wrong = _read_writes(given, names, writes)
         defects += wrong
         if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
             message = "a stage cannot be a generator"
@@ -200,6 +202,7 @@ def read_signature(
         record=record,
         is_async=inspect.iscoroutinefunction(target),
         defects=tuple(defects),
+        returns=UNKNOWN if returns_writes else _resolve(given, names),
     )
 
 

@@ -54,6 +54,7 @@ class Workflow(Block):
 
     _source: ClassVar[str] = ""
     _owner: ClassVar[Workflow]
+    _described: ClassVar[tuple[list[object], Workflow]]
 
     @property
     def finally_(self) -> Brackets[Workflow]:

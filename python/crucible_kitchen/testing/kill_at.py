@@ -9,7 +9,7 @@ import sys
 import threading
 from types import FrameType
 
-from crucible_kitchen.engine import Event, follow
+from crucible_kitchen.engine import Event, stages
 from crucible_kitchen.errors import ConfigError
 
 _WHEN = ("before", "after")
@@ -36,30 +36,31 @@ class kill_at:  # noqa: N801 - reads as a function: handlers=[kill_at("sft/epoch
         self._ended: tuple[int, FrameType] | None = None
 
     def __call__(self, event: Event) -> None:
-        if self._ended is not None and event.kind != "metric" and not _is_inside(*self._ended):
+        if self._ended is not None and event.kind != "metric" and _is_behind(*self._ended):
             os.kill(os.getpid(), signal.SIGKILL)
         if not self._matches(event.path):
             return
         if self._when == "before" and event.kind == "stage.start":
             os.kill(os.getpid(), signal.SIGKILL)
         if self._when == "after" and event.kind == "stage.stop" and self._ended is None:
-            # The journal is written after this event, before the stage gives back control.
-            self._ended = threading.get_ident(), _of_the_stage(sys._getframe())
+            # The journal is written after this event, before this thread tells of the next.
+            self._ended = threading.get_ident(), _of_the_stages(sys._getframe())
 
 
-def _of_the_stage(frame: FrameType) -> FrameType:
-    """The frame that runs a stage and then writes the journal, above one that tells of it."""
-    around: FrameType | None = frame
-    while around is not None:
-        if around.f_code.co_filename == follow.__file__:
-            return around
+def _of_the_stages(frame: FrameType) -> FrameType:
+    """The frame that runs stages and then writes the journal, above one that tells of it."""
+    around = frame
+    while around.f_code.co_filename != stages.__file__:
+        assert around.f_back is not None
         around = around.f_back
-    return frame  # no journal is kept
+    return around
 
 
-def _is_inside(thread: int, frame: FrameType) -> bool:
-    """Whether a thread has still to come back to the caller of a frame."""
+def _is_behind(thread: int, frame: FrameType) -> bool:
+    """Whether a thread has come to its next event, which is now, or back from a frame."""
+    if thread == threading.get_ident():
+        return True
     inner = sys._current_frames().get(thread)
     while inner is not None and inner is not frame:
         inner = inner.f_back
-    return inner is not None
+    return inner is None

@@ -36,7 +36,7 @@ class JsonLines:
             return  # it was written before the run stopped
         fields = {
             name: value
-            for name, value in zip(Event._fields, event, strict=True)
+            for name, value in event._asdict().items()
             if value is not None and value != {}
         }
         line = json.dumps(plain(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
