@@ -24,7 +24,7 @@ from .timing import machine, slug
 _STEPS = {"max_steps": 20}
 _PARTS = {
     "evaluate": ("evaluate", "evaluate_before", "evaluate_after"),
-    "sample": ("sample_before", "sample_after", "score_before", "score_after"),
+    "sample": ("sample_before", "sample_after", "score_samples_before", "score_samples_after"),
     "save": ("save_checkpoint", "save_adapter"),
     "reference": ("reference_logprobs",),
 }

@@ -26,8 +26,12 @@ from .step_batches import BATCHES, batch
 from .step_contenders import CONTENDERS, EXACT, serve
 from .timing import Timing, machine, slug
 
-# Gradients are compared on the last tokens of the first rows: float64 takes seconds for those.
-PROBE_ROWS, PROBE_TOKENS = 2, 96
+# Gradients are compared on the last tokens of a few rows at a time: float64 takes a second each.
+PROBES, PROBE_ROWS, PROBE_TOKENS = 6, 2, 96
+# Two ways to round in bfloat16 are draws of one kind. Which of them ends nearer to float64 differs
+# from probe to probe (8 of `ragged` on SmolLM2: 0.7 to 2.3 times the peer, 1.02 in the mean), so
+# what is compared is the mean over probes, and this is about three deviations of it.
+CHANCE = 1.5
 DTYPES = ("float32", "bfloat16")
 
 
@@ -83,13 +87,15 @@ def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
     say(f"{options.clock} time, {options.samples} steps in turn; ratio: their time over ours")
     found = {}
     for kind in BATCHES:
-        datums = batch(kind, folder, rows=options.rows, length=options.length)
+        rows = max(options.rows, PROBES * PROBE_ROWS)
+        drawn = batch(kind, folder, rows=rows, length=options.length)
+        datums, probed = drawn[: options.rows], probes(drawn)
         tokens = sum(datum.model_input.length for datum in datums)
         trained = sum(datum.num_trained_tokens for datum in datums)
         say(f"\nstep  {kind}  {len(datums)} rows, {tokens} tokens, {trained} trained")
-        rows = measure(folder, datums, options)
-        found[kind] = {"tokens": tokens, "trained": trained, "rows": [asdict(r) for r in rows]}
-        say("\n".join(lines(rows)))
+        taken = measure(folder, datums, options, probed)
+        found[kind] = {"tokens": tokens, "trained": trained, "rows": [asdict(r) for r in taken]}
+        say("\n".join(lines(taken)))
     if options.save is not None:
         target = options.save / slug(where["device"])
         target.mkdir(parents=True, exist_ok=True)
@@ -114,8 +120,10 @@ def lines(rows: list[StepRow]) -> Iterator[str]:
         yield f"  {row.name:<20}" + "".join(f"{cell:>9}" for cell in cells)
 
 
-def measure(folder: str, datums: Sequence[Datum], options: StepOptions) -> list[StepRow]:
-    """One batch: gradients compared, then steps in turn; the first row is ours."""
+def measure(
+    folder: str, datums: Sequence[Datum], options: StepOptions, probed: Sequence[Sequence[Datum]]
+) -> list[StepRow]:
+    """One batch: gradients of `probed` compared, then steps in turn; the first row is ours."""
     names = contenders(options.device)
     with ExitStack() as stack:
         adapter = stack.enter_context(tempfile.TemporaryDirectory())
@@ -123,17 +131,17 @@ def measure(folder: str, datums: Sequence[Datum], options: StepOptions) -> list[
         what = (
             options.dtype,
             datums,
-            probe(datums),
+            probed,
             options.threads,
             options.clock,
             options.device,
         )
-        exact = {}
+        exact: list[dict[str, Any]] = [{} for _ in probed]
         if len(names) > 1:
             with _processes([EXACT], (folder, adapter, *what)) as pipes:
-                exact = _ask(pipes[EXACT], "gradients")[1]
+                exact = _ask(pipes[EXACT], "gradients")
         pipes = stack.enter_context(_processes(names, (folder, adapter, *what)))
-        found = {name: _ask(pipe, "gradients")[1] for name, pipe in pipes.items()}
+        found = {name: _ask(pipe, "gradients") for name, pipe in pipes.items()}
         errors = gradient_errors(found, exact, options.dtype)
         first = {name: _ask(pipe, "step")[0] for name, pipe in pipes.items()}
         taken: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
@@ -159,31 +167,38 @@ def measure(folder: str, datums: Sequence[Datum], options: StepOptions) -> list[
 def contenders(device: str) -> list[str]:
     """Ours, and those that are installed and run on the device."""
     installed = {
-        name: importlib.util.find_spec(name) is not None for name in ("peft", "liger_kernel")
+        name: importlib.util.find_spec(name) is not None for name in ("peft", "trl", "liger_kernel")
     }
     wanted = {"ours": True, "transformers + PEFT": installed["peft"]}
-    wanted["PEFT + Liger"] = device == "cuda" and all(installed.values())
+    wanted["TRL"] = installed["peft"] and installed["trl"]
+    wanted["PEFT + Liger"] = device == "cuda" and installed["peft"] and installed["liger_kernel"]
     return [name for name in CONTENDERS if wanted[name]]
 
 
 def gradient_errors(
-    found: Mapping[str, Mapping[str, Any]], exact: Mapping[str, Any], dtype: str
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    exact: Sequence[Mapping[str, Any]],
+    dtype: str,
 ) -> Mapping[str, float | None]:
-    """How far each one's gradients are from float64, relative to their norm.
+    """How far each one's gradients are from float64, relative to their norm; geometric means.
 
     Args:
-        found: gradients by name, of ours and of the peers.
+        found: gradients by name of each probe, of ours and of the peers.
         exact: those of the peer's model in float64; nothing where no peer is installed.
         dtype: of the models.
 
     Raises:
-        WrongResult: ours are further than each peer's, and than one op may be.
+        WrongResult: ours are further than each peer's by more than chance, and than one op may be.
     """
     if len(found) == 1:
         return dict.fromkeys(found)
-    errors = {name: _distance(gradients, exact) for name, gradients in found.items()}
+    errors = {
+        name: _geometric_mean([_distance(*pair) for pair in zip(gradients, exact, strict=True)])
+        for name, gradients in found.items()
+    }
     allowed = max(error for name, error in errors.items() if name != "ours")
-    if not errors["ours"] <= max(allowed, TOLERANCE[getattr(torch, dtype)]):  # NaN fails
+    chance = 1 if dtype == "float32" else CHANCE
+    if not errors["ours"] <= max(chance * allowed, TOLERANCE[getattr(torch, dtype)]):  # NaN fails
         raise WrongResult(
             "bench: step: gradients must be no further from float64 than a peer's, "
             f"{allowed:.1e} of their norm, got {errors['ours']:.1e}"
@@ -191,15 +206,17 @@ def gradient_errors(
     return errors
 
 
-def probe(datums: Sequence[Datum]) -> list[Datum]:
-    """The last tokens of the first rows: what is trained comes last."""
-    cut = []
-    for datum in datums[:PROBE_ROWS]:
+def probes(datums: Sequence[Datum]) -> list[list[Datum]]:
+    """The last tokens of some rows, a few rows each: what is trained comes last."""
+
+    def cut(datum: Datum) -> Datum:
         inputs = {
             name: values.tolist()[-PROBE_TOKENS:] for name, values in datum.loss_fn_inputs.items()
         }
-        cut.append(Datum(datum.model_input.to_ints()[-PROBE_TOKENS:], inputs))
-    return cut
+        return Datum(datum.model_input.to_ints()[-PROBE_TOKENS:], inputs)
+
+    starts = range(0, min(len(datums), PROBES * PROBE_ROWS), PROBE_ROWS)
+    return [[cut(datum) for datum in datums[start : start + PROBE_ROWS]] for start in starts]
 
 
 @contextmanager
@@ -244,6 +261,10 @@ def _ask(pipe: Connection, what: str) -> Any:
         return pipe.recv()
     except (EOFError, BrokenPipeError) as error:
         raise WrongResult("bench: step: a contender's process ended; its error is above") from error
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return float(np.prod(values) ** (1 / len(values)))
 
 
 def _distance(got: Mapping[str, Any], want: Mapping[str, Any]) -> float:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import resource
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -149,6 +151,33 @@ class Liger(Peft):
         return model
 
 
+class Trl(Peft):
+    """TRL's `SFTTrainer` on that model: its own loss without logits, and the metrics it counts."""
+
+    def __init__(
+        self, folder: str, adapter: str, dtype: str, datums: Sequence[Datum], device: str
+    ) -> None:
+        from datasets import Dataset
+        from transformers import AutoTokenizer
+        from trl import SFTConfig, SFTTrainer
+
+        super().__init__(folder, adapter, dtype, datums, device)
+        with tempfile.TemporaryDirectory() as out, redirect_stdout(sys.stderr):
+            self.trainer = SFTTrainer(
+                self.model,
+                SFTConfig(out, use_cpu=device == "cpu", bf16=False, report_to=[]),
+                # It wants rows to be made; what it is given are batches.
+                train_dataset=Dataset.from_list([{"input_ids": [0, 0]}]),
+                processing_class=AutoTokenizer.from_pretrained(folder),
+            )
+
+    def forward_backward(self) -> float:
+        """The mean loss per trained token, by the trainer's `compute_loss`."""
+        loss: Tensor = self.trainer.compute_loss(self.model, dict(self.inputs))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+
 class Exact(Peft):
     """The same in float64, from the same weights: what the others' gradients are held to.
 
@@ -186,6 +215,7 @@ def _exact_norm(module: Any, x: Tensor) -> Tensor:
 CONTENDERS: Final[Mapping[str, Callable[..., Any]]] = {
     "ours": Ours,
     "transformers + PEFT": Peft,
+    "TRL": Trl,
     "PEFT + Liger": Liger,
 }
 EXACT: Final = "float64"
@@ -198,23 +228,19 @@ def serve(
     adapter: str,
     dtype: str,
     datums: list[Datum],
-    probe: list[Datum],
+    probes: list[list[Datum]],
     threads: int,
     clock: str,
     device: str,
 ) -> None:
-    """Answer `gradients` (of the probe) and `step` until `end`: the process of a contender."""
+    """Answer `gradients` (of each probe) and `step` until `end`: the process of a contender."""
     torch.set_num_threads(threads)
     now = CLOCKS[clock]
     contender = {**CONTENDERS, EXACT: Exact}[name](folder, adapter, dtype, datums, device)
     wait = torch.cuda.synchronize if device == "cuda" else _nothing
     while (asked := pipe.recv()) != "end":
         if asked == "gradients":
-            contender.use(probe)
-            loss = contender.forward_backward()
-            found = contender.gradients().items()
-            pipe.send((loss, {name: grad.double().cpu().numpy() for name, grad in found}))
-            contender.forget()
+            pipe.send([_gradients(contender, probe) for probe in probes])
             contender.use(datums)
             continue
         wait()
@@ -223,6 +249,14 @@ def serve(
         contender.step()
         wait()
         pipe.send((loss, now() - started, peak_bytes(device)))
+
+
+def _gradients(contender: Any, probe: list[Datum]) -> dict[str, Any]:
+    contender.use(probe)
+    contender.forward_backward()
+    found = {name: grad.double().cpu().numpy() for name, grad in contender.gradients().items()}
+    contender.forget()
+    return found
 
 
 def _nothing() -> None:

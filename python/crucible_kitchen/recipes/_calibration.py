@@ -48,7 +48,9 @@ def measure(calibration: Workflow, config: Any, adapters: Mapping[str, Any] | Po
     first, *others = [spent.inside(f"batches[{number}]") for number in range(len(probes))]
     per_token = sum(others) / sum(probes[1:])
     per_eval = spent.of("evaluate") / max(1, sum(map(size_of, state.probe_datums)))
-    evaluations = 2 + (math.ceil(steps / config.eval_every) - 1 if config.eval_every else 0)
+    # A model that is its own reference is asked as such, and not again before the first step.
+    before = "reference_path" not in state or state.reference_path is not None
+    between = math.ceil(steps / config.eval_every) - 1 if config.eval_every else 0
     saves = steps // config.save_every if config.save_every else 0
     held_out = len(state.held_out_rows)
     shown = 2 * min(config.samples, held_out) / max(1, min(SHOWN, held_out))
@@ -57,7 +59,7 @@ def measure(calibration: Workflow, config: Any, adapters: Mapping[str, Any] | Po
     seconds = {
         "set up": sum(map(spent.of, _SETUP)),
         "train": tokens * per_token + max(0.0, first - probes[0] * per_token),
-        "evaluate": evaluations * state.eval_tokens * per_eval,
+        "evaluate": (before + between + 1) * state.eval_tokens * per_eval,
         "sample": shown * spent.of("show"),
         "save": saves * spent.of("save_checkpoint") + spent.of("save_adapter"),
     }
