@@ -27,7 +27,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.model import CausalModel, Packed, quiet
+from crucible_kitchen.adapters.local.model import CausalModel, quiet
+from crucible_kitchen.adapters.local.packed import Packed
 
 from .timing import machine
 

@@ -102,14 +102,18 @@ def by_one(recipe: str, inputs: dict[str, Any], run_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def twos(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of every recipe by two processes."""
+    """The runs of every recipe by two processes, over whole weights and over parts."""
     folder = tmp_path_factory.mktemp("twos")
-    runs = {recipe: folder / recipe for recipe in RECIPES}
-    done = by_two([command(r, config_of(r, inputs), runs[r]) for r in RECIPES], folder)
+    runs = {
+        folder / name: command(recipe, config_of(recipe, inputs) | more, folder / name)
+        for recipe in RECIPES
+        for name, more in ((recipe, {}), (f"{recipe}-fsdp", {"fsdp": True}))
+    }
+    done = by_two([*runs.values()], folder)
     assert done.returncode == 0, done.stderr
-    said = [str(run) for run in runs.values()]
+    said = [str(run) for run in runs]
     assert done.stdout.splitlines() == said, "the first process speaks, and it alone"
-    assert {path.name for path in folder.iterdir()} == {*RECIPES, "work.py"}
+    assert {path.name for path in folder.iterdir()} == {*(run.name for run in runs), "work.py"}
     return folder
 
 
@@ -118,15 +122,17 @@ def test_two_processes_give_the_weights_and_metrics_of_one(
     recipe: str, inputs: dict[str, Any], twos: Path, tmp_path: Path
 ) -> None:
     by_one(recipe, inputs, tmp_path / "one")
-    assert_same_weights(twos / recipe, tmp_path / "one")
-    assert losses(twos / recipe) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    for two in (twos / recipe, twos / f"{recipe}-fsdp"):
+        assert_same_weights(two, tmp_path / "one")
+        assert losses(two) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(
     inputs: dict[str, Any], twos: Path, tmp_path: Path
 ) -> None:
     killed, copy = tmp_path / "killed", tmp_path / "copy"
-    done = by_two([command("sft", config_of("sft", inputs), killed)], tmp_path, dies_at=3)
+    config = config_of("sft", inputs) | {"fsdp": True}
+    done = by_two([command("sft", config, killed)], tmp_path, dies_at=3)
     assert done.returncode != 0
     assert [*killed.glob("journal/handles/*/optimizer.safetensors")], "nothing to go on from"
     shutil.copytree(killed, copy)

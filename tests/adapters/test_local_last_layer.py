@@ -12,7 +12,8 @@ from transformers import (
 )
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.model import CausalModel, Packed
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.packed import Packed
 
 SIZES = {
     "hidden_size": 32,

@@ -9,7 +9,8 @@ from transformers import GraniteConfig, GraniteForCausalLM, MistralConfig, Mistr
 from crucible_kitchen import ops
 from crucible_kitchen.adapters.local.attention import varlen_attention
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
-from crucible_kitchen.adapters.local.model import CausalModel, Packed
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.packed import Packed
 from crucible_kitchen.errors import KernelError, PortError
 
 LENGTHS = (5, 1, 9, 3)

@@ -4,9 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crucible_kitchen.adapters.local import model as local_model
+from crucible_kitchen.adapters.local import packed as local_packed
 from crucible_kitchen.adapters.local.attention import varlen_attention
-from crucible_kitchen.adapters.local.model import CausalModel, Packed
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.packed import Packed
 from crucible_kitchen.adapters.local.prefixes import tree_of
 
 CPU = torch.device("cpu")
@@ -128,7 +129,7 @@ def test_training_is_the_same_with_fewer_tokens(start, local_client, monkeypatch
     del seen[:]
     shared = local_client.forward_backward(together, preferences()).result()
     assert seen == [20 + 3 + 2 + 3]
-    monkeypatch.setattr(local_model, "tree_of", lambda s, at_least: tree_of(s, at_least=10**6))
+    monkeypatch.setattr(local_packed, "tree_of", lambda s, at_least: tree_of(s, at_least=10**6))
     whole = local_client.forward_backward(apart, preferences()).result()
     assert seen[1] == 23 + 22 + 23
     assert abs(shared.loss - whole.loss) <= 1e-5 * abs(whole.loss)

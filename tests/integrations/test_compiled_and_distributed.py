@@ -1,4 +1,4 @@
-"""A patched model as one compiled graph, and in two processes under DDP and FSDP2."""
+"""Models with our kernels as one compiled graph, and in two processes under DDP and FSDP2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 
 import crucible_kitchen as ck
 from crucible_kitchen.errors import ConfigError
+from crucible_kitchen.nn import LoraConfig, apply_lora, lora_modules
 from crucible_kitchen.optim import AdamW
 
 from .models import batch, step, tiny, with_lora
@@ -26,11 +26,31 @@ pytestmark = [
 ]
 
 
-def test_one_graph() -> None:
+def patched() -> nn.Module:
+    """PEFT's LoRA by our kernels."""
     model = with_lora(tiny("llama"))
-    want, wants = step(model)
     ck.patch(model)
-    inner = model.get_base_model()
+    return model
+
+
+def ours() -> nn.Module:
+    """LoRA of our own in a model that is not patched."""
+    model = apply_lora(tiny("llama"), LoraConfig(rank=4))
+    generator = torch.Generator().manual_seed(5)
+    for _, layer in lora_modules(model):
+        layer.lora_b.data.normal_(std=0.1, generator=generator)
+    return model
+
+
+MODELS = {"patched": patched, "ours": ours}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_graph(name: str) -> None:
+    model = with_lora(tiny("llama")) if name == "patched" else ours()
+    want, wants = step(model)
+    model = MODELS[name]()
+    inner = model.get_base_model() if name == "patched" else model
     compiled = torch.compile(inner, fullgraph=True, backend="eager")
     model.zero_grad()
     loss = compiled(**batch()).loss
@@ -52,8 +72,8 @@ def trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def spawn(work: Callable[..., None], folder: Path) -> dict[str, torch.Tensor]:
-    """What rank 0 of two saved."""
+def spawn(work: Callable[..., None], folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What rank 0 of two saved of each model."""
     with pytest.MonkeyPatch.context() as patch:
         # The processes find this module as pytest calls it, from the root of the repository.
         patch.syspath_prepend(str(Path(__file__).parents[2]))
@@ -72,7 +92,8 @@ def _in_group(rank: int, work: Callable[..., None], folder: str) -> None:
 
 
 def three_steps(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> None:
-    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(params, lr=1e-2, max_grad_norm=0.1)
     for _ in range(3):
         for rows in batches:
             (model(**rows).loss / len(batches)).backward()
@@ -81,28 +102,30 @@ def three_steps(model: nn.Module, batches: list[dict[str, torch.Tensor]]) -> Non
 
 
 def under_ddp(rank: int, file: str) -> None:
-    model = with_lora(tiny("llama"))
-    ck.patch(model)
-    three_steps(nn.parallel.DistributedDataParallel(model), [rows_of(rank)])
+    given = {}
+    for name, make in MODELS.items():
+        model = make()
+        three_steps(nn.parallel.DistributedDataParallel(model), [rows_of(rank)])
+        given[name] = trained(model)
     if rank == 0:
-        torch.save(trained(model), file)
+        torch.save(given, file)
     with pytest.raises(ConfigError, match="without DistributedDataParallel"):
-        ck.patch(nn.parallel.DistributedDataParallel(model))
+        ck.patch(nn.parallel.DistributedDataParallel(with_lora(tiny("llama"))))
 
 
 def under_fsdp(rank: int, file: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    model = with_lora(tiny("llama"))
-    ck.patch(model)
-    inner: Any = model.get_base_model()
-    for layer in inner.model.layers:
-        fully_shard(layer)
-    fully_shard(model)
-    three_steps(model, [rows_of(rank)])
-    whole = {name: weight.full_tensor() for name, weight in trained(model).items()}
+    given = {}
+    for name, make in MODELS.items():
+        model = make()
+        for layer in [m for m in model.modules() if type(m).__name__ == "LlamaDecoderLayer"]:
+            fully_shard(layer)
+        fully_shard(model)
+        three_steps(model, [rows_of(rank)])
+        given[name] = {name: weight.full_tensor() for name, weight in trained(model).items()}
     if rank == 0:
-        torch.save(whole, file)
+        torch.save(given, file)
     other = tiny("llama")
     fully_shard(other)
     with pytest.raises(ConfigError, match="patch it before fully_shard"):
@@ -111,13 +134,13 @@ def under_fsdp(rank: int, file: str) -> None:
 
 @pytest.mark.parametrize("work", [under_ddp, under_fsdp])
 def test_two_processes_train_what_one_trains(work: Callable[..., None], tmp_path: Path) -> None:
-    one = with_lora(tiny("llama"))
-    ck.patch(one)
-    before = copy.deepcopy(trained(one))
-    three_steps(one, [rows_of(0), rows_of(1)])
-    got = spawn(work, tmp_path)
-    assert got.keys() == trained(one).keys()
-    for name, want in trained(one).items():
-        moved = (want - before[name]).norm()
-        assert moved > 0
-        assert (got[name] - want).norm() <= 1e-3 * moved, name
+    given = spawn(work, tmp_path)
+    for name, make in MODELS.items():
+        one = make()
+        before = copy.deepcopy(trained(one))
+        three_steps(one, [rows_of(0), rows_of(1)])
+        assert given[name].keys() == before.keys()
+        for path, want in trained(one).items():
+            moved = (want - before[path]).norm()
+            assert moved > 0
+            assert (given[name][path] - want).norm() <= 1e-3 * moved, path

@@ -87,6 +87,23 @@ def test_a_weight_is_packed_once_a_direction_and_forgotten_with_it(
     assert (len(cpu._FOR_FORWARD), len(cpu._FOR_BACKWARD)) == before
 
 
+def test_panels_go_with_the_memory_of_their_weight() -> None:
+    """FSDP2 takes it away behind a layer and fills it again in front, past the version counter."""
+    x, weight, *rest = inputs()
+    other, values, version = weight.clone(), weight.clone(), weight._version
+    ops.lora_linear(x, weight, *rest)
+    memory = weight.untyped_storage()
+    size = memory.nbytes()
+    memory.resize_(0)
+    assert id(weight) in cpu._FOR_FORWARD
+    ops.lora_linear(x, other, *rest)
+    assert id(weight) not in cpu._FOR_FORWARD
+    memory.resize_(size)
+    weight.data.copy_(values * 3)
+    assert weight._version == version
+    assert agrees(ops.lora_linear(x, weight, *rest), exact(x, weight, *rest))
+
+
 def test_a_weight_made_under_inference_mode() -> None:
     with torch.inference_mode():
         x, weight, *rest = inputs()

@@ -24,6 +24,7 @@ def test_defaults_are_the_interfaces() -> None:
         "dtype": "auto",
         "seed": 0,
         "gradient_checkpointing": False,
+        "fsdp": False,
         "checkpoint_path": None,
         "head": "vocabulary",
     }

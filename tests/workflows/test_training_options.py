@@ -173,8 +173,9 @@ def test_every_field_of_every_recipe_is_read_by_its_workflow(name) -> None:
     assert set(recipe.Config.model_fields) - analyse(recipe.workflow).keys_read() == set()
 
 
-def test_the_session_is_told_to_recompute_activations(sft, recorder) -> None:
+@pytest.mark.parametrize("option", ["gradient_checkpointing", "fsdp"])
+def test_the_session_is_told_how_to_save_memory(sft, recorder, option) -> None:
     client = recorder()
-    sft(client, max_steps=1, gradient_checkpointing=True)
+    sft(client, max_steps=1, **{option: True})
     started = next(call for call in client.calls if call.method == "start_session")
-    assert started.arguments["config"].gradient_checkpointing is True
+    assert getattr(started.arguments["config"], option) is True

@@ -28,8 +28,8 @@ class _Packed(NamedTuple):
     panels: Tensor
 
 
-# By id of the weight; panels live as long as their weights do. (torch's WeakTensorKeyDictionary
-# makes an object for every look.)
+# By id of the weight; panels live as long as the memory of their weights does. (torch's
+# WeakTensorKeyDictionary makes an object for every look.)
 _FOR_FORWARD: dict[int, _Packed] = {}
 _FOR_BACKWARD: dict[int, _Packed] = {}
 
@@ -54,12 +54,22 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
         and _C.lora_linear_panels_hold(rows, packed.panels, backward)
     ):
         return packed.panels
+    _forget_freed()
     numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward)
     panels = torch.empty(numel, dtype=weight.dtype)
     _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
     died = weakref.ref(weight, lambda _: known.pop(key, None))
     known[key] = _Packed(died, weight.data_ptr(), version, panels)
     return panels
+
+
+def _forget_freed() -> None:
+    """Drop the panels of weights whose memory was given back, as FSDP2 does behind each layer."""
+    for known in (_FOR_FORWARD, _FOR_BACKWARD):
+        for key, packed in list(known.items()):
+            weight = packed.weight()
+            if weight is not None and weight.untyped_storage().nbytes() == 0:
+                known.pop(key, None)
 
 
 def rows_together(matrix: Tensor) -> Tensor:

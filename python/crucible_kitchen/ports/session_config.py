@@ -25,6 +25,8 @@ class SessionConfig(BaseModel):
         dtype: of the frozen weights; ``auto`` takes what the device is good at.
         seed: of the update's initial values and of dropout.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        fsdp: keep a part of the frozen weights in each of the processes that train together, and
+            put a layer together while it runs; one process by itself has them whole.
         checkpoint_path: a checkpoint to start from.
         head: what reads the last hidden states: the model's own head over the ``vocabulary``, or a
             new ``scalar`` one without bias, trained with the update, that gives a sequence one
@@ -46,6 +48,7 @@ class SessionConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     gradient_checkpointing: bool = False
+    fsdp: bool = False
     checkpoint_path: str | None = None
     head: Literal["vocabulary", "scalar"] = "vocabulary"
 

@@ -143,6 +143,11 @@ class LoopConfig(RecipeConfig):
     gradient_checkpointing: bool = Field(
         False, description="keep fewer activations and compute them again: less memory, more time"
     )
+    fsdp: bool = Field(
+        False,
+        description="under torchrun, keep a part of the frozen weights in each process: less "
+        "memory, more traffic",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights"
     )

@@ -38,6 +38,7 @@ def init_session(
     dtype: str,
     seed: int,
     gradient_checkpointing: bool,
+    fsdp: bool,
     scored: bool = False,
     comparator: bool = False,
     *,
@@ -62,6 +63,7 @@ def init_session(
             "dtype": dtype,
             "seed": seed,
             "gradient_checkpointing": gradient_checkpointing,
+            "fsdp": fsdp,
             "head": "scalar" if scored and not comparator else "vocabulary",
         }
     )

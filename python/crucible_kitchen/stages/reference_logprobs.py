@@ -150,7 +150,9 @@ def reference_config(own: SessionConfig, reference_path: str | None) -> SessionC
     """The session that is asked: the run's own, or one on another model, whose update is 0."""
     if reference_path is None:
         return own
-    return SessionConfig(model=reference_path, lora_rank=1, dtype=own.dtype, seed=own.seed)
+    return SessionConfig(
+        model=reference_path, lora_rank=1, dtype=own.dtype, seed=own.seed, fsdp=own.fsdp
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ class Bases:
     """
 
     def __init__(self, device: str) -> None:
-        self._device = device
+        self.device = device
         self._lock = threading.Lock()
         self._read: WeakValueDictionary[tuple[object, ...], CausalModel] = WeakValueDictionary()
 
@@ -30,13 +30,22 @@ class Bases:
         Raises:
             PortError: see `CausalModel.load`.
         """
-        key = (folder, resolve_dtype(dtype, resolve_device(self._device)), *_stamps(folder))
+        key = (folder, resolve_dtype(dtype, resolve_device(self.device)), *_stamps(folder))
         with self._lock:
             base = self._read.get(key)
             if base is None:
-                base = CausalModel.load(folder, dtype=dtype, device=self._device)
+                base = CausalModel.load(folder, dtype=dtype, device=self.device)
                 self._read[key] = base
         return base.twin()
+
+    def own(self, folder: str, *, dtype: str) -> CausalModel:
+        """A model over weights of its own, on the CPU, from where it is sharded.
+
+        Raises:
+            PortError: see `CausalModel.load`.
+        """
+        wanted = resolve_dtype(dtype, resolve_device(self.device))
+        return CausalModel.load(folder, dtype=str(wanted).removeprefix("torch."), device="cpu")
 
 
 def _stamps(folder: str) -> tuple[tuple[str, int, int], ...]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from crucible_kitchen.adapters.local.model import Packed, groups
+from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import TOKEN_INPUTS, Datum
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.model import CausalModel, Packed, groups
+from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.models import prepare_model
+from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.adapters.local.reward_model import Turns
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.data import Comparison, Conversation, comparison, parse_row, transcript

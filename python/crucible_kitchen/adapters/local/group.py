@@ -30,7 +30,7 @@ def speaking_of_others(doing: str) -> Iterator[None]:
 
 
 class Group:
-    """Every process holds the whole model and computes the gradients of its share of each batch.
+    """Every process holds what is trained and computes the gradients of its share of each batch.
 
     Args:
         rank: which process this is, from 0.

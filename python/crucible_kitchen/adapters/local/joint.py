@@ -17,7 +17,7 @@ from torch import Tensor
 from crucible_kitchen import nn
 from crucible_kitchen.adapters.local.batch import Example, Pass, counts, passes
 from crucible_kitchen.adapters.local.losses import PER_TOKEN
-from crucible_kitchen.adapters.local.model import Packed, starts
+from crucible_kitchen.adapters.local.packed import Packed, starts
 from crucible_kitchen.types import ForwardBackwardResult, TensorData
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ class Asked:
         self._total = 0.0
         self._outputs: list[TensorData] = []
         self.waiting: deque[Pass] = deque()
+        self.idle_passes = 0
 
     def begin(self) -> None:
         """Cut this process's share of the batch into passes."""
         mine = self.trainer.group.share(self._examples)
         size, device = self.trainer.tokens_per_pass, self.trainer.model.device
         self.waiting.extend(passes(mine, tokens_per_pass=size, device=device) if mine else ())
+        self.idle_passes = self.trainer.idle_passes(sum(len(p.rows) > 0 for p in self.waiting))
 
     def take(self, batch: Pass, logprobs: Tensor) -> Tensor:
         """Note the results of a pass; its loss, differentiable."""
@@ -99,12 +101,15 @@ def compute(asked: Sequence[Asked], done: Done, *, train: bool) -> list[ForwardB
     for one in asked:
         one.trainer.model.model.train(train)
         one.begin()
-    with torch.set_grad_enabled(train):
+    with asked[0].trainer.model.whole(), torch.set_grad_enabled(train):
         while waiting := [one for one in asked if one.waiting]:
             beside = _fitting(waiting, waiting[0].trainer.tokens_per_pass)
             _one_pass(beside)
             done.passes += 1
             done.shared_passes += len(beside) > 1
+        for one in asked:
+            for _ in range(one.idle_passes):
+                one.trainer.idle()
     return [one.result() for one in asked]
 
 

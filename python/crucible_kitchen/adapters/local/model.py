@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,68 +17,16 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, rotary, trained_head
+from crucible_kitchen.adapters.local import attention, rotary, sharding, trained_head
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
-from crucible_kitchen.adapters.local.prefixes import WORTH_SHARING, Tokens, tree_of
+from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.nn import LoraLinear, fuse, load_lora, scalar_head
 from crucible_kitchen.nn.last_layer import takes_read
 
-T = TypeVar("T")
-
 # How far the packed computation may be from the model's own, relative to the logits' norm.
 # float32 leaves the rounding of some hundred operations; bfloat16 has 8 bits for each.
 _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Sequences laid end to end, with what several of them begin with there once.
-
-    Args:
-        tokens: int64 [T].
-        positions: int64 [T], of each token in its sequences.
-        lengths: of the segments, in order; they sum to T.
-        parents: the segment that each continues, or -1 where it starts a sequence.
-        places: int64, for each sequence where its tokens are among the T.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    lengths: tuple[int, ...]
-    parents: tuple[int, ...]
-    places: tuple[Tokens, ...]
-
-    @classmethod
-    def of(
-        cls,
-        sequences: Sequence[Sequence[int]],
-        device: torch.device,
-        *,
-        share_at_least: int = WORTH_SHARING,
-    ) -> Packed:
-        """Pack token sequences, none of them empty; see `tree_of` for what is shared."""
-        tree = tree_of(sequences, at_least=share_at_least)
-        tokens, positions = (torch.from_numpy(t).to(device) for t in (tree.tokens, tree.positions))
-        return cls(tokens, positions, tree.lengths, tree.parents, tree.places)
-
-    @classmethod
-    def end_to_end(cls, parts: Sequence[Packed]) -> Packed:
-        """Several as one, in which nothing is shared that was not before."""
-        if len(parts) == 1:
-            return parts[0]
-        segments, parents, places = 0, [], []
-        for part, first in zip(parts, starts(parts), strict=True):
-            parents += [p if p < 0 else p + segments for p in part.parents]
-            places += [place + first for place in part.places]
-            segments += len(part.lengths)
-        return cls(
-            torch.cat([part.tokens for part in parts]),
-            torch.cat([part.positions for part in parts]),
-            tuple(length for part in parts for length in part.lengths),
-            tuple(parents),
-            tuple(places),
-        )
 
 
 class CausalModel:
@@ -93,9 +39,11 @@ class CausalModel:
     Attributes:
         end_tokens: ids that end a sequence, by the model's own settings.
         base: the model whose weights these are, for a `twin`.
+        is_sharded: whether each of several processes holds a part of the frozen weights.
     """
 
     base: CausalModel | None = None
+    is_sharded = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -147,6 +95,19 @@ class CausalModel:
         twin.model = copy.deepcopy(self.model, shared)
         twin.base = self
         return twin
+
+    def shard(self, trained: Iterable[nn.Parameter], device: torch.device) -> None:
+        """Keep a part of the frozen weights in each process, on a device; see `sharding.shard`."""
+        sharding.shard(self.model, tuple(trained), device)
+        self.base, self.is_sharded = None, True
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around every pass, and its backward; see `sharding.whole`."""
+        return sharding.whole(self.model) if self.is_sharded else nullcontext()
+
+    def idle(self) -> Tensor:
+        """Hidden states [1, H] that nobody reads: other processes wait for this one's weights."""
+        return self.hidden(Packed.of([[0]], self.device))
 
     @property
     def head(self) -> nn.Linear | LoraLinear:
@@ -272,25 +233,6 @@ class CausalModel:
                 "of their norm. Models that scale or cap their logits, or mix tokens outside of "
                 "attention, are of this kind"
             )
-
-
-def starts(parts: Sequence[Packed]) -> list[int]:
-    """Where each begins when they are laid end to end."""
-    return [0, *itertools.accumulate(len(part.tokens) for part in parts[:-1])]
-
-
-def groups(items: Sequence[T], lengths: Sequence[int], most: int) -> Iterator[list[T]]:
-    """Items in order, in groups whose lengths sum to at most `most`, or of one longer item."""
-    group: list[T] = []
-    size = 0
-    for item, length in zip(items, lengths, strict=True):
-        if group and size + length > most:
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += length
-    if group:
-        yield group
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from crucible_kitchen.adapters.local import trained_head
-from crucible_kitchen.adapters.local.model import CausalModel, Packed
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.packed import Packed
 from crucible_kitchen.ports import Tokenizer
 from crucible_kitchen.types import SampledSequence, SampledToken, SamplingParams
 
@@ -43,17 +44,21 @@ def sample(
     """
     model.model.eval()
     drawing = _Drawing(tokenizer, model.end_tokens, len(prompt), num_samples, params, on_token)
-    model.model.generate(
-        torch.tensor([list(prompt)] * num_samples, device=model.device),
-        attention_mask=torch.ones(num_samples, len(prompt), dtype=torch.int64, device=model.device),
-        # The choice is made in `_Drawing`, so that it has a seed of its own: transformers only
-        # takes the one token that is left.
-        generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False, max_new_tokens=params.max_tokens, use_cache=True
-        ),
-        logits_processor=LogitsProcessorList([drawing]),
-        stopping_criteria=StoppingCriteriaList([_Stop(drawing)]),
-    )
+    prompts = torch.tensor([list(prompt)] * num_samples, device=model.device)
+    with model.whole():
+        model.model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            # The choice is made in `_Drawing`, so that it has a seed of its own: transformers only
+            # takes the one token that is left.
+            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+                do_sample=False, max_new_tokens=params.max_tokens, use_cache=True
+            ),
+            logits_processor=LogitsProcessorList([drawing]),
+            stopping_criteria=StoppingCriteriaList([_Stop(drawing)]),
+            # Each pass gathers weights from all processes, so the longest sample of all decides.
+            synced_gpus=model.is_sharded,
+        )
     return drawing.sequences()
 
 
@@ -65,7 +70,8 @@ def logprobs(model: CausalModel, tokens: Sequence[int]) -> list[float | None]:
     model.model.eval()
     packed = Packed.of([tokens[:-1]], model.device)
     targets = torch.tensor(list(tokens[1:]), device=model.device)
-    values = model.logprobs(packed, torch.arange(len(targets), device=model.device), targets)
+    with model.whole():
+        values = model.logprobs(packed, torch.arange(len(targets), device=model.device), targets)
     return [None, *values.tolist()]
 
 
@@ -77,8 +83,9 @@ def topk_logprobs(
     if len(tokens) == 1:
         return [None]
     model.model.eval()
-    hidden = model.hidden(Packed.of([tokens[:-1]], model.device))
-    return [None, *trained_head.topk(model.head, hidden, k)]
+    with model.whole():
+        hidden = model.hidden(Packed.of([tokens[:-1]], model.device))
+        return [None, *trained_head.topk(model.head, hidden, k)]
 
 
 class _Drawing(LogitsProcessor):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch import Tensor
 from crucible_kitchen import nn
 from crucible_kitchen.adapters.local.batch import Example, counts, together
 from crucible_kitchen.adapters.local.group import Group
-from crucible_kitchen.adapters.local.model import CausalModel, Packed
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import PortError
 from crucible_kitchen.optim import AdamW
 from crucible_kitchen.ports import CustomLoss, SessionConfig
@@ -21,6 +23,8 @@ from crucible_kitchen.types import (
     OptimStepResult,
     TensorData,
 )
+
+T = TypeVar("T")
 
 # Losses of a whole batch compare neighbours: the two answers of a pair.
 _COMPARED = 2
@@ -85,8 +89,11 @@ class Trainer:
     ) -> ForwardBackwardResult:
         """As `forward_backward`, for a loss that sees the whole batch at once."""
         self.model.model.train()
-        logprobs = self._logprobs_of_all(examples)
-        loss, metrics = _differentiated(fn, datums, logprobs)
+        with self.model.whole():
+            mine = self.group.share(examples, _COMPARED)
+            own, reached = self._one_pass(mine, self._logprobs)
+            logprobs = self._with_the_others(own)
+            loss, metrics = _differentiated(fn, datums, logprobs, reached)
         return ForwardBackwardResult(
             loss=loss,
             loss_fn_outputs=tuple({"logprobs": TensorData(lp)} for lp in logprobs),
@@ -98,13 +105,10 @@ class Trainer:
     ) -> ForwardBackwardResult:
         """As `forward_backward_custom`, of the sequences' scores."""
         self.model.model.train()
-        mine = self.group.share(sequences, _COMPARED)
-        own: list[Tensor] = []
-        if mine:
-            self.next_dropout()
-            own += torch.split(self.model.scores(Packed.of(mine, self.model.device)), 1)
-        scores = self._with_the_others(own)
-        loss, metrics = _differentiated(fn, datums, scores)
+        with self.model.whole():
+            own, reached = self._one_pass(self.group.share(sequences, _COMPARED), self._scores)
+            scores = self._with_the_others(own)
+            loss, metrics = _differentiated(fn, datums, scores, reached)
         tokens = sum(len(sequence) for sequence in sequences)
         return ForwardBackwardResult(
             loss=loss,
@@ -114,8 +118,13 @@ class Trainer:
 
     def score(self, sequences: Sequence[list[int]]) -> list[float]:
         """The score of each sequence, without gradients and without dropout."""
-        mine = self.group.share(sequences)
-        own = self.model.score(mine, tokens_per_pass=self.tokens_per_pass)
+        mine, size = self.group.share(sequences), self.tokens_per_pass
+        passes = sum(1 for _ in groups(mine, [len(sequence) for sequence in mine], size))
+        idle_passes = self.idle_passes(passes)
+        with self.model.whole(), torch.no_grad():
+            own = self.model.score(mine, tokens_per_pass=size)
+            for _ in range(idle_passes):
+                self.idle()
         return self.group.interleave(own)
 
     def optim_step(self, params: AdamParams) -> OptimStepResult:
@@ -147,16 +156,40 @@ class Trainer:
         """Whether gradients wait for `optim_step`."""
         return any(parameter.grad is not None for parameter in self.parameters)
 
-    def _logprobs_of_all(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Log-probabilities [T] of every example of a batch, in one pass of each process."""
-        mine = self.group.share(examples, _COMPARED)
-        own: list[Tensor] = []
-        if mine:
-            batch = together(mine, self.model.device)
-            self.next_dropout()
-            targets = batch.inputs["target_tokens"]
-            own += batch.per_example(self.model.logprobs(batch.packed, batch.rows, targets))
-        return self._with_the_others(own)
+    def idle_passes(self, own: int) -> int:
+        """How many passes this process must add to its own, so that all run as many.
+
+        Over whole weights processes need not wait for each other.
+        """
+        return max(self.group.gather(own)) - own if self.model.is_sharded else 0
+
+    def idle(self) -> None:
+        """A pass that counts for nothing, forward and, where gradients are on, backward."""
+        hidden = self.model.idle()
+        if hidden.requires_grad:
+            hidden.backward(torch.zeros_like(hidden))  # type: ignore[no-untyped-call]
+
+    def _one_pass(
+        self, mine: Sequence[T], compute: Callable[[Sequence[T]], Sequence[Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What this process makes of its share of a batch, and what its backward pass must reach.
+
+        Over sharded weights it goes through all layers in every process, wherever the loss leads.
+        """
+        if not mine:
+            return [], [self.model.idle()] if self.model.is_sharded else []
+        self.next_dropout()
+        own = list(compute(mine))
+        return own, own if self.model.is_sharded else []
+
+    def _logprobs(self, mine: Sequence[Example]) -> list[Tensor]:
+        """Log-probabilities [T] of every example."""
+        batch = together(mine, self.model.device)
+        logprobs = self.model.logprobs(batch.packed, batch.rows, batch.inputs["target_tokens"])
+        return batch.per_example(logprobs)
+
+    def _scores(self, mine: Sequence[list[int]]) -> Sequence[Tensor]:
+        return torch.split(self.model.scores(Packed.of(mine, self.model.device)), 1)
 
     def _with_the_others(self, own: list[Tensor]) -> list[Tensor]:
         """What every process made of its share of a batch, in the batch's order.
@@ -180,14 +213,19 @@ class Trainer:
 
 
 def _differentiated(
-    fn: CustomLoss, datums: Sequence[Datum], values: Sequence[Tensor]
+    fn: CustomLoss, datums: Sequence[Datum], values: Sequence[Tensor], reached: Sequence[Tensor]
 ) -> tuple[float, Mapping[str, float]]:
-    """The loss and the metrics of the caller's own, with its gradients added."""
+    """The loss and the metrics of the caller's own, with its gradients added.
+
+    Args:
+        reached: what the backward pass goes through, also where the loss depends on none of it.
+    """
     loss, metrics = fn(datums, values)
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         raise TypeError(
             "forward_backward_custom: fn must give a scalar tensor that depends on the log "
             f"probabilities or scores, got {loss!r}"
         )
-    loss.backward()  # type: ignore[no-untyped-call]
+    also = [tensor for tensor in reached if tensor.requires_grad]
+    torch.autograd.backward([loss, *also], [None, *map(torch.zeros_like, also)])
     return float(loss.detach()), metrics

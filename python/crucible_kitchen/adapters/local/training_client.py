@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from crucible_kitchen import ports
 from crucible_kitchen.adapters.local import batch, checkpoint, joint
 from crucible_kitchen.adapters.local.bases import Bases
+from crucible_kitchen.adapters.local.device import resolve_device
 from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
@@ -71,7 +72,8 @@ class TrainingClient(ports.TrainingClient):
     gets bit for bit what it gets alone, so that nobody can tell but by the time it takes.
 
     The processes that `torchrun` starts must ask for the same in the same order. Each computes its
-    share of every batch, all get the whole result, and gradients are summed before a step.
+    share of every batch, all get the whole result, and gradients are summed before a step. A
+    session with `fsdp` has a part of its own frozen weights in each process.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
@@ -110,9 +112,14 @@ class TrainingClient(ports.TrainingClient):
         tokenizer = load_tokenizer(folder, port="training_client")
 
         def start() -> Trainer:
-            model = self.bases.model(folder, dtype=config.dtype)
-            group = Group.of_environment(model.device)
+            device = resolve_device(self.bases.device)
+            group = Group.of_environment(device)
+            is_sharded = config.fsdp and group.size > 1
+            load = self.bases.own if is_sharded else self.bases.model
+            model = load(folder, dtype=config.dtype)
             trainer = Trainer(model, config, tokens_per_pass=self._tokens_per_pass, group=group)
+            if is_sharded:
+                model.shard(trainer.parameters, device)
             if config.checkpoint_path is not None:
                 path = Path(config.checkpoint_path)
                 # An adapter alone is a place to start from too, with a fresh optimizer.

@@ -168,6 +168,7 @@ def lora_options(config: SessionConfig) -> dict[str, Any]:
         "dora": False,
         "dtype": "auto",
         "gradient_checkpointing": False,
+        "fsdp": False,
     }
     wrong = [f"{key} must be {want}" for key, want in fixed.items() if getattr(config, key) != want]
     given = config.lora_targets
