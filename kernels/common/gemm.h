@@ -40,7 +40,11 @@ constexpr int kWidth = 4, kRows = 6;
 // kRows x 2 sums, two vectors of a panel and one broadcast fill the register file.
 constexpr int kVectors = 2;
 constexpr int kColumns = kVectors * kWidth;
+#if defined(__AVX512F__)
+constexpr std::int64_t kSlice = 192;  // a panel and the rows of two tiles: 46 of 48 KB
+#else
 constexpr std::int64_t kSlice = 320;
+#endif
 
 using Vector = float __attribute__((vector_size(4 * kWidth)));
 // The same at any address. (A copy by memcpy would go through the stack in GCC 12.)
@@ -182,12 +186,17 @@ inline void tile_of_size(int count, const A& a, const B& b, std::int64_t depth, 
 
 }  // namespace internal
 
+struct Nothing {
+  void operator()() const {}
+};
+
 // `count` rows of A against one panel: C[count, c.columns] (+)= A B + tail. In tiles of nearly the
 // same size: one of a row or two would wait for its own sums. With `start`, [count, kColumns], the
-// sums go on from there, and end as if its products had been a part of these.
-template <Rows kLie>
+// sums go on from there, and end as if its products had been a part of these. Calls after_tile()
+// after each.
+template <Rows kLie, typename F = Nothing>
 inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Tail tail, C c,
-                     const float* start = nullptr) {
+                     const float* start = nullptr, F&& after_tile = {}) {
   if (count <= 0) return;
   const std::int64_t tiles = groups(count, kRows);
   const std::int64_t size = count / tiles, larger = count - size * tiles;
@@ -200,6 +209,7 @@ inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Ta
     tail.a.data += rows * tail.a.stride;
     c.data += rows * c.stride;
     if (start != nullptr) start += rows * kColumns;
+    after_tile();
   }
 }
 

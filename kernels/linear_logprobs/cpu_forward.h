@@ -37,7 +37,8 @@ struct ForwardCall {
   Part part_at(float* memory) const {
     const std::int64_t n = blocks.size;
     float* sums = memory + 5 * n;
-    return {memory,
+    return {n,
+            memory,
             memory + n,
             memory + 2 * n,
             memory + 3 * n,
@@ -57,15 +58,15 @@ class ForwardWorker {
     for (std::int64_t slices = call.vocabulary.slices; slices > 1; slices /= 2) ++depth;
     stride_ = call.blocks.stride();
     const std::int64_t entries = kBlock * stride_, tokens = call.blocks.size * call.size.H;
-    parts_ = scratch.take(depth * call.part_numel() + tokens + 2 * entries + 3 * call.blocks.size +
-                          kBlock * kColumns + kScoreRoom);
+    const std::int64_t head = kBlock * head_stride(call.size.H);
+    parts_ = scratch.take(depth * call.part_numel() + tokens + head + 2 * entries +
+                          3 * call.blocks.size);
     panels_ = parts_ + depth * call.part_numel();
-    logits_ = panels_ + tokens;
+    block_of_head_ = panels_ + tokens;
+    logits_ = block_of_head_ + head;
     bend_ = logits_ + entries;
     rescale_ = bend_ + entries;
-    head_panel_ = rescale_ + call.blocks.size;
-    room_ = head_panel_ + kBlock * kColumns;
-    known_.lse = room_ + kScoreRoom;
+    known_.lse = rescale_ + call.blocks.size;
     known_.keys = reinterpret_cast<std::uint32_t*>(known_.lse + call.blocks.size);
   }
 
@@ -89,7 +90,7 @@ class ForwardWorker {
     const Part later = own_part(depth);
     walk(first, count / 2, depth + 1, into, entries);
     walk(first + count / 2, count / 2, depth + 1, later, entries);
-    merge(tokens_, call_.size.H, into, later);
+    merge(call_.size.H, into, later);
   }
 
   // `entries` of each of `runs` runs, in order.
@@ -141,7 +142,12 @@ class ForwardWorker {
 
   void meet(std::int64_t first, std::int64_t rows, const Part& part, Entries& entries) {
     const bool bends = call_.options.softcap != 0.0F;
-    score(head_, first, rows, panels_, tokens_, call_.size.H, logits_, stride_, room_);
+    const std::int64_t H = call_.size.H;
+    const gemm::A head = copy_rows(head_, first, rows, H, block_of_head_);
+    const std::int64_t tiles =
+        score_tiles(rows, tokens_, H) + (call_.gathers() ? gather_tiles(tokens_, H) : 0);
+    Ahead<T> ahead(head_, first + rows, rows, call_.size.V, H, tiles);
+    score(head, rows, panels_, tokens_, H, logits_, stride_, ahead);
     gemm::each_panel(tokens_, [&](std::int64_t t, int count) {
       float* logits = logits_ + t;
       if (bends) cap(rows, call_.options.softcap, logits, bend_ + t, stride_);
@@ -158,26 +164,18 @@ class ForwardWorker {
       }
       if (bends && call_.wants_slope()) scale_by(bend_ + t, rows, logits, stride_);
     });
-    if (call_.gathers()) gather(first, rows, part);
+    if (call_.gathers()) add_slope(head, rows, part, ahead);
   }
 
-  // slope = rescale slope + entries^T block, [tokens][H].
-  void gather(std::int64_t first, std::int64_t rows, const Part& part) {
+  // slope = rescale slope + head^T entries.
+  void add_slope(const gemm::A& head, std::int64_t rows, const Part& part, Ahead<T>& ahead) {
     const std::int64_t H = call_.size.H;
-    const T* next = head_.row(first + rows);
-    const std::int64_t ahead = std::min(rows, call_.size.V - first - rows);
-    for (std::int64_t t = 0; t < tokens_; ++t) scale_row(part.slope + t * H, H, rescale_[t]);
-    gemm::each_panel(H, [&](std::int64_t h, int columns) {
-      gemm::pack_rows(head_.row(first) + h, head_.stride, rows, columns, head_panel_);
-      for (std::int64_t v = 0; v < ahead; ++v)
-        __builtin_prefetch(next + v * head_.stride + h, 0, 2);
-      const gemm::B panel{head_panel_, kColumns};
-      gemm::multiply<gemm::Rows::kTogether>(tokens_, {logits_, stride_}, panel, rows, {},
-                                            {part.slope + h, H, columns, true});
-      if (part.even == nullptr) return;
-      gemm::multiply<gemm::Rows::kTogether>(tokens_, {bend_, stride_}, panel, rows, {},
-                                            {part.even + h, H, columns, true});
+    gemm::each_panel(tokens_, [&](std::int64_t t, int) {
+      rescale_panel(H, rescale_ + t, part.slope + t, part.tokens);
     });
+    gather(head, rows, logits_, stride_, tokens_, H, part.slope, part.tokens, ahead);
+    if (part.even == nullptr) return;
+    gather(head, rows, bend_, stride_, tokens_, H, part.even, part.tokens, ahead);
   }
 
   // D = sum over v of (q_v - p_v) bend_v W_v from its three parts: target, others, even share.
@@ -186,12 +184,14 @@ class ForwardWorker {
     const float others = -std::exp(part.top[t] - row.lse);
     const float at_target = part.bend[t] * (row.miss - call_.options.smoothing);
     const T* target = head_.row(call_.in.targets_T[token]);
-    const float* sums = part.slope + t * H;
+    const float* sums = part.slope + t;
     float* to = call_.out.slope_TH + token * H;
-    for (std::int64_t h = 0; h < H; ++h) to[h] = others * sums[h] + at_target * widen(target[h]);
+    for (std::int64_t h = 0; h < H; ++h)
+      to[h] = others * sums[h * part.tokens] + at_target * widen(target[h]);
     if (part.even != nullptr) {
       const float even_share = call_.options.smoothing / static_cast<float>(call_.size.V);
-      for (std::int64_t h = 0; h < H; ++h) to[h] += even_share * part.even[t * H + h];
+      const float* even = part.even + t;
+      for (std::int64_t h = 0; h < H; ++h) to[h] += even_share * even[h * part.tokens];
     }
     if (call_.even_row_H != nullptr) {
       for (std::int64_t h = 0; h < H; ++h) to[h] += call_.even_row_H[h];
@@ -231,14 +231,13 @@ class ForwardWorker {
   const ForwardCall& call_;
   Matrix<T> hidden_, head_;
   std::int64_t block_ = -1, first_token_ = 0, tokens_ = 0, stride_ = 0;
-  float* parts_ = nullptr;       // one for each level of the tree
-  float* panels_ = nullptr;      // [panel][H][kColumns]
-  float* logits_ = nullptr;      // [kBlock][stride_]
-  float* bend_ = nullptr;        // the same
-  float* rescale_ = nullptr;     // [tokens]
-  float* head_panel_ = nullptr;  // [kBlock][kColumns]
-  float* room_ = nullptr;        // kScoreRoom
-  Known known_{};                // [tokens] each
+  float* parts_ = nullptr;          // one for each level of the tree
+  float* panels_ = nullptr;         // [panel][H][kColumns]
+  float* block_of_head_ = nullptr;  // as `copy_rows` makes it
+  float* logits_ = nullptr;         // [kBlock][stride_]
+  float* bend_ = nullptr;           // the same
+  float* rescale_ = nullptr;        // [tokens]
+  Known known_{};                   // [tokens] each
 };
 
 template <typename T>
@@ -267,7 +266,7 @@ void run_forward(const ForwardCall& call, int threads) {
       if (done[static_cast<std::size_t>(block)].fetch_add(1) + 1 < runs) continue;
       for (std::int64_t step = 1; step < runs; step *= 2) {
         for (std::int64_t run = 0; run < runs; run += 2 * step) {
-          merge(call.blocks.tokens(block), call.size.H, part_of(run), part_of(run + step));
+          merge(call.size.H, part_of(run), part_of(run + step));
         }
       }
       worker.finish_block(runs == 1 ? part : part_of(0), entries, runs);

@@ -26,9 +26,10 @@ class HeadGradient {
   void run(const Gradients& gradients, int threads) {
     static thread_local gemm::Scratch scratch;
     const std::int64_t padded = groups(size_.T, kColumns) * kColumns;
-    float* memory = scratch.take(padded * (3 + size_.H));
+    float* memory = scratch.take(padded * (3 + size_.H) + gemm::panels_numel(size_.H, size_.T));
     given_ = {memory, memory + padded, memory + 2 * padded};
     panels_ = memory + 3 * padded;
+    straight_ = panels_ + padded * size_.H;
     std::fill_n(memory, 3 * padded, 0.0F);
     for (std::int64_t t = 0; t < size_.T; ++t) {
       given_.lse[t] = gradients.lse_T[t];
@@ -36,6 +37,9 @@ class HeadGradient {
       given_.grad[t] = gradients.grad_T[t];
     }
     pack_tokens(hidden_, 0, size_.T, size_.H, panels_);
+    gemm::each_panel(size_.H, [&](std::int64_t h, int columns) {
+      gemm::pack_rows(hidden_.data + h, hidden_.stride, size_.T, columns, straight_ + h * size_.T);
+    });
     parallel(groups(size_.V, kBlock), threads, [&](auto next) {
       static thread_local gemm::Scratch room;
       for (std::int64_t i = next(); i * kBlock < size_.V; i = next()) block(i * kBlock, room);
@@ -47,20 +51,19 @@ class HeadGradient {
   void block(std::int64_t first, gemm::Scratch& scratch) const {
     const std::int64_t H = size_.H, rows = std::min(kBlock, size_.V - first);
     const std::int64_t stride = blocks_.stride();
-    float* logits =
-        scratch.take(2 * kBlock * stride + kScoreRoom + kTokens * kColumns + kBlock * H);
+    float* logits = scratch.take(2 * kBlock * stride + kBlock * head_stride(H) + kBlock * H);
     float* bend = logits + kBlock * stride;
     float* room = bend + kBlock * stride;
-    float* panel = room + kScoreRoom;
-    float* sums = sums_of(dw_VH_ + first * H, panel + kTokens * kColumns);
+    float* sums = sums_of(dw_VH_ + first * H, room + kBlock * head_stride(H));
+    const gemm::A head = copy_rows(head_, first, rows, H, room);
     if (blocks_.count == 0) std::fill_n(sums, rows * H, 0.0F);
     for (std::int64_t i = 0; i < blocks_.count; ++i) {
       const std::int64_t token = blocks_.first(i), tokens = blocks_.tokens(i);
-      score(head_, first, rows, panels_ + token * H, tokens, H, logits, stride, room);
+      score(head, rows, panels_ + token * H, tokens, H, logits, stride, gemm::Nothing{});
       pull(first, rows, token, tokens, logits, bend);
       gemm::each_panel(H, [&](std::int64_t h, int columns) {
-        gemm::pack_rows(hidden_.row(token) + h, hidden_.stride, tokens, columns, panel);
-        gemm::multiply<gemm::Rows::kApart>(rows, {logits, stride}, {panel, kColumns}, tokens, {},
+        const gemm::B panel{straight_ + h * size_.T + token * kColumns, kColumns};
+        gemm::multiply<gemm::Rows::kApart>(rows, {logits, stride}, panel, tokens, {},
                                            {sums + h, H, columns, i > 0});
       });
     }
@@ -100,7 +103,8 @@ class HeadGradient {
   T* dw_VH_;
   float even_share_;
   Given given_ = {};
-  float* panels_ = nullptr;  // all tokens, [panel][H][kColumns]
+  float* panels_ = nullptr;    // of tokens, [panel][H][kColumns]
+  float* straight_ = nullptr;  // of hidden, [panel][T][kColumns]
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Logits of a block of the head for a block of tokens, [vocabulary row][token].
 //
-// The head is the side of the product that lies where it is, and the hidden states are the panels,
-// packed once for thousands of its rows. So a token is a lane: the softmax runs down a column of
-// vectors without a shuffle, and the next product reads the exponentials as they lie.
+// The hidden states are the panels, packed once for thousands of the head's rows. So a token is a
+// lane: the softmax runs down a column of vectors without a shuffle, and the exponentials are the
+// panels of the next product as they lie.
 #pragma once
 
 #include <algorithm>
@@ -17,10 +17,12 @@ namespace {
 using gemm::groups;
 using gemm::kColumns;
 
-// Head rows scored at a time: a slice of them and their logits share the second-level cache.
-constexpr std::int64_t kBlock = 240 / gemm::kRows * gemm::kRows;
-// Tokens worked on at a time, at most.
-constexpr std::int64_t kTokens = groups(144, kColumns) * kColumns;
+// Head rows scored at a time. In float32 they share the second-level cache with their logits and
+// what is summed from them; a panel of the logits shares the first with the head's part of a tile.
+constexpr std::int64_t kBlock = 112 / gemm::kRows * gemm::kRows;
+// Tokens worked on at a time, at most: each block of them reads the head once. Processors with
+// AVX-512 have a second-level cache of 1 MB or more.
+constexpr std::int64_t kTokens = groups(gemm::kWidth == 16 ? 256 : 144, kColumns) * kColumns;
 // A cache line of floats.
 constexpr std::int64_t kLine = 16;
 
@@ -66,41 +68,85 @@ void pack_tokens(const Matrix<T>& hidden, std::int64_t first, std::int64_t token
   });
 }
 
-// Floats of the room that `score` needs.
-constexpr std::int64_t kScoreRoom = kBlock * gemm::kSlice;
+// Floats between two rows of a block of the head: an odd number of lines, as `TokenBlocks::stride`.
+constexpr std::int64_t head_stride(std::int64_t H) { return (groups(H, kLine) | 1) * kLine; }
 
-// Rows of a slice of the head as the product reads them: in place, or side by side in `room` where
-// they have to be widened or lie so far apart that they would fall into few sets of any cache.
-inline gemm::A slice_of(const Matrix<float>& head, std::int64_t first, std::int64_t rows,
-                        std::int64_t k, std::int64_t count, float* room) {
-  if (head.stride % 1024 != 0) return {head.row(first) + k, head.stride};
-  for (std::int64_t i = 0; i < rows; ++i) {
-    std::copy_n(head.row(first + i) + k, count, room + i * count);
-  }
-  return {room, count};
-}
-
-inline gemm::A slice_of(const Matrix<BFloat16>& head, std::int64_t first, std::int64_t rows,
-                        std::int64_t k, std::int64_t count, float* room) {
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const BFloat16* from = head.row(first + i) + k;
-    for (std::int64_t j = 0; j < count; ++j) room[i * count + j] = widen(from[j]);
-  }
-  return {room, count};
-}
-
-// logits[rows][stride] of head rows [first, first + rows) for all tokens of `panels`.
+// Rows [first, first + rows) of the head as both products read them: in float32, side by side.
 template <typename T>
-void score(const Matrix<T>& head, std::int64_t first, std::int64_t rows, const float* panels,
-           std::int64_t tokens, std::int64_t H, float* logits, std::int64_t stride, float* room) {
-  gemm::Slices(H).each([&](std::int64_t k, std::int64_t count, bool) {
-    const gemm::A a = slice_of(head, first, rows, k, count, room);
+gemm::A copy_rows(const Matrix<T>& head, std::int64_t first, std::int64_t rows, std::int64_t H,
+                  float* room) {
+  const std::int64_t stride = head_stride(H);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const T* from = head.row(first + i);
+    for (std::int64_t h = 0; h < H; ++h) gemm::put(room[i * stride + h], from[h]);
+  }
+  return {room, stride};
+}
+
+// Asks for the next block of the head while the products of this one run, a few cache lines after
+// each tile: at once they would be more than can be on their way.
+template <typename T>
+class Ahead {
+ public:
+  // Rows [first, first + rows), of which no more are asked for than there are; `tiles` is how many
+  // tiles there will be.
+  Ahead(const Matrix<T>& head, std::int64_t first, std::int64_t rows, std::int64_t V,
+        std::int64_t H, std::int64_t tiles)
+      : at_(reinterpret_cast<const char*>(head.row(first))),
+        row_(at_),
+        width_(H * static_cast<std::int64_t>(sizeof(T))),
+        stride_(head.stride * static_cast<std::int64_t>(sizeof(T))),
+        left_(std::max<std::int64_t>(0, std::min(rows, V - first))),
+        lines_(groups(left_ * groups(width_, kLineBytes), tiles)) {}
+
+  void operator()() {
+    for (std::int64_t i = 0; i < lines_ && left_ > 0; ++i) {
+      __builtin_prefetch(at_, 0, 2);
+      at_ += kLineBytes;
+      if (at_ < row_ + width_) continue;
+      at_ = row_ += stride_;
+      --left_;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kLineBytes = kLine * static_cast<std::int64_t>(sizeof(float));
+  const char* at_;
+  const char* row_;
+  std::int64_t width_, stride_, left_, lines_;
+};
+
+// Tiles of `score`, and of `gather`.
+inline std::int64_t score_tiles(std::int64_t rows, std::int64_t tokens, std::int64_t H) {
+  return groups(rows, gemm::kRows) * groups(tokens, kColumns) * groups(H, gemm::Slices(H).size);
+}
+inline std::int64_t gather_tiles(std::int64_t tokens, std::int64_t H) {
+  return groups(H, gemm::kRows) * groups(tokens, kColumns);
+}
+
+// logits[rows][stride] of a block of the head for all tokens of `panels`.
+template <typename F>
+void score(const gemm::A& head, std::int64_t rows, const float* panels, std::int64_t tokens,
+           std::int64_t H, float* logits, std::int64_t stride, F&& after_tile) {
+  gemm::Slices(H).each([&](std::int64_t h, std::int64_t count, bool) {
     for (std::int64_t t = 0; t < tokens; t += kColumns) {
-      const gemm::B panel{panels + t * H + k * kColumns, kColumns};
-      gemm::multiply<gemm::Rows::kApart>(rows, a, panel, count, {},
-                                         {logits + t, stride, kColumns, k > 0});
+      const gemm::B panel{panels + t * H + h * kColumns, kColumns};
+      gemm::multiply<gemm::Rows::kApart>(rows, {head.data + h, head.stride}, panel, count, {},
+                                         {logits + t, stride, kColumns, h > 0}, nullptr,
+                                         after_tile);
     }
   });
+}
+
+// sums[H][stride] += head^T entries, for all tokens of `entries`, [rows][stride].
+template <typename F>
+void gather(const gemm::A& head, std::int64_t rows, const float* entries,
+            std::int64_t entries_stride, std::int64_t tokens, std::int64_t H, float* sums,
+            std::int64_t stride, F&& after_tile) {
+  for (std::int64_t t = 0; t < tokens; t += kColumns) {
+    gemm::multiply<gemm::Rows::kTogether>(H, head, {entries + t, entries_stride}, rows, {},
+                                          {sums + t, stride, kColumns, true}, nullptr, after_tile);
+  }
 }
 
 // z becomes softcap tanh(z / softcap); bend is its derivative. One panel of each.

@@ -9,12 +9,15 @@
 namespace crucible::linear_logprobs::cpu {
 namespace {
 
+// How far a logit may be above the `top` of its token. While all are, no sum has to be rescaled.
+constexpr float kHeadroom = 8.0F;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // What a stretch of the vocabulary says of a block of tokens: statistics [tokens], sums
-// [tokens][H]. The target's logit stays outside of `top` and `sum`.
+// [H][tokens]. The target's logit stays outside of `top` and `sum`.
 struct Part {
-  float* top;        // maximum of the other tokens' logits
+  std::int64_t tokens;
+  float* top;        // at most kHeadroom below the other tokens' largest logit
   float* sum;        // sum over them of exp(logit - top)
   float* total;      // sum of all logits, for label smoothing
   float* at_target;  // the target's logit; 0 where it is in another stretch, as is
@@ -65,6 +68,7 @@ inline void exponentials(std::int64_t rows, float* logits, std::int64_t stride, 
       const Vec z = load(logits + v * stride + half);
       top = choose(z > top, z, top);
     }
+    top = choose(top > before + all(kHeadroom), top, before);
     const Vec base = choose(top > all(-kInfinity), top, Vec{});
     Vec sum[4] = {};
     std::int64_t v = 0;
@@ -94,30 +98,38 @@ inline void add_totals(std::int64_t rows, const float* logits, std::int64_t stri
   }
 }
 
-inline void scale_row(float* row, std::int64_t H, float factor) {
-  if (factor == 1.0F) return;
-  for (std::int64_t h = 0; h < H; ++h) row[h] *= factor;
+// One panel of sums, [H][stride], times the factors of its tokens, which mostly are 1.
+inline void rescale_panel(std::int64_t H, const float* factors, float* sums, std::int64_t stride) {
+  if (std::all_of(factors, factors + kColumns, [](float factor) { return factor == 1.0F; })) return;
+  for (std::int64_t h = 0; h < H; ++h) {
+    for (std::int64_t i = 0; i < kColumns; i += kWidth) {
+      float* at = sums + h * stride + i;
+      store(at, load(at) * load(factors + i));
+    }
+  }
 }
 
 // `into` learns what a later stretch of the vocabulary says.
-inline void merge(std::int64_t tokens, std::int64_t H, const Part& into, const Part& later) {
-  for (std::int64_t t = 0; t < tokens; ++t) {
+inline void merge(std::int64_t H, const Part& into, const Part& later) {
+  float mine[kTokens], theirs[kTokens];
+  for (std::int64_t t = 0; t < into.tokens; ++t) {
     const float top = std::max(into.top[t], later.top[t]);
     const float base = top > -kInfinity ? top : 0.0F;
-    const float mine = std::exp(into.top[t] - base), theirs = std::exp(later.top[t] - base);
+    mine[t] = std::exp(into.top[t] - base);
+    theirs[t] = std::exp(later.top[t] - base);
     into.top[t] = top;
-    into.sum[t] = mine * into.sum[t] + theirs * later.sum[t];
+    into.sum[t] = mine[t] * into.sum[t] + theirs[t] * later.sum[t];
     into.total[t] += later.total[t];
     into.at_target[t] += later.at_target[t];
     into.bend[t] += later.bend[t];
-    if (into.slope != nullptr) {
-      float* to = into.slope + t * H;
-      const float* from = later.slope + t * H;
-      for (std::int64_t h = 0; h < H; ++h) to[h] = mine * to[h] + theirs * from[h];
-    }
-    if (into.even != nullptr) {
-      for (std::int64_t h = t * H; h < (t + 1) * H; ++h) into.even[h] += later.even[h];
-    }
+  }
+  for (std::int64_t h = 0; into.slope != nullptr && h < H; ++h) {
+    float* to = into.slope + h * into.tokens;
+    const float* from = later.slope + h * into.tokens;
+    for (std::int64_t t = 0; t < into.tokens; ++t) to[t] = mine[t] * to[t] + theirs[t] * from[t];
+  }
+  for (std::int64_t i = 0; into.even != nullptr && i < H * into.tokens; ++i) {
+    into.even[i] += later.even[i];
   }
 }
 
