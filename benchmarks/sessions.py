@@ -1,16 +1,20 @@
 """Several sessions over one model, in one pass and one after another.
 
-Run: ``python -m crucible_kitchen.benchmarks.sessions [--threads 2] [--dtype bfloat16]``. Samples
-are taken in turn in one process, so a slow minute slows both; every result and gradient of the one
-must be, bit for bit, that of the other.
+    python -m crucible_kitchen.benchmarks.sessions [--dtype bfloat16] [--threads 2] [--save FOLDER]
+
+Samples are taken in turn in one process, so a slow minute slows both; every result and gradient of
+the one must be, bit for bit, that of the other. With ``--save`` the figures are written below the
+device's name, as ``sessions-<dtype>-<threads>t.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import threading
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,40 +26,75 @@ from crucible_kitchen.adapters.wheel import HubClient
 from crucible_kitchen.types import AdamParams, Datum, ForwardBackwardResult, ModelInput, TensorData
 
 from .errors_of import WrongResult
-from .timing import CLOCKS
-
-SESSIONS, LENGTHS = (4, 8), (4, 16, 64, 256)
+from .timing import CLOCKS, machine, slug
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Row:
+    """What `forward_backward` of several sessions took: one after another, and together."""
+
+    sessions: int
+    tokens_each: int
+    one_by_one_s: float
+    together_s: float
+    ratio: float
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Print memory by the number of sessions, then time by it and by their tokens."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--samples", type=int, default=7)
-    parser.add_argument("--clock", default="wall", choices=sorted(CLOCKS))
-    asked = parser.parse_args()
+    asked = _parser().parse_args(arguments)
     torch.set_num_threads(asked.threads)
     client = TrainingClient(device="cpu", hub_client=HubClient())
-    sessions = []
-    for seed in range(max(SESSIONS)):
+    sessions, memory = [], []
+    for seed in range(max(asked.sessions)):
         config = {"model": asked.model, "dtype": asked.dtype, "lora_rank": asked.rank, "seed": seed}
         sessions.append(client.start_session(config))
-        client.forward_backward(sessions[-1], [_datum(16, seed)])
+        client.forward_backward(sessions[-1], [_datum(sessions[-1], 16, seed)])
         client.optim_step(sessions[-1], AdamParams(learning_rate=1e-4)).result()
-        print(f"{seed + 1} sessions: {_resident_mib():.0f} MiB")
-    for count in SESSIONS:
-        for length in LENGTHS:
-            _compare(client, sessions[:count], length, asked.samples, asked.clock)
+        memory.append(_resident_mib())
+        print(f"{seed + 1} sessions: {memory[-1]:.0f} MiB")
+    rows = []
+    for count in asked.sessions:
+        for length in asked.lengths:
+            rows.append(_compare(client, sessions[:count], length, asked.samples, asked.clock))
+            print(_line(rows[-1]), flush=True)
     client.close()
+    if asked.save is not None:
+        where = machine("cpu")
+        target = asked.save / slug(where["device"])
+        target.mkdir(parents=True, exist_ok=True)
+        path = target / f"sessions-{asked.dtype}-{asked.threads}t.json"
+        found = {"machine": where, "mib": memory, "figures": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"written: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--sessions", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4, 16, 64], help="tokens each")
+    parser.add_argument("--clock", default="wall", choices=sorted(CLOCKS))
+    parser.add_argument("--save", type=Path, metavar="FOLDER")
+    return parser
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.sessions} sessions, {row.tokens_each:>3} tokens each: one by one "
+        f"{1e3 * row.one_by_one_s:.0f} ms, together {1e3 * row.together_s:.0f} ms, "
+        f"ratio {row.ratio:.2f}"
+    )
 
 
 def _compare(
     client: TrainingClient, sessions: list[LocalSession], length: int, samples: int, clock: str
-) -> None:
-    data = [[_datum(length, seed)] for seed, _ in enumerate(sessions)]
+) -> Row:
+    data = [[_datum(session, length, seed)] for seed, session in enumerate(sessions)]
     pairs = []
     for _ in range(samples):
         alone, wanted = _timed(client, sessions, data, clock, together=False)
@@ -63,12 +102,9 @@ def _compare(
         if not all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True)):
             raise WrongResult(f"{len(sessions)} sessions of {length} tokens: bits differ")
         pairs.append((alone, joint))
+    one, other = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(alone / joint for alone, joint in pairs)
-    one, other = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
-    print(
-        f"{len(sessions)} sessions, {length:>3} tokens each: one by one {one:.0f} ms, "
-        f"together {other:.0f} ms, ratio {ratio:.2f}"
-    )
+    return Row(len(sessions), length, one, other, ratio)
 
 
 def _timed(
@@ -104,9 +140,9 @@ def _timed(
     return took, made
 
 
-def _datum(length: int, seed: int) -> Datum:
+def _datum(session: LocalSession, length: int, seed: int) -> Datum:
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(3, 40_000, (length + 1,), generator=generator).tolist()
+    tokens = torch.randint(3, session.vocabulary, (length + 1,), generator=generator).tolist()
     inputs = {"target_tokens": TensorData(tokens[1:]), "weights": TensorData([1.0] * length)}
     return Datum(ModelInput.from_ints(tokens[:-1]), inputs)
 

@@ -1,38 +1,58 @@
-"""The page on the server: its table is the SDK's, and its programs run against a server."""
+"""The page on the server: its commands and programs run as they stand, on a tiny model."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from crucible_kitchen.testing.tiny_model import tiny_llama
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serve.md"
 
 
-def _table() -> dict[str, tuple[set[str], set[str]]]:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|(.*?)\|$", PAGE.read_text(), re.M)
-    return {
-        name: (set(re.findall(r"`(\w+)`", served)), set(re.findall(r"`(\w+)`", rest)))
-        for name, served, rest in rows
-    }
-
-
-def test_the_table_names_every_public_method_of_the_sdk_once() -> None:
-    tinker = pytest.importorskip("tinker", reason="pip install 'crucible-kitchen[tinker]'")
-    if not tinker.__version__.startswith("0.38."):
-        pytest.skip(f"the page is about tinker 0.38, this is {tinker.__version__}")
-    table = _table()
-    assert set(table) == {"ServiceClient", "TrainingClient", "SamplingClient", "RestClient"}
-    for name, (served, rest) in table.items():
-        kind = getattr(tinker, name)
-        public = {
-            one
-            for one in dir(kind)
-            if one[0] != "_" and not one.endswith("_async") and callable(getattr(kind, one, None))
-        }
-        assert served | rest == public, name
-        assert not served & rest
+def test_the_programs_run_against_what_the_command_starts(tmp_path: Path) -> None:
+    """A folder of the model's name is what the command finds by it."""
+    pytest.importorskip("tinker", reason="pip install 'crucible-kitchen[serve,tinker]'")
+    pytest.importorskip("uvicorn", reason="pip install 'crucible-kitchen[serve,tinker]'")
+    text = PAGE.read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    (command,) = re.findall(r"^\$ crucible (serve .*)$", text, re.M)
+    assert len(blocks) == 2
+    tiny_llama(tmp_path / "smollm2-135m")
+    here = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    started = [sys.executable, "-m", "crucible_kitchen.cli", *command.split(), "--port", "0"]
+    server = subprocess.Popen(started, cwd=tmp_path, env=here, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        exports = [server.stdout.readline().strip() for _ in range(2)]
+        assert exports[1] in text, "the page shows what the command prints"
+        here |= dict(line.removeprefix("export ").split("=", 1) for line in exports)
+        assert {"TINKER_BASE_URL", "TINKER_API_KEY"} <= set(here)
+        for number, block in enumerate(blocks):
+            program = tmp_path / f"program_{number}.py"
+            program.write_text(block)
+            done = subprocess.run(
+                [sys.executable, program],
+                cwd=tmp_path,
+                env=here,
+                capture_output=True,
+                text=True,
+                timeout=180,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            if number == 0:
+                *losses, path = done.stdout.split()
+                assert len(losses) == 10
+                assert float(losses[-1]) < float(losses[0])
+                assert path.startswith("tinker://")
+    finally:
+        server.kill()
+        server.communicate()
 
 
 def test_the_page_names_the_options_of_the_command() -> None:

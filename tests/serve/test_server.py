@@ -142,13 +142,20 @@ def test_a_bad_batch_keeps_its_place_and_the_next_one_goes_on(client, model):
         ("weights_info", {"tinker_path": "no"}, 400, "tinker://RUN"),
         ("weights_info", {"tinker_path": "tinker://a/weights/../x"}, 400, "tinker://RUN"),
         ("asample", {"prompt": {"chunks": []}, "sampling_params": {}}, 400, "sampling_session_id"),
-        ("nothing", {}, 404, "Not Found"),
+        ("nothing", {}, 404, "this server has no /api/v1/nothing"),
     ],
 )
 def test_what_cannot_be_done_is_said(client, path, body, status, said):
     answer = _post(client, path, **body)
     assert answer.status_code == status, answer.text
     assert said in str(answer.json()["detail"])
+
+
+def test_a_request_that_this_server_does_not_have_keeps_nobody_waiting(client, model):
+    lost = _post(client, "save_weights_external", model_id=model, seq_id=1, name="x")
+    assert lost.status_code == 404
+    step = _post(client, "optim_step", model_id=model, seq_id=2)
+    assert _result(client, step).json()["metrics"]["step:max"] == 1.0
 
 
 def test_a_load_is_of_a_session_or_of_an_open_model(client):

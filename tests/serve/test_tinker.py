@@ -293,7 +293,7 @@ def test_an_unknown_loss_is_told_and_training_goes_on(service, server):
     assert _train(client, 1)
 
 
-def test_a_killed_server_comes_back_with_its_checkpoints(tmp_path, server, tiny_folder):
+def test_a_server_killed_while_it_saves_has_all_that_it_answered(tmp_path, server, tiny_folder):
     own = type(server)(tiny_folder, tmp_path / "state")
     own.start()
     one = tinker.ServiceClient(base_url=own.url, api_key=own.key)
@@ -301,13 +301,21 @@ def test_a_killed_server_comes_back_with_its_checkpoints(tmp_path, server, tiny_
     _train(client, 2)
     path = client.save_state("two").result().path
     loss = client.forward(DATA, "cross_entropy").result().metrics["loss:sum"]
+    saves = [client.save_state(f"more-{number}").future() for number in range(30)]
+    saves[4].result()
     own.kill()
+    answered = [s.result().path for s in saves if not s.cancel() and s.exception() is None]
+    assert saves[4].result().path in answered
     own.start()
     try:
         two = tinker.ServiceClient(base_url=own.url, api_key=own.key)
-        again = two.create_training_client_from_state_with_optimizer(path).result()
-        got = again.forward(DATA, "cross_entropy").result().metrics["loss:sum"]
-        assert got == pytest.approx(loss, rel=1e-6)
+        rest = tinker.RestClient(base_url=own.url, api_key=own.key)
+        listed = rest.list_checkpoints(client.model_id).result().checkpoints
+        assert {path, *answered} <= {checkpoint.tinker_path for checkpoint in listed}
+        for kept in (path, answered[-1]):
+            again = two.create_training_client_from_state_with_optimizer(kept).result()
+            got = again.forward(DATA, "cross_entropy").result().metrics["loss:sum"]
+            assert got == pytest.approx(loss, rel=1e-6)
         two.close("success").result()
     finally:
         own.kill()

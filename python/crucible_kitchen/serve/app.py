@@ -70,6 +70,12 @@ def make_app(
             kitchen.models.skip(error.body, "; ".join(one["msg"] for one in found))
         return JSONResponse({"detail": found}, 422)
 
+    @app.exception_handler(404)
+    async def unknown(request: Request, _: Exception) -> JSONResponse:
+        said = f"this server has no {request.url.path}"
+        kitchen.models.skip(await request.body(), said)
+        return _refusal(404, said)
+
     @app.get("/metrics")
     async def metrics() -> Response:
         return PlainTextResponse("".join(_metric(*one) for one in kitchen.metrics().items()))

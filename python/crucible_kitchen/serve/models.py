@@ -160,7 +160,7 @@ class Models:
         return self._saved(self._saves.write_for_sampler, body)
 
     def skip(self, body: bytes, why: str) -> None:
-        """Give up the place of a request that is malformed, so that none waits for it for ever.
+        """Give up the place of a request that cannot be read, so that none waits for it for ever.
 
         Args:
             body: of the request, in which its place can be read or cannot.
