@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -24,8 +26,9 @@ def engines() -> Any:
     spec.loader.exec_module(module)
     yield module
     sys.path.remove(str(FILE.parent))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "engine_programs"]:
-        del sys.modules[name]
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("engine_programs", "engine_table"):
+            del sys.modules[name]
     del sys.modules["engines"]
 
 
@@ -72,14 +75,79 @@ def test_a_ratio_is_of_the_same_round(engines: Any) -> None:
     assert engines.ratio([2.0, 40.0, 3.0], [1.0, 20.0, 1.0]) == 2.0
 
 
-def test_ours_alone_fills_its_lines(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ours_alone(engines: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, float]]:
+    """What is measured of ours, by a clock that goes on by a millisecond each time it is asked."""
     monkeypatch.setattr(engines, "PEERS", ())
     clock = iter(range(10_000)).__next__
-    lines = [
-        *engines.overhead(3, 2, lambda: clock() * 1e-3),
-        *engines.records(3, 2, lambda: clock() * 1e-3),
-        *engines.makespans(1),
-    ]
-    ours = [line for line in lines if line.startswith(("crucible-kitchen", "  with fsync"))]
-    assert len(ours) == 4
-    assert float(ours[-1].split()[-1]) > 0.9
+    parts = (
+        engines.overhead(3, 2, lambda: clock() * 1e-3),
+        engines.records(3, 2, lambda: clock() * 1e-3),
+        engines.makespans(1),
+        engines.imports(1),
+    )
+    found: dict[str, dict[str, float]] = {}
+    for part in parts:
+        for name, figures in part.items():
+            found.setdefault(name, {}).update(figures)
+    return found
+
+
+def test_every_figure_of_ours_is_found_and_shown(
+    engines: Any, ours_alone: dict[str, dict[str, float]]
+) -> None:
+    ours = ours_alone[engines.OURS.name]
+    assert ours["chain"] == ours["loop"] == pytest.approx(1e-3 / 3 * 1e6)
+    assert ours["chain ratio"] == ours["record ratio"] == 1.0
+    assert ours["bytes"] > 10
+    assert ours["makespan"] > 0.9
+    assert ours["import"] > 1
+    head, first, second = engines.lines("engine", ours_alone, ("record", "bytes"))
+    assert "a record of the journal, us" in head
+    assert first.startswith("crucible-kitchen") and "(  1.0)" in first  # noqa: PT018
+    assert second.startswith("  with fsync")
+
+
+def test_all_of_it_is_saved_beside_the_targets(
+    engines: Any,
+    ours_alone: dict[str, dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figure = {"what": "a stage", "unit": "us", "bound": 2.5, "beside": "loop", "least": False}
+    figures = [{**figure, "figure": 1.25, "met": True}, {**figure, "figure": 3, "met": False}]
+    trial = sys.modules["engine_table"].TRIALS[0]._asdict()
+    monkeypatch.setattr(engines, "own_figures", lambda: figures)
+    monkeypatch.setattr(engines, "tried", lambda: [{**trial, "cases": 3, "passed": 2}])
+    other = {"loop": 20.0, "loop ratio": 16.0}
+    monkeypatch.setattr(engines, "PEERS", (engines.hamilton.ENGINE,))
+    found = {**ours_alone, "Hamilton": other}
+    path = engines.save(tmp_path, found, 3, 2)
+    saved = json.loads(path.read_text())
+    assert saved["figures"] == figures
+    assert saved["peers"]["Hamilton"] == other
+    text = path.with_suffix(".md").read_text()
+    assert "| a stage | <= 2.5 us | 1.25 us | pass | 20.0 us |" in text
+    assert "| a stage | <= 2.5 us | 3.00 us | MISS | 20.0 us |" in text
+    assert "| 2 of 3 | MISS |" in text
+    assert "20.0 us (16.0)" in text
+    (folder,) = tmp_path.iterdir()
+    for link in re.findall(r"\]\(\.\./\.\./\.\./(.*?)\)", text):
+        assert (FILE.parents[2] / link).is_file()
+    assert path.parent == folder
+
+
+def test_a_trial_counts_its_cases(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = "tests/engine/test_kill_at.py"
+    trial = sys.modules["engine_table"].Trial(
+        "refuses", "1", f"{file}::test_it_refuses_another_moment"
+    )
+    monkeypatch.setattr(sys.modules["engine_table"], "TRIALS", (trial,))
+    (found,) = engines.tried()
+    assert (found["cases"], found["passed"]) == (1, 1)
+
+
+def test_every_trial_is_a_test_of_the_project(engines: Any) -> None:
+    for trial in sys.modules["engine_table"].TRIALS:
+        file, name = trial.test.split("::")
+        assert f"def {name}(" in (FILE.parents[2] / file).read_text()

@@ -274,7 +274,7 @@ def test_a_metrics_store_that_fails_later_fails_the_stage_that_recorded() -> Non
         return 2
 
     store = FakePort(ports.MetricsStore, record=PortError("full"), flush=None)
-    value = workflow("w")[stage(writes="x")(first), stage(writes="y")(second), napping("z", "y")]
+    value = workflow("w")[stage(writes="x")(first), stage(writes="y")(second)]
     with pytest.raises(StageError, match="PortError: full") as caught:
         run(value, adapters={"metrics_store": store})
     assert caught.value.stage == "w/second"

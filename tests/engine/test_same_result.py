@@ -178,7 +178,7 @@ def outcome(value: Workflow, **options: Any) -> Any:
     return error, list(context.state.items()), records
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=int(os.environ.get("CRUCIBLE_PROGRAMS", "60")), deadline=None)
 @given(bodies())
 def test_any_concurrency_gives_the_same_result(body: list[Any]) -> None:
     value = workflow("w")[START, body]

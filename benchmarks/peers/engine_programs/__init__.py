@@ -29,6 +29,7 @@ class Engine(NamedTuple):
     Args:
         name: as people call it.
         package: whose version is shown.
+        module: whose import is timed.
         chain: so many stages, one after the other, written one by one; each adds one.
         loop: one stage, so many times.
         journal: the loop, where each iteration is written into a new folder inside the one given
@@ -38,6 +39,7 @@ class Engine(NamedTuple):
 
     name: str
     package: str
+    module: str
     chain: Callable[[int], Program]
     loop: Callable[[int], Program] | None = None
     journal: Callable[[int, Path], Program] | None = None

@@ -68,4 +68,4 @@ def journal(iterations: int, folder: Path) -> Program:
     return prepare
 
 
-ENGINE = Engine("Burr", "burr", chain, loop, journal)
+ENGINE = Engine("Burr", "burr", "burr.core", chain, loop, journal)

@@ -54,4 +54,4 @@ def chains() -> Program:
     return lambda: once
 
 
-ENGINE = Engine("Hamilton", "sf-hamilton", chain, chains=chains)
+ENGINE = Engine("Hamilton", "sf-hamilton", "hamilton.driver", chain, chains=chains)

@@ -90,4 +90,4 @@ def chains() -> Program:
     return lambda: lambda: sum(made.invoke(begin).values())
 
 
-ENGINE = Engine("LangGraph", "langgraph", chain, loop, journal, chains)
+ENGINE = Engine("LangGraph", "langgraph", "langgraph.graph", chain, loop, journal, chains)

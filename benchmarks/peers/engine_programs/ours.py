@@ -75,5 +75,15 @@ def chains() -> Program:
     return lambda: once
 
 
-ENGINE = Engine("crucible-kitchen", "crucible-kitchen", chain, loop_of, journal, chains)
-ON_DISK = Engine("  with fsync", "crucible-kitchen", chain, journal=journal_on_disk)
+ENGINE = Engine(
+    "crucible-kitchen",
+    "crucible-kitchen",
+    "crucible_kitchen.engine",
+    chain,
+    loop_of,
+    journal,
+    chains,
+)
+ON_DISK = Engine(
+    "  with fsync", "crucible-kitchen", "crucible_kitchen.engine", chain, journal=journal_on_disk
+)

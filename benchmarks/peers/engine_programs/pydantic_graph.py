@@ -43,4 +43,4 @@ def loop(iterations: int) -> Program:
     return lambda: lambda: int(asyncio.run(graph.run(inputs=0)))
 
 
-ENGINE = Engine("pydantic-graph", "pydantic-graph", chain, loop)
+ENGINE = Engine("pydantic-graph", "pydantic-graph", "pydantic_graph", chain, loop)

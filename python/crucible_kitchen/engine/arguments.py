@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from crucible_kitchen.graph.signature import MISSING, Injected, Read, Signature
 from crucible_kitchen.graph.stage import Literal
 
 from .runtime import Runtime
 
+
+class Optional(NamedTuple):
+    """A key that need not be there."""
+
+    key: str
+    default: Any
+
+
+Get = str | Optional | Callable[[dict[str, Any]], Any]
+"""What gives one argument: a key, or a function of what stands under the keys."""
 Gather = Callable[[dict[str, Any]], tuple[Any, ...]]
 """Takes positional arguments from state and configuration; a `KeyError` where one lacks."""
 
@@ -40,7 +50,7 @@ def arguments(
         else:
             constant[one.param] = _service(one, rt, path)
 
-    def getter(name: str) -> str | Callable[[dict[str, Any]], Any]:
+    def getter(name: str) -> Get:
         if name in fresh:
             return lambda values: fresh[name]()
         if name in constant:
@@ -76,25 +86,33 @@ def _always(value: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda values: value
 
 
-def _read(read: Read, bound: Mapping[str, Any]) -> str | Callable[[dict[str, Any]], Any]:
-    """A key, or a function of what stands under the keys."""
+def _read(read: Read, bound: Mapping[str, Any]) -> Get:
     key = bound.get(read.param, read.param)
     if isinstance(key, Literal):
         return _always(key.value)
-    default = read.default
-    if default is MISSING:
-        return str(key)
-    return lambda values: values.get(key, default)
+    return str(key) if read.default is MISSING else Optional(str(key), read.default)
 
 
-def _gather(getters: list[Any]) -> Gather:
-    if len(getters) > 1 and not any(map(callable, getters)):
+def _gather(getters: Sequence[Get]) -> Gather:
+    if len(getters) > 1 and all(isinstance(one, str) for one in getters):
         return operator.itemgetter(*getters)
-    each = [one if callable(one) else operator.itemgetter(one) for one in getters]
+    if len(getters) == 1 and isinstance(getters[0], Optional):  # without a call for it alone
+        key, default = getters[0]
+        return lambda values: (values.get(key, default),)
+    each = [_function(one) for one in getters]
     if len(each) == 1:
         (only,) = each
         return lambda values: (only(values),)
     return lambda values: tuple([get(values) for get in each])
+
+
+def _function(get: Get) -> Callable[[dict[str, Any]], Any]:
+    if isinstance(get, str):
+        return operator.itemgetter(get)
+    if isinstance(get, Optional):
+        key, default = get
+        return lambda values: values.get(key, default)
+    return get
 
 
 def gathered(gather: Gather, rt: Runtime) -> Callable[[], tuple[Any, ...]]:

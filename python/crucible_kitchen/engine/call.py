@@ -50,18 +50,18 @@ def call_of(node: StageNode, rt: Runtime, path: str) -> Call:
         rt: of the thread it runs in.
         path: of the stage, without indices.
     """
-    if not _same_in_every_run(node, rt):
-        return _found(node, rt, path)
-    known: Call | None = rt.facts.calls.get(id(node))
-    if known is None or known.node is not node:
-        known = rt.facts.calls[id(node)] = _found(node, rt, path)
-    return known
+    known: Call | None = None if rt.checked else rt.facts.calls.get(id(node))
+    if known is not None and known.node is node:
+        return known
+    call = _found(node, rt, path)
+    if not rt.checked and _same_in_every_run(node):
+        rt.facts.calls[id(node)] = call
+    return call
 
 
-def _same_in_every_run(node: StageNode, rt: Runtime) -> bool:
+def _same_in_every_run(node: StageNode) -> bool:
     return not (
-        rt.checked
-        or node.of_class
+        node.of_class
         or node.signature.injected
         or node.signature.is_async
         or node.retry

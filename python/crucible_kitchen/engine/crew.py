@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Final
+
+MOST_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
+"""That run at once where nobody says how many may."""
 
 
 class Crew:
@@ -37,9 +42,7 @@ class Crew:
         thread.start()
 
     def wait(self) -> None:
-        """Wait until every thread has come and gone."""
-        for _ in self._threads:
-            self._left.get()
+        """Wait until every thread has come and gone; where that is interrupted, `close` does it."""
         for thread in self._threads:
             thread.join()
 

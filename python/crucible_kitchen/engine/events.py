@@ -148,16 +148,14 @@ class Emitter:
         if len(self.handlers) != 1:
             return self.__call__
         (handler,) = self.handlers
-        works = True
 
         def emit(event: Event) -> None:
-            nonlocal works
+            nonlocal handler
             try:
-                if works:
-                    handler(event)
+                handler(event)
             except Exception as error:  # noqa: BLE001 - as in `__call__`
-                works = False
-                self._detach(handler, error)
+                failed, handler = handler, _deaf
+                self._detach(failed, error)
 
         return emit
 
@@ -194,3 +192,7 @@ class Emitter:
                 close()
             except Exception as error:  # noqa: BLE001 - as above
                 self._detach(handler, error)
+
+
+def _deaf(event: Event) -> None:
+    """Stands for a handler that has failed."""

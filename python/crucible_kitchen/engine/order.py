@@ -6,24 +6,32 @@ from collections.abc import Sequence
 
 
 class Order:
-    """What waits for what in a group, and how long its nodes take.
+    """What waits for what in a group, and how long its parts take.
+
+    A part is a node, or neighbours of which each waits for the one before it, while nothing else
+    waits for one that has others behind it: they run one after the other in any case, and as one
+    part they are begun and joined once.
 
     Args:
-        waits: for each node a bit set of those it waits for.
+        waits: for each node of the group a bit set of those it waits for.
+        apart: whether every node is a part of its own, as a journal needs it.
 
     Attributes:
-        behind: for each node those that wait for it.
+        parts: where each begins in the group, and where it ends.
+        waits: for each part a bit set of those it waits for.
+        behind: for each part those that wait for it.
         seconds: what each took when it last ran, None for one that has not; those who run them say.
     """
 
-    def __init__(self, waits: Sequence[int]) -> None:
-        self.waits = waits
-        self.seconds: list[float | None] = [None] * len(waits)
-        self.behind: list[list[int]] = [[] for _ in waits]
-        for number, needed in enumerate(waits):
-            for earlier in _places(needed):
-                self.behind[earlier].append(number)
-        self._free = _free_of(waits)
+    def __init__(self, waits: Sequence[int], *, apart: bool) -> None:
+        every = [(place, place + 1) for place in range(len(waits))]
+        self.parts = every if apart else _parts(waits)
+        self.waits = waits if apart else _between(self.parts, waits)
+        self.seconds: list[float | None] = [None] * len(self.parts)
+        self.behind = _behind(self.waits)
+        self._free = [
+            ~known & ((1 << place) - 1) for place, known in enumerate(_before(self.waits))
+        ]
 
     def pays(self, long_s: float) -> bool:
         """Whether two that are free of each other both take long, or have not been measured."""
@@ -61,12 +69,45 @@ def _places(bits: int) -> list[int]:
     return found
 
 
-def _free_of(waits: Sequence[int]) -> list[int]:
-    """For each place a bit set of the earlier ones that do not come before it."""
+def _behind(waits: Sequence[int]) -> list[list[int]]:
+    """For each place those that wait for it."""
+    behind: list[list[int]] = [[] for _ in waits]
+    for place, needed in enumerate(waits):
+        for earlier in _places(needed):
+            behind[earlier].append(place)
+    return behind
+
+
+def _before(waits: Sequence[int]) -> list[int]:
+    """For each place a bit set of all that comes before it, also by way of others."""
     before: list[int] = []
     for direct in waits:
         everything = direct
         for other in _places(direct):
             everything |= before[other]
         before.append(everything)
-    return [~known & ((1 << place) - 1) for place, known in enumerate(before)]
+    return before
+
+
+def _parts(waits: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the parts of a group begin and end, see `Order`."""
+    before, behind = _before(waits), _behind(waits)
+    starts = [0]
+    for place in range(1, len(waits)):
+        last = place - 1
+        follows = before[place] == before[last] | 1 << last
+        if not (
+            follows and all(before[other] >> place & 1 for other in behind[last] if other > place)
+        ):
+            starts.append(place)
+    return list(zip(starts, [*starts[1:], len(waits)], strict=True))
+
+
+def _between(parts: Sequence[tuple[int, int]], waits: Sequence[int]) -> list[int]:
+    """For each part a bit set of the parts that its nodes wait for."""
+    part_of = [number for number, (start, end) in enumerate(parts) for _ in range(start, end)]
+    found = []
+    for number, (start, end) in enumerate(parts):
+        needed = {part_of[other] for place in range(start, end) for other in _places(waits[place])}
+        found.append(sum(1 << other for other in needed - {number}))
+    return found

@@ -39,9 +39,10 @@ def overlapped(
     for group in found:
         end = group.start + len(group.waits)
         # Other adapters may make other groups of the same body.
-        order = rt.facts.orders.get((id(body), group))
+        key = id(body), group, rt.strand is not None
+        order = rt.facts.orders.get(key)
         if order is None:
-            order = rt.facts.orders[id(body), group] = Order(group.waits)
+            order = rt.facts.orders[key] = Order(group.waits, apart=rt.strand is not None)
         together = _Together(body[group.start : end], order, rt, compile_nodes)
         steps += (*compile_nodes(body[behind : group.start], rt), together.run)
         behind = end
@@ -72,31 +73,41 @@ class _Together:
         self._name = group_name(nodes[0].name, nodes[-1].name)
         self._steps: tuple[Step, ...] = ()  # for one after the other
         self._forked: list[Forked] = []  # for all at once
-        self._expected = -1.0  # of all, one after the other; negative where they run at once
+        # Seconds, one after the other, beyond which they are not short; negative: they run at once.
+        self._limit = -1.0
         self._choose()
 
     def run(self) -> None:
-        strand, where = self._rt.strand, self._rt.prefix + self._name
+        strand = self._rt.strand
         if strand is not None and strand.target is not None:
+            where = self._rt.prefix + self._name
             if strand.target != where:  # stopped in one of them, one after the other, or elsewhere
                 self._one_by_one()
             elif not strand.is_past(where):
-                self._at_once(where)
-        elif self._expected < 0 and self._rt.width != 1:
-            self._at_once(where)
+                self._at_once()
+        elif self._limit < 0 and self._rt.width != 1:
+            self._at_once()
             self._choose()
         else:
-            self._timed()
+            began = perf_counter()
+            self._one_by_one()
+            if perf_counter() - began > self._limit:  # not as short as they were
+                self._order.forget()
+                self._limit = -1.0
 
-    def _at_once(self, where: str) -> None:
-        strand = self._rt.strand
-        if not self._forked:
-            self._forked = [Forked(n, self._rt.fork(), self._compile) for n in self._nodes]
+    def _at_once(self) -> None:
+        strand, where = self._rt.strand, self._rt.prefix + self._name
         if strand is not None:
             strand.enter(where)
-        Race(self._order, self._rt, self._forked).run()
+        Race(self._order, self._rt).run(self._parts)
         if strand is not None:
             strand.leave(where)
+
+    def _parts(self) -> Sequence[Forked]:
+        if not self._forked:
+            parts = [self._nodes[start:end] for start, end in self._order.parts]
+            self._forked = [Forked(nodes, self._rt.fork(), self._compile) for nodes in parts]
+        return self._forked
 
     def _one_by_one(self) -> None:
         if not self._steps:
@@ -104,13 +115,6 @@ class _Together:
         for step in self._steps:
             step()
 
-    def _timed(self) -> None:
-        began = perf_counter()
-        self._one_by_one()
-        if perf_counter() - began > 2 * self._expected + LONG_S:  # not as short as it was
-            self._order.forget()
-            self._expected = -1.0
-
     def _choose(self) -> None:
         """One after the other where no two that are free of each other both take long."""
-        self._expected = -1.0 if self._order.pays(LONG_S) else self._order.sum()
+        self._limit = -1.0 if self._order.pays(LONG_S) else 2 * self._order.sum() + LONG_S

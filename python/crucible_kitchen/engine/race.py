@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
@@ -11,7 +10,8 @@ from time import perf_counter
 
 from crucible_kitchen.graph import Node
 
-from .crew import Crew
+from .crew import MOST_THREADS, Crew
+from .journal import group_name
 from .order import Order
 from .runtime import Runtime
 from .shared import Left
@@ -19,36 +19,38 @@ from .stages import Step
 
 PATIENCE_S = 0.0001
 """How long one that was never measured may run until others begin beside it."""
-_MOST_THREADS = 32
 _EXITS = (KeyboardInterrupt, SystemExit)
 
 CompileNodes = Callable[[Sequence[Node], Runtime], tuple[Step, ...]]
 
 
 class Forked:
-    """A node in a fork of its own, compiled by the thread that runs it first."""
+    """A part of a group in a fork of its own, compiled by the thread that runs it first."""
 
-    __slots__ = ("_compile", "_node", "_steps", "fork")
+    __slots__ = ("_compile", "_nodes", "_steps", "fork")
 
-    def __init__(self, node: Node, fork: Runtime, compile_nodes: CompileNodes) -> None:
-        self._node, self.fork, self._compile = node, fork, compile_nodes
+    def __init__(self, nodes: Sequence[Node], fork: Runtime, compile_nodes: CompileNodes) -> None:
+        self._nodes, self.fork, self._compile = nodes, fork, compile_nodes
         self._steps: tuple[Step, ...] = ()
 
     def run(self) -> None:
-        """Run the node, or what a journal says is left of it."""
+        """Run its nodes; of one in a run that keeps a journal, what that says is left of it."""
         fork = self.fork
         if fork.strand is not None:
-            fork.strand.begin(fork.prefix + self._node.name)
+            (node,) = self._nodes
+            fork.strand.begin(fork.prefix + node.name)
         if not self._steps:
-            self._steps = self._compile((self._node,), fork)
+            self._steps = self._compile(self._nodes, fork)
         for step in self._steps:
             step()
         if fork.strand is not None:
             fork.strand.end()
 
     def failure(self, error: Exception) -> BaseException:
-        """The error of the run for one that the node itself did not raise."""
-        failure = self.fork.failure(self.fork.prefix + self._node.name, self._node.source, error)
+        """The error of the run for one that is not raised while a stage runs."""
+        first, last = self._nodes[0], self._nodes[-1]
+        name = first.name if first is last else group_name(first.name, last.name)
+        failure = self.fork.failure(self.fork.prefix + name, first.source, error)
         failure.__cause__ = error
         return failure
 
@@ -64,15 +66,15 @@ class Race:
     of the run, does not depend on who was faster.
 
     Args:
-        order: of the group; it is told how long each node took.
+        order: of the group; it is told how long each part took.
         rt: of the body.
-        forked: its nodes.
     """
 
-    def __init__(self, order: Order, rt: Runtime, forked: Sequence[Forked]) -> None:
-        self._order, self._rt, self._forked = order, rt, forked
+    def __init__(self, order: Order, rt: Runtime) -> None:
+        self._order, self._rt = order, rt
+        self._forked: Sequence[Forked] = ()
         self._prefix = rt.prefix
-        self._most = rt.width or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
+        self._most = rt.width or MOST_THREADS
         # What has never run may be short: others are called only when it is not.
         self._patient = None in order.seconds
         self._crew = Crew(self._help)
@@ -84,32 +86,38 @@ class Race:
         self._missing = [needed.bit_count() for needed in order.waits]
         self._ready = [self._ranked(n) for n, count in enumerate(self._missing) if not count]
         heapify(self._ready)
-        self._to_begin = len(forked)
+        self._to_begin = len(order.waits)
+        self._early = 0  # threads that are called before there is something to do
         self._done = 0  # bit set
         self._running = 0
-        self._free = 0  # nodes whose metrics are not held back any more
+        self._free = 0  # parts whose metrics are not held back any more
         self._left: dict[int, Left] = {}
-        self._joined = 0  # nodes whose outcome the body's runtime has
+        self._joined = 0  # parts whose outcome the body's runtime has
         self._cut = False  # whether it gets no more of them
         self._errors: dict[int, BaseException] = {}  # -1: what interrupted all of it
 
     def _ranked(self, number: int) -> tuple[float, int]:
         return -self._urgency[number], number
 
-    def run(self) -> None:
-        """Run every node.
+    def run(self, make: Callable[[], Sequence[Forked]]) -> None:
+        """Run every part.
 
+        Args:
+            make: gives the parts; others are on their way meanwhile.
         Raises:
             StageError: the first one in the order of the text.
         """
-        for one in self._forked:
-            one.fork.cancel(self._rt.cancelled)
-            one.fork.held = []
-        self._let_go(1)
         try:
-            if self._patient:
-                self._idle, self._workers = 1, 2  # the one that is on its way
-                self._crew.start(0)
+            self._early = 1 if self._patient else min(len(self._ready), self._most) - 1
+            self._idle, self._workers = self._early, self._early + 1
+            with self._lock:  # which keeps those waiting who come early
+                if self._early:
+                    self._crew.start(0)
+                self._forked = make()
+                for one in self._forked:
+                    one.fork.cancel(self._rt.cancelled)
+                    one.fork.held = []
+            self._let_go(1)
             self._work()
             self._crew.wait()
         except BaseException as error:  # noqa: BLE001 - raised below, before all others
@@ -124,6 +132,8 @@ class Race:
 
     def _help(self, slot: int) -> None:
         """What another thread does."""
+        if slot + 1 < self._early:
+            self._crew.start(slot + 1)
         if slot == 0 and self._patient:
             try:
                 self._calls.get(timeout=PATIENCE_S)
@@ -133,6 +143,8 @@ class Race:
             with self._lock:
                 self._idle -= not early
                 self._patient = False
+        elif slot < self._early:
+            self._calls.get()
         self._work()
 
     def _work(self) -> None:
@@ -246,16 +258,16 @@ class Race:
             number = self._joined
             if self._rt.strand is None:
                 self._take_over(number)
-            else:  # until all is over, the journal has it as the node's own
+            else:  # until all is over, the journal has it as the part's own
                 self._rt.values.update(self._left[number].state)
             self._joined += 1
             # One after the other, those behind one that failed would not have run.
             self._cut = not self._done >> number & 1 or number in self._errors
 
     def _let_go(self, free: int) -> None:
-        """Have the metrics store get what the first nodes have recorded, in the order of the text.
+        """Have the metrics store get what the first parts have recorded, in the order of the text.
 
-        The first node that is not over has its turn now: one after the other, it would run.
+        The first part that is not over has its turn now: one after the other, it would run.
         """
         with self._rt.locks.store:
             while self._free < min(free, len(self._forked)):

@@ -66,38 +66,43 @@ class Recorder:
             CrucibleError: a value cannot be saved, or the journal cannot be written.
         """
         with self.lock:
-            strands = [strand] if strand.parent is None else self._together_with(strand)
-            stocks = [stock for one in strands for stock in one.stocks()] if self.stocked else []
-            involved = strands
-            if stocks:
-                if any(stock.is_making and stock.maker.used for stock in stocks):
-                    return False  # what it makes is half in what an adapter holds
-                involved = [*strands, *(stock.maker for stock in stocks)]
-            handles = self._save_used(involved)
-            if handles is None:
+            if strand.parent is None and not self.stocked and not self.vault.keepers:
+                self._append({"commits": [self._commit(strand)]})  # most are as simple as that
+                self._committed([strand])
+            elif not self._commit_with_others(strand):
                 return False
-            commits = [self._commit(one) for one in strands]
-            new = self._save_new(handles, involved)
-            if new is None:
-                for one, commit in zip(strands, commits, strict=True):
-                    if "of" in commit:
-                        one.number = -1  # nobody will read of it
-                return False
-            line: dict[str, Any] = {"commits": commits}
-            if handles or new:
-                line["handles"] = handles = {**handles, **new}
-            self._append(line)
-            if handles:
-                self.vault.saved(handles)
-            self._committed(strands)
-            for stock in stocks:
-                stock.unwritten.clear()
-                stock.maker.committed()
             if self.vault.has_grown:
                 self._catch_up()
                 self.vault.sweep(self.story.main.values())
         if strand.rt.emit is not None:
             strand.rt.tell("checkpoint", strand.at)
+        return True
+
+    def _commit_with_others(self, strand: Strand) -> bool:
+        strands = [strand] if strand.parent is None else self._together_with(strand)
+        stocks = [stock for one in strands for stock in one.stocks()]
+        if any(stock.is_making and stock.maker.used for stock in stocks):
+            return False  # what it makes is half in what an adapter holds
+        involved = [*strands, *(stock.maker for stock in stocks)]
+        handles = self._save({held for one in involved for held in one.used}, involved)
+        if handles is None:
+            return False
+        commits = [self._commit(one) for one in strands]
+        new = self._save_new(handles, involved)
+        if new is None:
+            for one, commit in zip(strands, commits, strict=True):
+                if "of" in commit:
+                    one.number = -1  # nobody will read of it
+            return False
+        line: dict[str, Any] = {"commits": commits}
+        if handles or new:
+            line["handles"] = handles = {**handles, **new}
+        self._append(line)
+        self.vault.saved(handles)
+        self._committed(strands)
+        for stock in stocks:
+            stock.unwritten.clear()
+            stock.maker.committed()
         return True
 
     def commit_stock(self, strand: Strand, stock: Stock) -> bool:
@@ -112,7 +117,7 @@ class Recorder:
         with self.lock:
             if strand.number < 0 or strand.frozen or not strand.has_written(stock):
                 return False  # the loop's own checkpoint will say it
-            handles = self._save_used([stock.maker])
+            handles = self._save(stock.maker.used, [stock.maker])
             if handles is None:
                 return False
             commit = {"strand": strand.number, "made": {stock.where: self._made(stock)}}
@@ -156,16 +161,9 @@ class Recorder:
             inner = parent
         return strands
 
-    def _save_used(self, strands: Sequence[Strand]) -> dict[str, Any] | None:
-        if not self.vault.keepers:
-            return {}
-        return self._save({held for one in strands for held in one.used}, strands)
-
     def _save_new(
         self, saved: Mapping[str, Any], strands: Sequence[Strand]
     ) -> dict[str, Any] | None:
-        if not self.vault.keepers:
-            return {}
         return self._save(self.vault.new_handles() - set(map(int, saved)), strands)
 
     def _save(self, held: Iterable[Held], strands: Sequence[Strand]) -> dict[str, Any] | None:

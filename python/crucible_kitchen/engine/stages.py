@@ -31,9 +31,13 @@ def compile_stages(nodes: Iterable[StageNode], rt: Runtime, path: str) -> Step:
         (node.name, *around(node, rt), *call_of(node, rt, f"{path}/{node.name}")) for node in nodes
     )
 
+    epoch, until = 0.0, -1.0  # of the clock of durations, which is asked alone: both cost twice
+
     def run() -> None:
+        nonlocal epoch, until
         prefix, began = rt.prefix, perf_counter()
-        epoch = time() - began  # one clock for times and durations: to ask both costs twice as much
+        if began > until:  # the machine may have slept, or its time been set
+            epoch, until = time() - began, began + 1.0
         for name, before, after, node, gather, function, key, classes, keep in stages:
             where = prefix + name
             if strand is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 from crucible_kitchen.graph import FanOut, Parallel, Scope
 
 from .blocks import CompileBody, compile_source, told
-from .crew import Crew
+from .crew import MOST_THREADS, Crew
 from .runtime import BorderError, Runtime
 from .shared import Left
 from .stages import Step
-
-_MOST_THREADS = 32
 
 
 def at_once(
@@ -113,7 +110,7 @@ def compile_parallel(node: Parallel, rt: Runtime, path: str, compile_body: Compi
 def compile_fan_out(node: FanOut, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
     """A closure that runs a copy of the body for each item, each from the same state."""
     items = compile_source(node.name, node.over, rt, rt, path, watch=False)
-    most = node.max_concurrency or min(_MOST_THREADS, (os.cpu_count() or 1) + 4)
+    most = node.max_concurrency or MOST_THREADS
     most = min(most, rt.width or most)
     copies: list[tuple[Runtime, tuple[Step, ...]]] = []  # one a thread, made when first needed
     item_key, index_key = node.variables

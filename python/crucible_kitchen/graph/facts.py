@@ -31,8 +31,8 @@ class Facts:
         flow: every write and every read.
         ports: names of the ports that are used.
         problems: what is wrong with the text, None until it has been checked.
-        orders: id of a body and a group in it -> in which order its nodes may run, and what each
-            took when it ran last; noted by those who run them.
+        orders: id of a body, a group in it, and whether a journal is kept -> in which order its
+            parts may run, and what each took when it ran last; noted by those who run them.
         calls: id of a stage -> what running it takes, where that is the same in every run; noted by
             those who run them, together with the stage, so that its id stays its own.
     """
@@ -42,7 +42,7 @@ class Facts:
         self.flow: Flow = analyse(workflow)
         self.ports = frozenset(ports_used([workflow]))
         self.problems: tuple[Problem, ...] | None = None
-        self.orders: dict[tuple[int, Group], Any] = {}
+        self.orders: dict[tuple[int, Group, bool], Any] = {}
         self.calls: dict[int, Any] = {}
         self._groups: dict[tuple[int, frozenset[str]], _Cut] = {}
         overs = [node.over for _, node in self.blocks if isinstance(node, Loop) and node.over]
