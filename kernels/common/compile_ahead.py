@@ -21,7 +21,6 @@ import sys
 import types
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -52,7 +51,15 @@ if __name__ == "__main__":
 
 from crucible_kitchen.kernels.common.configuration import Build  # noqa: E402
 
-OPS = ("lora_linear", "linear_logprobs", "rms_norm", "swiglu", "rope", "varlen_attention")
+OPS = (
+    "lora_linear",
+    "lora_linear_many",
+    "linear_logprobs",
+    "rms_norm",
+    "swiglu",
+    "rope",
+    "varlen_attention",
+)
 DTYPES = ("bf16", "fp16", "fp32")
 
 
@@ -148,17 +155,11 @@ def compiled(build: Build) -> Compiled:
     return Compiled(made.asm["cubin"], meta.name, meta.num_warps * meta.warp_size, meta.shared)
 
 
-@cache
-def _source(op: str) -> str:
-    common = KERNELS / "common" / "triton_hash.py"
-    return (KERNELS / op / "triton_kernels.py").read_text() + common.read_text()
-
-
 def _known(build: Build, folder: Path) -> Path:
-    """Where a cubin is kept, by all that it depends on."""
+    """Where a cubin is kept, by all that it depends on; a kernel's key has what it calls, too."""
     from triton import __version__
 
-    parts = (__version__, name_of(build), _source(build.kernel.split(".")[0]))
+    parts = (__version__, name_of(build), function_of(build.kernel).cache_key)
     return folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

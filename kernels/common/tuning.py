@@ -58,6 +58,12 @@ _TILES: dict[tuple[str, str], dict[int, dict[int, Tiles]]] = {
     },
     ("lora_linear.rank_gradient", HALF): {ANY: _everywhere(Tiles(0, 64, 64, 4, 3))},
     ("lora_linear.rank_gradient", SINGLE): {ANY: _everywhere(Tiles(0, 64, 32, 8, 2))},
+    # Updates of a few rows each: smaller tiles waste less of one that is not full.
+    ("lora_linear_many.multiply", HALF): {
+        16: _everywhere(Tiles(32, 128, 32, 4, 4)),
+        ANY: _everywhere(Tiles(32, 128, 32, 8, 4)),
+    },
+    ("lora_linear_many.multiply", SINGLE): {ANY: _everywhere(Tiles(32, 64, 16, 8, 2))},
     # m tokens, n of the vocabulary, k of the hidden size.
     ("linear_logprobs", HALF): {ANY: _everywhere(Tiles(128, 128, 64, 8, 3))},
     ("linear_logprobs", SINGLE): {ANY: _everywhere(Tiles(64, 64, 32, 4, 2))},

@@ -28,29 +28,22 @@ def _seen(rows, columns, seed_key, threshold):
     return mix(row[:, None] ^ columns.to(tl.uint32)[None, :]) >= threshold.to(tl.uint32)
 
 
-@triton.jit(do_not_specialize=["seed_key", "threshold"])
-def _multiply(
-    x_ptr, p_ptr, q_ptr, z_ptr, bias_ptr, y_ptr, xq_ptr,
-    M, N, K, R, scale, seed_key, threshold,
+@triton.jit
+def product(
+    x_ptr, p_ptr, q_ptr, z_ptr,
+    ms, row, ns, column, rows_of_mask,
+    K, R, scale, seed_key, threshold,
     stride_xm, stride_pk, stride_pn, stride_qk, stride_qr, stride_zr, stride_zn,
-    BIAS: tl.constexpr, DROP: tl.constexpr,
+    DROP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of y = x P + scale (x Q) Z + bias; the first column of tiles also writes x Q.
+    """x P + scale (x Q) Z, and x Q, of rows ms and columns ns; row and column tell which exist.
 
     DROP is "x" where Q sees a masked x, "y" where the mask is on what Z adds, or "none".
     """
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tiles_n = tl.cdiv(N, BLOCK_N)
-    pid_m, pid_n = tl.swizzle2d(
-        tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n, tiles_m, tiles_n, 8
-    )
-    ms = pid_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    ns = pid_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     rs = tl.arange(0, BLOCK_R).to(tl.int64)
-    row, column, rank = ms < M, ns < N, rs < R
-
+    rank = rs < R
     y = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     xq = tl.zeros((BLOCK_M, BLOCK_R), dtype=tl.float32)
     for k in range(0, K, BLOCK_K):
@@ -73,7 +66,7 @@ def _multiply(
         )  # [BLOCK_K, BLOCK_R]
         y = tl.dot(x, p, y, input_precision=PRECISION)
         if DROP == "x":
-            x = tl.where(_seen(ms, ks, seed_key, threshold), x, 0.0)
+            x = tl.where(_seen(rows_of_mask, ks, seed_key, threshold), x, 0.0)
         xq = tl.dot(x, q, xq, input_precision=PRECISION)
 
     z = tl.load(
@@ -83,22 +76,83 @@ def _multiply(
     )  # [BLOCK_R, BLOCK_N]
     if DROP == "y":
         added = tl.dot((scale * xq).to(z.dtype), z, input_precision=PRECISION)
-        y += tl.where(_seen(ms, ns, seed_key, threshold), added, 0.0)
+        y += tl.where(_seen(rows_of_mask, ns, seed_key, threshold), added, 0.0)
     else:
         y = tl.dot((scale * xq).to(z.dtype), z, y, input_precision=PRECISION)
+    return y, xq
+
+
+@triton.jit
+def store(pointer, values, ms, row, columns, exist, WIDTH):
+    """Values [rows, columns] into a matrix of rows of WIDTH."""
+    tl.store(
+        pointer + ms[:, None] * WIDTH + columns[None, :],
+        values.to(pointer.dtype.element_ty),
+        row[:, None] & exist[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["seed_key", "threshold"])
+def _multiply(
+    x_ptr, p_ptr, q_ptr, z_ptr, bias_ptr, y_ptr, xq_ptr,
+    M, N, K, R, scale, seed_key, threshold,
+    stride_xm, stride_pk, stride_pn, stride_qk, stride_qr, stride_zr, stride_zn,
+    BIAS: tl.constexpr, DROP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One tile of y = x P + scale (x Q) Z + bias; the first column of tiles also writes x Q."""
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    pid_m, pid_n = tl.swizzle2d(
+        tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n, tiles_m, tiles_n, 8
+    )
+    ms = pid_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    ns = pid_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row, column = ms < M, ns < N
+    y, xq = product(
+        x_ptr, p_ptr, q_ptr, z_ptr,
+        ms, row, ns, column, ms,
+        K, R, scale, seed_key, threshold,
+        stride_xm, stride_pk, stride_pn, stride_qk, stride_qr, stride_zr, stride_zn,
+        DROP, BLOCK_M, BLOCK_N, BLOCK_K, BLOCK_R, PRECISION,
+    )  # fmt: skip
     if BIAS:
         y += tl.load(bias_ptr + ns, column, other=0.0).to(tl.float32)[None, :]
-    tl.store(
-        y_ptr + ms[:, None] * N + ns[None, :],
-        y.to(y_ptr.dtype.element_ty),
-        row[:, None] & column[None, :],
-    )
+    store(y_ptr, y, ms, row, ns, column, N)
     if pid_n == 0:
-        tl.store(
-            xq_ptr + ms[:, None] * R + rs[None, :],
-            xq.to(xq_ptr.dtype.element_ty),
-            row[:, None] & rank[None, :],
-        )
+        rs = tl.arange(0, BLOCK_R).to(tl.int64)
+        store(xq_ptr, xq, ms, row, rs, rs < R, R)
+
+
+@triton.jit
+def rank_sum(
+    x_ptr, s_ptr,
+    first, length, first_of_mask,
+    cs, column, R, seed_key, threshold, stride_xm,
+    DROP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """x^T s over `length` rows from the first: x [M, C], s [M, R], the sum [BLOCK_C, BLOCK_R]."""
+    rs = tl.arange(0, BLOCK_R).to(tl.int64)
+    rank = rs < R
+    total = tl.zeros((BLOCK_C, BLOCK_R), dtype=tl.float32)
+    for m in range(0, length, BLOCK_M):
+        ms = first + m + tl.arange(0, BLOCK_M)
+        row = ms < first + length
+        x = tl.load(
+            x_ptr + ms[None, :] * stride_xm + cs[:, None],
+            row[None, :] & column[:, None],
+            other=0.0,
+        )  # [BLOCK_C, BLOCK_M]
+        if DROP:
+            x = tl.where(tl.trans(_seen(ms - first_of_mask, cs, seed_key, threshold)), x, 0.0)
+        s = tl.load(
+            s_ptr + ms[:, None] * R + rs[None, :], row[:, None] & rank[None, :], other=0.0
+        )  # [BLOCK_M, BLOCK_R]
+        total = tl.dot(x, s, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit(do_not_specialize=["seed_key", "threshold"])
@@ -116,21 +170,12 @@ def _rank_gradient(
     rs = tl.arange(0, BLOCK_R).to(tl.int64)
     column, rank = cs < C, rs < R
     first = split * tokens
-    total = tl.zeros((BLOCK_C, BLOCK_R), dtype=tl.float32)
-    for m in range(0, tokens, BLOCK_M):
-        ms = first + m + tl.arange(0, BLOCK_M)
-        row = (ms < M) & (ms < first + tokens)
-        x = tl.load(
-            x_ptr + ms[None, :] * stride_xm + cs[:, None],
-            row[None, :] & column[:, None],
-            other=0.0,
-        )  # [BLOCK_C, BLOCK_M]
-        if DROP:
-            x = tl.where(tl.trans(_seen(ms, cs, seed_key, threshold)), x, 0.0)
-        s = tl.load(
-            s_ptr + ms[:, None] * R + rs[None, :], row[:, None] & rank[None, :], other=0.0
-        )  # [BLOCK_M, BLOCK_R]
-        total = tl.dot(x, s, total, input_precision=PRECISION)
+    total = rank_sum(
+        x_ptr, s_ptr,
+        first, tl.minimum(M - first, tokens).to(tl.int32), 0,
+        cs, column, R, seed_key, threshold, stride_xm,
+        DROP, BLOCK_M, BLOCK_C, BLOCK_R, PRECISION,
+    )  # fmt: skip
     tl.store(
         parts_ptr + split * stride_part + cs[:, None] * stride_c + rs[None, :] * stride_r,
         scale * total,

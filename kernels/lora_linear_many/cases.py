@@ -34,7 +34,7 @@ BENCHMARK_SIZES: dict[str, Size] = {
     "smollm2_135m_qkv": Size((1024,), (576, 192, 192), 576, 16),
     "smollm2_135m_gate_up": Size((1024,), (1536, 1536), 576, 16),
 }
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GRADIENTS = (0, 2, 3)  # x, lora_a, lora_b; the weights are frozen
 SCALE = 2.0
 Inputs = tuple[

@@ -33,6 +33,12 @@ class Updates(NamedTuple):
         rows = [*self.rows] * (len(self.lora_a) // len(self.rows))
         return [count * a.shape[0] for count, a in zip(rows, self.lora_a, strict=True)]
 
+    def of_layer(self, layer: int) -> Updates:
+        """Those of one layer alone."""
+        mine = slice(layer * len(self.rows), (layer + 1) * len(self.rows))
+        a, b, scales, rows, drops = self
+        return Updates(a[mine], b[mine], scales[mine], rows, drops[mine])
+
 
 class Forward(NamedTuple):
     """y of each layer, [M, N], and the [rows, R] of every update's x A^T, one after the other."""

@@ -15,7 +15,7 @@ SIZES: dict[str, Size] = {
     "one_row": (1, 37),
     "odd": (3, 5, 131),
     "long_rows": (3, 4610),
-    "many_rows": (2, 150, 72),
+    "many_rows": (2, 50, 72),
 }
 BENCHMARK_SIZES: dict[str, Size] = {
     "smollm2_135m": (1024, 576),

@@ -87,15 +87,32 @@ def test_lora_linear(look: Look, dtype: torch.dtype) -> None:
     assert set(names) == {"multiply", "rank_gradient"}
 
 
-def test_lora_linear_many(look: Look) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lora_linear_many(look: Look, dtype: torch.dtype) -> None:
+    """One launch a product, whatever the number of updates; ranks may differ."""
     variant, names = look("lora_linear_many")
-    x, weight = torch.zeros(7, 32, dtype=torch.bfloat16), torch.zeros(48, 32, dtype=torch.bfloat16)
-    a, b = [torch.zeros(8, 32)] * 2, [torch.zeros(48, 8)] * 2
-    updates = Updates(a, b, [1.0, 2.0], [3, 4], [Drop(0, 0)] * 2)
-    ys, xa = variant.forward(x, [weight], [], updates)
-    dx, _, _ = variant.backward(ys, x, [weight], updates, xa, Wanted(True, True, True))
-    assert dx.shape == x.shape
-    assert set(names) == {"multiply", "rank_gradient"}
+    rows = [3, 0, 5000, 1]
+    for ranks, share, change in itertools.product(
+        ((8, 8, 8, 8), (16, 1, 4, 16)), (0.0, 0.1), CHANGES
+    ):
+        x = change(torch.zeros(sum(rows), 32, dtype=dtype))
+        weights = [torch.zeros(n, 32, dtype=dtype) for n in (48, 16)]
+        a = [torch.zeros(rank, 32) for _ in weights for rank in ranks]
+        b = [torch.zeros(len(w), rank, dtype=dtype) for w in weights for rank in ranks]
+        drops = [Drop(share, seed) for seed in range(8)]
+        updates = Updates(a, b, [1.0] * 8, rows, drops)
+        biases = [torch.zeros(48), torch.zeros(16, dtype=dtype)] if share else []
+        ys, xa = variant.forward(x, weights, biases, updates)
+        assert names == ["multiply"] * 2
+        assert len(xa) == 2 * sum(m * rank for m, rank in zip(rows, ranks, strict=True))
+        names.clear()
+        dx, das, dbs = variant.backward(ys, x, weights, updates, xa, Wanted(True, True, True))
+        assert sorted(names) == ["multiply"] * 2 + ["rank_gradient"] * 4
+        names.clear()
+        assert dx.shape == x.shape
+        for made, given in ((das, a), (dbs, b)):
+            assert [(t.shape, t.dtype) for t in made] == [(t.shape, t.dtype) for t in given]
+            assert all(t.is_contiguous() for t in made)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -20,7 +20,7 @@ def leaves_of(*tensors: Tensor) -> list[Tensor]:
     return [tensor.detach().requires_grad_() for tensor in tensors]
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_an_update_gets_the_bits_it_gets_alone(dtype: torch.dtype, dropout: float) -> None:
     x, weights, lora_a, lora_b, scales, rows, _ = inputs(dtype=dtype)

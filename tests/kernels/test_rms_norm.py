@@ -95,7 +95,7 @@ def test_bits_depend_on_neither_threads_nor_neighbours(dtype: torch.dtype) -> No
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert torch.equal(ops.rms_norm(x[1, 70], weight, eps), results[0][0][1, 70])
+    assert torch.equal(ops.rms_norm(x[1, 30], weight, eps), results[0][0][1, 30])
 
 
 def test_compiles() -> None:
