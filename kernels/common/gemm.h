@@ -45,6 +45,7 @@ constexpr std::int64_t kSlice = 192;  // a panel and the rows of two tiles: 46 o
 #else
 constexpr std::int64_t kSlice = 320;
 #endif
+constexpr std::int64_t kAhead = 16;  // rows of a panel that are asked for before they are read
 
 using Vector = float __attribute__((vector_size(4 * kWidth)));
 // The same at any address. (A copy by memcpy would go through the stack in GCC 12.)
@@ -116,6 +117,9 @@ inline __attribute__((always_inline)) void add_products(const A& a, const B& b, 
   const float* const rows[] = {(a.data + kRow * (kLie == Rows::kApart ? a.stride : 1))...};
   const float* panel = b.data;
   for (std::int64_t k = 0; k < depth; ++k, panel += b.step) {
+    // What a tile waits for are panels that come from the second-level cache.
+    __builtin_prefetch(panel + kAhead * b.step);
+    if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + kWidth);
     const std::int64_t at = kLie == Rows::kApart ? k : k * a.stride;
     const Vector left = load(panel);
     if constexpr (kAcross == 1) {

@@ -178,7 +178,8 @@ class BackwardPass {
     const Operand b = operand_of(u.lora_b_NR, N, u.R, u.rows, panels_.of(l, part.update));
     gemm::Slices(N).each([&](std::int64_t n, std::int64_t count, bool) {
       gemm::each_panel(u.R, [&](std::int64_t r, int size) {
-        gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, 0, n), b.at(r, n), count, {},
+        gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, 0, n),
+                                           b.at(r, n, size, count, nullptr), count, {},
                                            {dyb + r, u.R, size, n > 0});
       });
     });
@@ -195,7 +196,7 @@ class BackwardPass {
         const gemm::B weight = weight_panel(linear.weight, k, linear.N, n, count, room.panel);
         const gemm::C to = at(dx, 0, k, size, n > 0 || begun);
         if (last) {
-          multiply_with(room.addends, from(dy, 0, n), weight, count, k, to, room.sums);
+          multiply_with(room.addends, from(dy, 0, n), weight, count, k, to, {room.sums, nullptr});
         } else {
           gemm::multiply<gemm::Rows::kApart>(block.rows, from(dy, 0, n), weight, count, {}, to);
         }
@@ -226,8 +227,8 @@ class BackwardPass {
   void add_seen(const Update& u, const Part& part, const float* dyb, const Operand& a, float* to,
                 std::int64_t stride, bool onto, const Room& room) const {
     gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
-      gemm::multiply<gemm::Rows::kApart>(part.rows, {dyb, u.R}, a.at(k, 0), u.R, {},
-                                         {room.seen + k, p_.K, size, false});
+      gemm::multiply<gemm::Rows::kApart>(part.rows, {dyb, u.R}, a.at(k, 0, size, u.R, nullptr), u.R,
+                                         {}, {room.seen + k, p_.K, size, false});
     });
     for (std::int64_t i = 0; i < part.rows; ++i, to += stride) {
       float* const from = room.seen + i * p_.K;

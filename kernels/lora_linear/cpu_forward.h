@@ -17,6 +17,7 @@ class ForwardPass {
         blocks_(pass.M, kForwardRows),
         panels_(pass,
                 [&](const Linear& linear, const Update& u) {
+                  if (u.rows <= kFewRows) return std::int64_t{0};
                   return gemm::panels_numel(u.R, pass.K) + gemm::panels_numel(linear.N, u.R);
                 }),
         rank_(highest_rank(pass)),
@@ -27,6 +28,7 @@ class ForwardPass {
     static thread_local gemm::Scratch scratch;
     panels_.pack(scratch.take(panels_.numel()), threads,
                  [&](const Linear& linear, const Update& u, float* to) {
+                   if (u.rows <= kFewRows) return;
                    pack_turned(u.lora_a_RK, u.R, p_.K, to);
                    pack_turned(u.lora_b_NR, linear.N, u.R, to + gemm::panels_numel(u.R, p_.K));
                  });
@@ -52,7 +54,7 @@ class ForwardPass {
   // Rows of a block that have one update.
   struct Piece {
     const Update* update;
-    const float* a_panels;
+    Operand a;
     std::int64_t first;  // in the block
     std::int64_t rows;
     gemm::A x;  // as the update sees it
@@ -68,7 +70,7 @@ class ForwardPass {
     float* seen;
     float* y;
     float* panel;
-    float* sums;
+    Aside aside;
     gemm::A block;            // of x, which the next chunk may want too
     std::int64_t index = -1;  // of that block
     std::vector<Piece> pieces;
@@ -92,13 +94,14 @@ class ForwardPass {
     Room room{};
     room.index = -1;
     room.xa = memory.take(2 * rows * rank_ + (drops_ ? 2 : 1) * x_numel + rows * columns_ +
-                          (gemm::kSlice + rows) * gemm::kColumns);
+                          (gemm::kSlice + rows + std::max(gemm::kSlice, rank_)) * gemm::kColumns);
     room.scaled = room.xa + rows * rank_;
     room.x = room.scaled + rows * rank_;
     room.seen = room.x + x_numel;
     room.y = drops_ ? room.seen + x_numel : room.seen;
     room.panel = room.y + rows * columns_;
-    room.sums = room.panel + gemm::kSlice * gemm::kColumns;
+    room.aside.sums = room.panel + gemm::kSlice * gemm::kColumns;
+    room.aside.panel = room.aside.sums + rows * gemm::kColumns;
     return room;
   }
 
@@ -113,7 +116,7 @@ class ForwardPass {
     const gemm::C y = result_of(part, first, chunk.columns, room.y);
     if (linear.bias_N.data != nullptr) start_with_bias(linear, rows, chunk, y);
     gemm::Slices(K).each([&](std::int64_t k, std::int64_t count, bool last) {
-      for (const Piece& piece : room.pieces) add_xa(piece, k, count, last);
+      for (const Piece& piece : room.pieces) add_xa(piece, k, count, last, room.aside.panel);
       gemm::each_panel(chunk.columns, [&](std::int64_t n, int size) {
         const std::int64_t column = chunk.from + n;
         const gemm::B panel = weight_panel(linear.weight, column, K, k, count, room.panel);
@@ -121,7 +124,7 @@ class ForwardPass {
         const gemm::A x = from(room.block, 0, k);
         const gemm::C to = at(y, 0, n, size, accumulate);
         if (last) {
-          multiply_with(room.addends, x, panel, count, column, to, room.sums);
+          multiply_with(room.addends, x, panel, count, column, to, room.aside);
         } else {
           gemm::multiply<gemm::Rows::kApart>(rows, x, panel, count, {}, to);
         }
@@ -144,20 +147,22 @@ class ForwardPass {
       const std::int64_t count = std::min(first + rows, u->first + u->rows) - begin;
       if (count == 0) continue;
       const float* panels = panels_.of(linear, static_cast<std::size_t>(u - updates.begin()));
-      room.pieces.push_back({&*u, panels, at, count,
+      room.pieces.push_back({&*u, transpose_of(u->lora_a_RK, p_.K, u->rows, panels), at, count,
                              seen(u->drop, from(room.block, at, 0), begin - u->first, count, p_.K,
                                   room.seen + at * p_.K),
                              room.xa + at * rank_, room.scaled + at * rank_});
-      const Operand b = in_panels(panels + gemm::panels_numel(u->R, p_.K), u->R);
+      const float* b_panels = panels + gemm::panels_numel(u->R, p_.K);
+      const Operand b = transpose_of(u->lora_b_NR, u->R, u->rows, b_panels);
       room.addends.push_back({at, count, room.scaled + at * rank_, b, u->R});
     }
   }
 
-  void add_xa(const Piece& piece, std::int64_t k, std::int64_t count, bool last) const {
+  void add_xa(const Piece& piece, std::int64_t k, std::int64_t count, bool last,
+              float* panel) const {
     const std::int64_t R = piece.update->R;
     gemm::each_panel(R, [&](std::int64_t r, int size) {
       gemm::multiply<gemm::Rows::kApart>(piece.rows, from(piece.x, 0, k),
-                                         in_panels(piece.a_panels, p_.K).at(r, k), count, {},
+                                         piece.a.at(r, k, size, count, panel), count, {},
                                          {piece.xa + r, R, size, k > 0});
     });
     if (!last) return;

@@ -78,25 +78,37 @@ void pack_turned(const Matrix& m, std::int64_t columns, std::int64_t depth, floa
   });
 }
 
-// B of a product, [depth, columns]: in panels, or in a matrix as it lies.
+// Rows that are too few for panels and tiles of their own.
+constexpr std::int64_t kFewRows = 2 * gemm::kRows;
+
+// B of a product, [depth, columns]: in panels, in a matrix as it lies, or the transpose of one.
 struct Operand {
-  // Row k of the panel that begins at a column.
-  gemm::B at(std::int64_t first_column, std::int64_t k) const {
-    return {data + first_column * column + k * row, row};
+  // From row k on, at the column where a panel of `size` begins. A transpose is turned here,
+  // `depth` rows of it, into `room`: what so few rows read is not worth the way through memory.
+  gemm::B at(std::int64_t first_column, std::int64_t k, int size, std::int64_t depth,
+             float* room) const {
+    if (turned == nullptr) return {data + first_column * column + k * row, row};
+    typed(*turned, first_column, k,
+          [&](auto* rows) { gemm::pack_turned(rows, turned->stride, depth, size, room); });
+    return {room, gemm::kColumns};
   }
   const float* data;
   std::int64_t column;  // floats from one to the next
   std::int64_t row;
+  const Matrix* turned;
 };
 
 Operand in_panels(const float* panels, std::int64_t depth) {
-  return {panels, depth, gemm::kColumns};
+  return {panels, depth, gemm::kColumns, nullptr};
 }
 
-// Rows that are too few for panels and tiles of their own.
-constexpr std::int64_t kFewRows = 2 * gemm::kRows;
+// B = m^T, for so many rows of A.
+Operand transpose_of(const Matrix& m, std::int64_t depth, std::int64_t rows, const float* panels) {
+  if (rows > kFewRows) return in_panels(panels, depth);
+  return {nullptr, 0, 0, &m};
+}
 
-// Whether B = m may stay where it is for so many rows of A: if no vector would reach beyond a row.
+// Whether B = m may stay where it is: if no vector would reach beyond a row.
 bool stays(const Matrix& m, std::int64_t columns, std::int64_t rows) {
   return !m.bfloat16 && columns % gemm::kWidth == 0 && rows <= kFewRows;
 }
@@ -105,7 +117,7 @@ bool stays(const Matrix& m, std::int64_t columns, std::int64_t rows) {
 Operand operand_of(const Matrix& m, std::int64_t depth, std::int64_t columns, std::int64_t rows,
                    const float* panels) {
   if (!stays(m, columns, rows)) return in_panels(panels, depth);
-  return {static_cast<const float*>(m.data), 1, m.stride};
+  return {static_cast<const float*>(m.data), 1, m.stride, nullptr};
 }
 
 // A panel of a packed weight, widened into `room` where it is bfloat16.
@@ -135,18 +147,27 @@ struct Addend {
   std::int64_t depth;
 };
 
+// Where multiply_with works: sums of [rows, kColumns], and a panel of the highest rank.
+struct Aside {
+  float* sums;
+  float* panel;
+};
+
 // A block of rows against the panel at `column`: C (+)= A B + low high. Updates of a few rows share
-// tiles, and each goes on from their sums (in `sums`, [rows, kColumns]): a row's bits are those
-// that it has where its update is added in the registers.
+// tiles, and each goes on from their sums: a row's bits are those that it has where its update is
+// added in the registers.
 void multiply_with(const std::vector<Addend>& addends, const gemm::A& a, const gemm::B& b,
-                   std::int64_t depth, std::int64_t column, const gemm::C& c, float* sums) {
+                   std::int64_t depth, std::int64_t column, const gemm::C& c, const Aside& aside) {
   using gemm::Rows;
   const auto joins = [](const Addend& addend) { return addend.rows <= kFewRows; };
+  const auto panel_of = [&](const Addend& addend) {
+    return addend.high.at(column, 0, c.columns, addend.depth, aside.panel);
+  };
   for (auto it = addends.begin(); it != addends.end();) {
     const auto end = joins(*it) ? std::find_if_not(it, addends.end(), joins) : it + 1;
     const std::int64_t first = it->first;
     if (end - it == 1) {
-      const gemm::Tail tail{{it->low, it->depth}, it->high.at(column, 0), it->depth};
+      const gemm::Tail tail{{it->low, it->depth}, panel_of(*it), it->depth};
       gemm::multiply<Rows::kApart>(it->rows, from(a, first, 0), b, depth, tail,
                                    at(c, first, 0, c.columns, c.accumulate));
       it = end;
@@ -155,11 +176,11 @@ void multiply_with(const std::vector<Addend>& addends, const gemm::A& a, const g
     const std::int64_t rows = (end - 1)->first + (end - 1)->rows - first;
     const int whole = c.columns <= gemm::kWidth ? gemm::kWidth : gemm::kColumns;
     gemm::multiply<Rows::kApart>(rows, from(a, first, 0), b, depth, {},
-                                 {sums, gemm::kColumns, whole, false});
+                                 {aside.sums, gemm::kColumns, whole, false});
     for (; it != end; ++it) {
-      gemm::multiply<Rows::kApart>(it->rows, {it->low, it->depth}, it->high.at(column, 0),
-                                   it->depth, {}, at(c, it->first, 0, c.columns, c.accumulate),
-                                   sums + (it->first - first) * gemm::kColumns);
+      gemm::multiply<Rows::kApart>(it->rows, {it->low, it->depth}, panel_of(*it), it->depth, {},
+                                   at(c, it->first, 0, c.columns, c.accumulate),
+                                   aside.sums + (it->first - first) * gemm::kColumns);
     }
   }
 }

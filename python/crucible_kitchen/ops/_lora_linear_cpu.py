@@ -74,7 +74,9 @@ def _forget_freed() -> None:
 
 def rows_together(matrix: Tensor) -> Tensor:
     """The matrix itself if each of its rows lies together, else a copy."""
-    return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] == 1 else matrix.contiguous()
+    if matrix.is_contiguous() or matrix.stride(-1) == 1 or matrix.shape[-1] == 1:
+        return matrix
+    return matrix.contiguous()
 
 
 def _forward(

@@ -50,8 +50,8 @@ def _backward(
 ) -> Gradients:
     M, K = dys[0].shape[0], weights[0].shape[1]
     dx = torch.empty((M, K), dtype=dys[0].dtype) if wanted.x else None
-    das = [torch.empty(a.shape, dtype=a.dtype) for a in updates.lora_a] if wanted.lora_a else []
-    dbs = [torch.empty(b.shape, dtype=b.dtype) for b in updates.lora_b] if wanted.lora_b else []
+    das = _empty_like(updates.lora_a) if wanted.lora_a else []
+    dbs = _empty_like(updates.lora_b) if wanted.lora_b else []
     none = [None] * len(updates.lora_a)
     _C.lora_linear_backward(
         None if x is None else rows_together(x),
@@ -70,6 +70,15 @@ def _backward(
         torch.get_num_threads(),
     )
     return Gradients(dx, das, dbs)
+
+
+def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A tensor for each; cut from one where all are alike, for there may be hundreds."""
+    first = tensors[0]
+    shape, dtype = first.shape, first.dtype
+    if all(t.shape == shape and t.dtype == dtype for t in tensors):
+        return list(torch.empty((len(tensors), *shape), dtype=dtype).unbind())
+    return [torch.empty(t.shape, dtype=t.dtype) for t in tensors]
 
 
 lora_linear_many = Variant(_forward, _backward)

@@ -24,17 +24,22 @@ def _triton_interpreted() -> bool | None:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@cache
+def elsewhere(device: torch.device) -> str:
+    """Why a kernel of another kind of device refuses. Made once: a refusal is a part of most calls,
+    and nearly none of them is shown."""
+    return f"the tensors are on {device.type}"
+
+
 def cpu_refuses(tensor: torch.Tensor) -> str | None:
     """Why our compiled code for processors cannot run on this tensor's device, or None."""
-    if tensor.device.type != "cpu":
-        return f"the tensors are on {tensor.device.type}"
-    return None
+    return None if tensor.is_cpu else elsewhere(tensor.device)
 
 
 def cuda_refuses(tensor: torch.Tensor) -> str | None:
     """Why our compiled CUDA code cannot run on this tensor's device here, or None."""
-    if tensor.device.type != "cuda":
-        return f"the tensors are on {tensor.device.type}"
+    if not tensor.is_cuda:
+        return elsewhere(tensor.device)
     return _why_no_cuda() or gpu_refuses(tensor.device)
 
 
@@ -61,8 +66,8 @@ def triton_refuses(tensor: torch.Tensor) -> str | None:
         return "triton is not installed"
     if interpreted and tensor.dtype == torch.bfloat16:
         return "Triton's interpreter does not support bfloat16"
-    if not interpreted and tensor.device.type != "cuda":
-        return f"the tensors are on {tensor.device.type}; Triton needs a GPU"
+    if not interpreted and not tensor.is_cuda:
+        return elsewhere(tensor.device)
     return None if interpreted else gpu_refuses(tensor.device)
 
 

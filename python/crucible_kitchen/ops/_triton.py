@@ -12,7 +12,7 @@ from crucible_kitchen import _C
 from crucible_kitchen.kernels.common.configuration import Configuration
 from crucible_kitchen.kernels.common.launcher import DTYPES
 from crucible_kitchen.kernels.common.tuning import OF_CUBIN
-from crucible_kitchen.ops._refusals import gpu_refuses, triton_refuses
+from crucible_kitchen.ops._refusals import elsewhere, gpu_refuses, triton_refuses
 from crucible_kitchen.ops._table import Kernel
 
 
@@ -81,8 +81,8 @@ def _dtype_refuses(tensor: Tensor) -> str | None:
 
 
 def _ahead_refuses(tensor: Tensor) -> str | None:
-    if tensor.device.type != "cuda":
-        return f"the tensors are on {tensor.device.type}"
+    if not tensor.is_cuda:
+        return elsewhere(tensor.device)
     return (
         _dtype_refuses(tensor)
         or _why_no_cubins()

@@ -12,6 +12,7 @@ from crucible_kitchen.kernels.common.launcher import DTYPES, aligned
 from crucible_kitchen.kernels.lora_linear.builds import not_built
 from crucible_kitchen.kernels.lora_linear.variant import Drop, Gradients
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
+from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
 
@@ -151,11 +152,9 @@ def _got(tensor: Tensor) -> str:
 # A choice looks at tensors only: x's place may hold dy, which has its dtype and device.
 def refuse_cpu(x: Tensor, *args: Any, **options: Any) -> str | None:
     """Why the compiled kernel cannot compute it, or None."""
-    if x.device.type != "cpu":
-        return f"the tensors are on {x.device.type}"
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"x is {x.dtype}; it takes float32 and bfloat16"
-    return None
+    return cpu_refuses(x)
 
 
 def refuse_built(
