@@ -7,6 +7,8 @@
 # MODEL names what whole steps are timed on, as `crucible bench step --model` takes it; its files
 # must be on this machine.
 #
+# DRY=1 prints the commands, one a line, and runs none of them; it needs no GPU.
+#
 # It needs nvcc, and torch with CUDA, triton, pybind11 and scikit-build-core in the Python that
 # PYTHON names (python3); no network. It ends after eight minutes at the latest, with 1 where
 # something is wrong or there is no GPU.
@@ -19,39 +21,46 @@ seconds=480
 
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 # Whatever time is left is the most that a command gets.
-within() { timeout $((seconds > SECONDS ? seconds - SECONDS : 1)) "$@"; }
+within() {
+  if [ -n "${DRY:-}" ]; then printf '%q ' "$@" && echo; return; fi
+  timeout $((seconds > SECONDS ? seconds - SECONDS : 1)) "$@"
+}
 
 refuse() { echo "benchmarks/gpu_check.sh: $*" >&2; exit 1; }
 "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' ||
   refuse "$python has no torch; name one that has by PYTHON=..."
-"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
-  refuse "torch sees no CUDA device, so nothing was run"
-command -v nvcc > /dev/null || refuse "nvcc must be on PATH"
+if [ -z "${DRY:-}" ]; then
+  "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+    refuse "torch sees no CUDA device, so nothing was run"
+  command -v nvcc > /dev/null || refuse "nvcc must be on PATH"
+fi
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 say "build, for this GPU alone"
-arch=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
-cubins=$("$python" -c 'import torch
-print({8: 80, 9: 90, 10: 100}.get(torch.cuda.get_device_capability()[0], ""))')
+capability=90
+[ -n "${DRY:-}" ] ||
+  capability=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
+arch=$capability-real
+case $capability in 8?) cubins=80 ;; 90) cubins=90 ;; 100) cubins=100 ;; *) cubins= ;; esac
 within "$python" -m pip install --quiet --no-deps --no-build-isolation --no-index \
   --target "$folder/site" -C cmake.define.CRUCIBLE_CUDA=ON \
   -C "cmake.define.CRUCIBLE_CUDA_ARCHS=$arch" -C "cmake.define.CRUCIBLE_CUBINS=$cubins" \
   -C "build-dir=$folder/build" .
 export PYTHONPATH="$folder/site${PYTHONPATH:+:$PYTHONPATH}"
 # An editable install would come first, and be what is tested.
-"$python" -c 'import sys, crucible_kitchen as ck; sys.exit(not ck.__file__.startswith(sys.argv[1]))' \
+[ -n "${DRY:-}" ] || "$python" -c 'import sys, crucible_kitchen as ck; sys.exit(not ck.__file__.startswith(sys.argv[1]))' \
   "$folder" || refuse "$python has crucible-kitchen installed in editable mode; uninstall it"
 
 say "conformance in float32, float16 and bfloat16"
 within "$python" -m pytest -q tests/gpu
 
-say "memory errors, on the CUDA kernels' odd sizes"
-if command -v compute-sanitizer > /dev/null; then
-  CRUCIBLE_BACKENDS=cuda within compute-sanitizer --error-exitcode 1 --target-processes all \
+say "memory errors, on sizes that CUDA kernels and cubins take"
+if [ -n "${DRY:-}" ] || command -v compute-sanitizer > /dev/null; then
+  within env CRUCIBLE_BACKENDS=cuda compute-sanitizer --error-exitcode 1 --target-processes all \
     "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_conformance.py \
-    -k "test_matches_reference and (odd or rank_1)"
+    -k "test_matches_reference and (odd or rank_1 or one_row or many_blocks or many_tiles)"
 else
   echo "compute-sanitizer is not on PATH: memory errors were not looked for"
 fi
@@ -64,7 +73,7 @@ if ! within env HF_HUB_OFFLINE=1 "$python" -m crucible_kitchen.cli bench step --
   failed=1
 fi
 
-say "times, beside eager torch, PEFT's and unsloth's formulas, TRL's, Liger's, F.linear_cross_entropy"
+say "times, beside eager torch, PEFT's and unsloth's formulas, TRL's, Liger's, unsloth's, F.linear_cross_entropy"
 for dtype in bfloat16 float32; do
   within "$python" -m crucible_kitchen.cli bench --device cuda --dtype "$dtype" --save "$results"
 done

@@ -1,10 +1,12 @@
 """A frozen linear layer and its low-rank update, as others compute them.
 
-Each peer is a formulation in plain torch, so that nothing has to be installed to compare with it.
+Each peer is a formulation in plain torch, so that nothing has to be installed to compare with it;
+unsloth's own call is beside its formulation where unsloth is, on a GPU.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,8 @@ def calls(problem: Problem) -> dict[str, Call]:
         made["PEFT same dtype"] = _by(problem, _peft)
     if not problem.options:  # unsloth's own path takes no dropout
         made["unsloth addmm"] = _by(problem, _addmm)
+        if problem.device == "cuda" and importlib.util.find_spec("unsloth"):
+            made["unsloth"] = _by(problem, _unsloth)
     made["frozen layer alone"] = _frozen(problem)
     return made
 
@@ -81,6 +85,17 @@ class _AddMm(torch.autograd.Function):
 def _addmm(x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     y: Tensor = _AddMm.apply(rows, w, a, b, scale)  # type: ignore[no-untyped-call]
+    y = y if bias is None else y + bias
+    return y.view(*x.shape[:-1], w.shape[0])
+
+
+def _unsloth(
+    x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None
+) -> Tensor:
+    """As its layers call it for a weight that is not quantised; it takes a batch of sequences."""
+    from unsloth.kernels.fast_lora import LoRA_W
+
+    y: Tensor = LoRA_W.apply(x.reshape(1, -1, x.shape[-1]), w, None, a, b, scale)
     y = y if bias is None else y + bias
     return y.view(*x.shape[:-1], w.shape[0])
 
