@@ -409,3 +409,30 @@ def test_other_adapters_make_other_groups_of_the_same_workflow() -> None:
         adapter = type(made.__name__, (made,), dict.fromkeys(made.__abstractmethods__, None))()
         state = run(value, adapters={"blob_store": adapter}).context.state
         assert list(state) == ["x", "a", "y", "b"]
+
+
+def test_a_group_goes_on_one_at_a_time_where_that_is_asked(tmp_path: Path) -> None:
+    failing, active, most = [True], 0, 0
+
+    def work() -> None:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        time.sleep(0.01)
+        active -= 1
+
+    def fail() -> None:
+        time.sleep(0.03)
+        if failing:
+            failing.clear()
+            raise ValueError("no")
+        work()
+
+    value = workflow("w")[
+        doing("a", work), doing("b", fail), doing("c", work), doing("d", work, "c")
+    ]
+    with pytest.raises(StageError, match="no"):
+        run(value, run_dir=tmp_path, checkpoint="stage")
+    most = 0
+    run(value, run_dir=tmp_path, resume=True, max_concurrency=1)
+    assert most == 1

@@ -108,7 +108,8 @@ class Race:
             StageError: the first one in the order of the text.
         """
         try:
-            self._early = 1 if self._patient else min(len(self._ready), self._most) - 1
+            beside = 1 if self._patient else len(self._ready) - 1
+            self._early = min(beside, self._most - 1)
             self._idle, self._workers = self._early, self._early + 1
             with self._lock:  # which keeps those waiting who come early
                 if self._early:

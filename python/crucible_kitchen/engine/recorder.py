@@ -13,10 +13,11 @@ from crucible_kitchen.errors import CrucibleError
 from .checkpoint import Every, Policy
 from .handlers.jsonl import JsonLines
 from .journal import Journal, Story
+from .small import ALWAYS_SMALL, is_small
 from .sources import OpenLoop
 from .stock import Stock
 from .strand import Strand
-from .vault import ALWAYS_PLAIN, CannotSave, Coded, Held, Vault
+from .vault import CannotSave, Coded, Held, Vault
 
 _NOBODY: frozenset[Strand] = frozenset()
 _UNREAD = 64
@@ -184,7 +185,7 @@ class Recorder:
             if self.listener is not None:
                 self.listener.flush()
             state = strand.rt.state
-            small = {key: value for key, value in state.items() if self.vault.is_small(value)}
+            small = {key: value for key, value in state.items() if is_small(value)}
             records = [self._metric(record) for record in strand.unsent()]
             self.journal.append({"finished": small, "metrics": records})
 
@@ -206,9 +207,9 @@ class Recorder:
         commit["events"] = strand.events if strand.inside else self.events()
         if strand.of_the_end or strand.sent < len(strand.rt.metrics):
             commit["metrics"] = [self._metric(record) for record in strand.unsent()]
-        state, coded, plain = strand.rt.state, self._coded, ALWAYS_PLAIN
+        state, coded, small = strand.rt.state, self._coded, ALWAYS_SMALL
         written = {
-            key: value if type(value := state[key]) in plain else coded(f"writes {key!r}", value)
+            key: value if type(value := state[key]) in small else coded(f"writes {key!r}", value)
             for key in strand.touched
             if key in state
         }

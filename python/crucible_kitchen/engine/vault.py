@@ -22,17 +22,14 @@ from typing import Any
 from crucible_kitchen.errors import CrucibleError
 from crucible_kitchen.ports import Port, Ports
 
+from .small import MOST_INLINE, MOST_ITEMS, is_small
+
 Coded = Any
 """JSON: a plain value as it is, or ``{"$pickle": base64}`` or ``{"$blob": hash}``."""
 Held = int | str
 """What adapters hold and a stage may change: a handle, by its number, or all handles of a port."""
 
 _PICKLE, _BLOB = "$pickle", "$blob"
-_SCALARS = (int, str, bool, type(None))
-ALWAYS_PLAIN = frozenset({int, bool, type(None)})
-"""Types of which every value is JSON and fits into a line of the journal."""
-_MOST_INLINE = 512
-_MOST_ITEMS = 32
 _SWEEP_AFTER = 256
 
 
@@ -89,16 +86,12 @@ class Vault:
         Raises:
             CannotSave: it cannot be pickled.
         """
-        if _is_plain(value, _MOST_ITEMS) >= 0:
+        if is_small(value):
             return value
         data = self._pickle(value)
-        if len(data) <= _MOST_INLINE:
+        if len(data) <= MOST_INLINE:
             return {_PICKLE: base64.b64encode(data).decode()}
         return {_BLOB: self._keep(data)}
-
-    def is_small(self, value: Any) -> bool:
-        """Whether a value is plain and fits into a line of the journal."""
-        return _is_plain(value, _MOST_ITEMS) >= 0
 
     def decode(self, coded: Coded) -> Any:
         """The value that was encoded.
@@ -278,26 +271,6 @@ class _Unpickler(pickle.Unpickler):
 
 def _parts(value: Any) -> Iterable[Any]:
     """A value, or what is in a small container."""
-    if not isinstance(value, (list, tuple, dict)) or len(value) > _MOST_ITEMS:
+    if not isinstance(value, (list, tuple, dict)) or len(value) > MOST_ITEMS:
         return (value,)
     return value.values() if isinstance(value, dict) else value
-
-
-def _is_plain(value: Any, budget: int) -> int:
-    """How many more items fit into a line of the journal, -1 where the value does not."""
-    kind = type(value)
-    if kind is str and len(value) > _MOST_INLINE:
-        return -1
-    if kind in _SCALARS:
-        return budget - 1
-    if kind is float:  # NaN and the infinities are not JSON
-        return budget - 1 if value - value == 0 else -1
-    if kind not in (list, dict) or len(value) > budget:
-        return -1
-    if kind is dict and not all(type(key) is str and not key.startswith("$") for key in value):
-        return -1
-    for inner in value.values() if kind is dict else value:
-        budget = _is_plain(inner, budget)
-        if budget < 0:
-            return -1
-    return budget
