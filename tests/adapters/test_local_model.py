@@ -1,10 +1,17 @@
 """Attention over packed sequences, and which models are refused because it would be wrong."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from transformers import GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from crucible_kitchen import ops
 from crucible_kitchen.adapters.local.attention import varlen_attention
@@ -117,6 +124,31 @@ def test_weights_that_are_not_what_their_name_says(tiny_folder, tmp_path, data):
     (tmp_path / "model" / "model.safetensors").write_bytes(data)
     with pytest.raises(PortError, match=r"could not load model .*header"):
         CausalModel.load(tmp_path / "model", dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq"])
+def test_a_quantised_model_is_refused_in_our_words(tiny_folder, tmp_path, method):
+    """With its library or without it, which says so itself."""
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    kind = {"quant_method": method, "load_in_4bit": True, "bits": 4}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": kind}))
+    with pytest.raises(PortError, match="local model: "):
+        CausalModel.load(tmp_path / "model", dtype="float32", device="cpu")
+
+
+def test_weights_of_fewer_bits_are_refused(tiny_folder, monkeypatch):
+    read = AutoModelForCausalLM.from_pretrained
+
+    def quantised(*args, **kwargs):
+        model = read(*args, **kwargs)
+        codes = torch.zeros(4, 1, dtype=torch.uint8)
+        model.lm_head.weight = torch.nn.Parameter(codes, requires_grad=False)
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", quantised)
+    with pytest.raises(PortError, match=r"got lm_head.weight in torch.uint8 .* is quantised"):
+        CausalModel.load(tiny_folder, dtype="float32", device="cpu")
 
 
 def test_device_and_dtype_by_name():

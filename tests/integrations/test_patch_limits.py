@@ -259,6 +259,31 @@ def test_a_model_moved_to_another_dtype(dtype: torch.dtype, tolerance: float) ->
     assert_same_step(model.to(dtype), plain.to(dtype), tolerance)
 
 
+def test_a_model_moved_to_another_device_and_back() -> None:
+    """The meta device stands for any that no kernel serves: the model's own code runs there."""
+    model = with_lora(tiny("llama"))
+    plain = copy.deepcopy(model)
+    ck.patch(model)
+    step(model)
+    state = {name: weight * 1.25 for name, weight in plain.state_dict().items()}
+    model.to("meta")
+    assert model(batch()["input_ids"].to("meta")).logits.shape == (2, 11, 96)
+    for one in (model.to_empty(device="cpu"), plain):
+        one.load_state_dict(state)
+    for buffer, kept in zip(model.buffers(), plain.buffers(), strict=True):
+        buffer.copy_(kept)  # frequencies, which a state dict leaves out
+    assert_same_step(model, plain, TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT advises
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens", "q_proj"]])
+def test_lora_on_a_head_that_is_tied(targets: list[str]) -> None:
+    model = with_lora(tiny("qwen2"), target_modules=targets)
+    plain = copy.deepcopy(model)
+    ck.patch(model)
+    assert_same_step(model, plain, TOLERANCE)
+
+
 def test_logits_are_there_wherever_somebody_may_look_at_them() -> None:
     model = tiny("llama")
     plain = copy.deepcopy(model)

@@ -111,6 +111,18 @@ def test_torch_accepts_the_registration(op: str) -> None:
         torch.library.opcheck(overload, args, options)
 
 
+@ALONE
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of torch.compile
+@pytest.mark.parametrize("op", ops.OPS)
+def test_one_graph_gives_what_the_op_gives(op: str) -> None:
+    trial = Trial(op, "reference", list(cases_of(op).SIZES)[-1], torch.float32)
+    call = getattr(ops, op)
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    want, got = (results(trial, f, trial.inputs("cpu")) for f in (call, compiled))
+    assert not disagreements(got, {n: [t.double() for t in ts] for n, ts in want.items()})
+
+
 HERE = Path(__file__)
 FILES = (__file__, str(HERE.with_name("test_adamw_guard.py")))
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crucible_kitchen.errors import KernelError
 from crucible_kitchen.ops import pairwise_loss
 
 CHOSEN = [1.5, -0.25, 3.0, 0.0]
@@ -86,6 +87,22 @@ def test_it_compiles_whole() -> None:
     compiled = torch.compile(pairwise_loss, fullgraph=True, backend="aot_eager")
     want, got = (f(chosen, rejected, **options()) for f in (pairwise_loss, compiled))
     assert torch.equal(got, want)
+
+
+# torch.func.jvp loads torch's own decompositions.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_transforms_it_does_not_follow_are_refused() -> None:
+    chosen, rejected = tensors()
+
+    def loss(chosen):
+        return pairwise_loss(chosen, rejected).sum()
+
+    with pytest.raises(KernelError, match=r"pairwise_loss: torch\.func\.grad, jvp"):
+        torch.func.grad(loss)(chosen)
+    with pytest.raises(KernelError, match="forward-mode"):
+        torch.func.jvp(loss, (chosen,), (torch.ones_like(chosen),))
+    mapped = torch.func.vmap(pairwise_loss)(torch.stack([chosen] * 2), torch.stack([rejected] * 2))
+    assert torch.equal(mapped[1], pairwise_loss(chosen, rejected))
 
 
 def test_equal_scores_have_loss_ln_2_and_a_margin_costs_more() -> None:

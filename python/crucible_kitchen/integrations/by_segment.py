@@ -200,7 +200,7 @@ def by_segment(
         The heads' outputs [1, T, heads, D], and no attention weights.
     """
     if _is_plain(segments, query, options):
-        q, k, v = (_as_cast(t[0].transpose(0, 1)) for t in (query, key, value))
+        q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
         scale, bounds = options.get("scaling"), segments.bounds
         output = ops.varlen_attention(q, k, v, bounds, scale=scale, window=sliding_window)
         return output[None], None
@@ -218,14 +218,8 @@ def by_segment(
 def _is_plain(segments: Segments, query: Tensor, options: dict[str, Any]) -> bool:
     """Whether `ops.varlen_attention` computes it: what sdpa would, on a kernel, without dropout."""
     asked = any(options.get(name) is not None for name in _UNSUPPORTED)
-    served: bool = ops.OPS["varlen_attention"].serves(_as_cast(query[0].transpose(0, 1)))
+    served: bool = ops.OPS["varlen_attention"].serves(query[0].transpose(0, 1))
     return segments.implementation == "sdpa" and served and not (asked or options.get("dropout"))
-
-
-def _as_cast(x: Tensor) -> Tensor:
-    """In the dtype of autocast, to which it takes what sdpa is given; else as it is."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _function(module: nn.Module, implementation: str) -> Callable[..., Any]:

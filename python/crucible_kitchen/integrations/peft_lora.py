@@ -37,10 +37,9 @@ def lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     if args or kwargs or why_not(layer) is not None:
         return NotImplemented
     base, name = layer.base_layer, layer.active_adapters[0]
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if x.dtype != base.weight.dtype and not autocast:
-        return NotImplemented
     if not (torch.compiler.is_compiling() or ops.OPS["lora_linear"].serves(x)):
+        return NotImplemented
+    if x.dtype != base.weight.dtype and not torch.is_autocast_enabled(x.device.type):
         return NotImplemented
     dropout = share_dropped(layer)
     if dropout > 0 and torch.compiler.is_compiling():

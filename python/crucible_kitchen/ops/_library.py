@@ -110,16 +110,24 @@ def _once(op: str, backward: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def refuse_transforms(op: str) -> None:
+def refuse_transforms(op: str, *, takes_lists: bool = False) -> None:
     """Refuse the transforms of `torch.func` that an op does not follow.
+
+    Args:
+        takes_lists: of tensors, over which torch cannot map an op; `vmap` works for the others.
 
     Raises:
         KernelError: inside `torch.func.grad`, `jvp` or `functionalize`, or under forward-mode
-            differentiation, which would go on with a tangent of zero. `vmap` works.
+            differentiation, which would go on with a tangent of zero.
     """
     if torch.compiler.is_compiling():
         return
     around = get_interpreter_stack()
+    if around and takes_lists and all(i.key() == TransformType.Vmap for i in around):
+        raise KernelError(
+            f"{op}: torch.func.vmap is not supported, since it takes lists of tensors; call it for "
+            "each in a loop"
+        )
     unknown = around is not None and any(i.key() != TransformType.Vmap for i in around)
     if unknown or forward_ad._current_level >= 0:
         raise KernelError(
@@ -131,7 +139,8 @@ def refuse_transforms(op: str) -> None:
 def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in autocast's dtype where autocast is on, as it does with a linear's."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    # The meta device, which computes shapes alone, has no autocast to ask for.
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     casts = (torch.float16, torch.bfloat16, torch.float32)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crucible_kitchen import _C
 from crucible_kitchen.kernels.adamw_step.eight_bit import BLOCK
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import refuse_transforms, register
 from crucible_kitchen.ops._refusals import (
     cpu_refuses,
     cuda_refuses,
@@ -71,6 +71,7 @@ def adamw_step(
 
     Source: Loshchilov & Hutter 2019, algorithm 2, https://arxiv.org/abs/1711.05101
     """
+    refuse_transforms("adamw_step", takes_lists=True)
     steps = [step] * len(params) if isinstance(step, int) else step
     _check(params, grads, exp_avgs, exp_avg_sqs, steps, betas)
     scales = (list(exp_avg_scales), list(exp_avg_sq_scales))

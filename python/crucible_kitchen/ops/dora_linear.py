@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crucible_kitchen.ops._library import refuse_transforms
 from crucible_kitchen.ops.lora_linear import check_lora_linear, lora_linear
 
 _NAME = "dora_linear"
@@ -52,6 +53,7 @@ def dora_linear(
 
     Source: Liu et al. 2024, eq. 5, https://arxiv.org/abs/2402.09353
     """
+    refuse_transforms(_NAME)
     N = weight.shape[0] if weight.ndim else 0
     if magnitude.shape != (N,):
         got = f"{list(magnitude.shape)} ({magnitude.dtype})"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import refuse_transforms, register
 from crucible_kitchen.ops._refusals import (
     cpu_refuses,
     cuda_refuses,
@@ -22,7 +22,8 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of all elements of all tensors, for clipping and for finding NaN.
 
     It is finite exactly if every element is: squares of float32 numbers and their sums cannot
-    overflow float64. It does not depend on the number of threads, to the last bit.
+    overflow float64. It does not depend on the number of threads, to the last bit. It has no
+    gradient; `torch.nn.utils.get_total_norm` has.
 
     Args:
         grads: tensors of any shapes, float32, bfloat16 or float16, on one device.
@@ -33,7 +34,9 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     Raises:
         KernelError: no kernel takes the device or a dtype.
     """
-    norm: Tensor = _grad_norm(grads)
+    refuse_transforms("grad_norm", takes_lists=True)
+    with torch.no_grad():
+        norm: Tensor = _grad_norm(grads)
     return norm
 
 

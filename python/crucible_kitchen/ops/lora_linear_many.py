@@ -64,7 +64,7 @@ def lora_linear_many(
     Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685; many in one batch: Chen et al.
         2023, "Punica", https://arxiv.org/abs/2310.18547
     """
-    refuse_transforms(_NAME)
+    refuse_transforms(_NAME, takes_lists=True)
     x, *weights = lowered(x, *weights)
     flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     rows = [flat.shape[0]] if rows is None else list(rows)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from crucible_kitchen.ops._library import register
+from crucible_kitchen.ops._library import refuse_transforms, register
 
 Numbers = Tensor | npt.NDArray[Any] | Sequence[Tensor]
 """One number a pair, [P]; tensors of a sequence are laid end to end."""
@@ -49,11 +49,13 @@ def pairwise_loss(
     Raises:
         ValueError: shapes differ, or `centering` is negative or not finite.
         TypeError: scores are not floating point, or `ties` not bool.
+        KernelError: inside a transform of `torch.func` that it does not follow.
 
     Source: Bradley and Terry 1952, https://doi.org/10.2307/2334029; with a margin, Llama 2, Touvron
         et al. 2023, eq. 2, https://arxiv.org/abs/2307.09288; centring, Eisenstein et al. 2023,
         https://arxiv.org/abs/2312.09244
     """
+    refuse_transforms("pairwise_loss")
     first = _tensor(chosen)
     if not first.is_floating_point():
         raise TypeError(f"pairwise_loss: chosen must be floating point, got {first.dtype}")

@@ -11,7 +11,7 @@ from crucible_kitchen import _C
 from crucible_kitchen.kernels.common.launcher import DTYPES
 from crucible_kitchen.kernels.varlen_attention.builds import not_built
 from crucible_kitchen.kernels.varlen_attention.variant import Forward, Gradients, Segments, Variant
-from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
@@ -57,6 +57,7 @@ def varlen_attention(
     Source: Dao 2023, algorithms 1 and 2, https://arxiv.org/abs/2307.08691
     """
     refuse_transforms("varlen_attention")
+    q, k, v = lowered(q, k, v)
     _check_heads(q, k, v)
     _check_ints("cu_seqlens", cu_seqlens)
     if parents is not None:

@@ -75,8 +75,10 @@ class CausalModel:
                     attn_implementation="eager",
                     local_files_only=True,
                 )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        # ImportError: of a library that a quantised model asks for.
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             raise PortError(f"local model: could not load model {folder}: {error}") from error
+        _refuse_quantised(model, folder)
         for module in model.modules():
             # The base is frozen; only the LoRA branch drops anything, reproducibly.
             if isinstance(module, nn.Dropout):
@@ -232,6 +234,16 @@ class CausalModel:
                 f"logits as hidden states times the head's weight, they differ by {error:.1e} "
                 "of their norm. Models that scale or cap their logits, or mix tokens outside of "
                 "attention, are of this kind"
+            )
+
+
+def _refuse_quantised(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    for name, weight in model.named_parameters():
+        if weight.dtype not in _AGREEMENT:
+            raise PortError(
+                f"local model: weights must be float32 or bfloat16, got {name} in {weight.dtype} "
+                f"from {folder}: it is quantised; give the model in full, or as a GGUF file, which "
+                "is converted"
             )
 
 
