@@ -199,6 +199,30 @@ def test_more_models_than_allowed_is_an_error_of_the_client(client, model):
     assert "is closed" in gone.json()["detail"]
 
 
+def test_a_program_that_ended_without_a_word_makes_room(tmp_path):
+    limits = {"max_models": 1, "silent_s": 1}
+    clients = noop.TrainingClient(), noop.SamplingClient()
+    kitchen = Kitchen(*clients, ["noop"], State(tmp_path), **limits)
+    with testclient.TestClient(make_app(kitchen)) as client:
+        silent, other = (_post(client, "create_session").json()["session_id"] for _ in range(2))
+
+        def opened(session):
+            new = {"session_id": session, "model_seq_id": 0, "base_model": "noop"}
+            return _result(client, _post(client, "create_model", **new)).json()
+
+        model = opened(silent)["model_id"]
+        for _ in range(3):  # more than a second, in which it is heard of
+            time.sleep(0.4)
+            _post(client, "session_heartbeat", session_id=silent)
+        assert "1 models are open already" in opened(other)["error"]
+        time.sleep(1.1)
+        third = _post(client, "create_session").json()["session_id"]
+        assert "model_id" in opened(third)
+        gone = _post(client, "optim_step", model_id=model, seq_id=1)
+        assert "is closed" in gone.json()["detail"]
+    kitchen.close()
+
+
 def test_keys_are_asked_for_and_only_their_hashes_kept(kitchen):
     app = make_app(kitchen, api_keys=["tml-one", "tml-two"])
     with testclient.TestClient(app) as client:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crucible_kitchen.types import OptimStepResult
+
 from .state import Checkpoint, Run, SessionRecord, moment
 
 
@@ -45,6 +47,16 @@ def checkpoint_answer(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
         "user_metadata": _text(checkpoint.user_metadata),
         "expires_at": None if checkpoint.expires is None else moment(checkpoint.expires),
     }
+
+
+def step_answer(done: OptimStepResult) -> dict[str, Any]:
+    """An optimizer step as the protocol shows it; a metric's name says how several combine."""
+    metrics = {
+        "step:max": float(done.step),
+        "grad_norm:mean": done.grad_norm,
+        "learning_rate:mean": done.learning_rate,
+    }
+    return {"metrics": metrics, "type": "optim_step"}
 
 
 def session_answer(session: SessionRecord, runs: Sequence[str]) -> dict[str, Any]:

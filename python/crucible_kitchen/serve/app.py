@@ -118,7 +118,7 @@ def add_programs(router: APIRouter, kitchen: Kitchen) -> None:
 
     @router.post("/session_heartbeat")
     async def heartbeat(body: bodies.OfSession) -> dict[str, str]:
-        kitchen.state.session(body.session_id)
+        kitchen.models.seen(kitchen.state.session(body.session_id).id)
         return {"type": "session_heartbeat"}
 
     @router.post("/sessions/{session_id}/finish")

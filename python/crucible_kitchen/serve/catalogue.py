@@ -16,6 +16,8 @@ class Catalogue:
         max_sequence: most tokens of a sequence, prompt and answer together.
         max_waiting: most requests that may wait.
         max_models: most models that are open at a time.
+        silent_s: seconds without a sign of a program after which its models make room for others;
+            clients send one every 10 s.
         max_samplers: most sets of weights that are kept ready for drawing.
     """
 
@@ -23,6 +25,7 @@ class Catalogue:
     max_sequence: int = 8192
     max_waiting: int = 4096
     max_models: int = 8
+    silent_s: int = 120
     max_samplers: int = 4
 
     def check_model(self, name: str) -> None:

@@ -11,16 +11,14 @@ from typing import Any, Final
 import numpy as np
 
 from crucible_kitchen.ports import Session, TrainingClient
-from crucible_kitchen.types import Datum, OptimStepResult
+from crucible_kitchen.types import Datum
 
 from . import bodies, wire
+from .answers import step_answer
 from .catalogue import Catalogue
 from .saves import Saves
 from .state import Checkpoint, Refused, Run, State
 from .work import Later, Promise, Work
-
-ALPHA: Final = 32.0
-"""The protocol's scale of an update is this over its rank."""
 
 # The protocol's defaults where they are not the port's.
 _LOSS_DEFAULTS: Final = {"cispo": {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}}
@@ -54,6 +52,7 @@ class Models:
         self._open: dict[str, Session] = {}
         # Those that may be asked for something, beside the open ones those that are being opened.
         self._begun: set[str] = set()
+        self._seen: dict[str, float] = {}
 
     def create(self, body: bodies.CreateModel) -> tuple[str, Promise]:
         """Open a model with a fresh update; its id, and the promise of it."""
@@ -63,7 +62,7 @@ class Models:
             raise Refused("lora_config: one of train_attn, train_mlp, train_unembed must be true")
         run = self._new_run(body, body.base_model, lora)
         seed = secrets.randbits(31) if lora.seed is None else lora.seed
-        config = {**_config(run), "seed": seed}
+        config = {**run.config, "seed": seed}
         return run.id, self._begin(run, lambda: self._start(run, config))
 
     def load(self, body: bodies.LoadWeights) -> tuple[str, Promise]:
@@ -107,7 +106,7 @@ class Models:
         self, run: Run, source: Run, checkpoint: Checkpoint, body: bodies.LoadWeights
     ) -> dict[str, Any]:
         folder = checkpoint.state if body.optimizer else checkpoint.weights
-        config = {**_config(run), "seed": source.seed or 0, "checkpoint_path": folder}
+        config = {**run.config, "seed": source.seed or 0, "checkpoint_path": folder}
         return {**self._start(run, config), "path": body.path, "type": "load_weights"}
 
     def info(self, model_id: str) -> dict[str, Any]:
@@ -147,7 +146,7 @@ class Models:
         params = body.adam_params.params()
 
         def step() -> Later:
-            return Later(self._client.optim_step(self._session(body.model_id), params), _stepped)
+            return Later(self._client.optim_step(self._session(body.model_id), params), step_answer)
 
         return self._in_order(body.model_id, body.seq_id, step, quick=True)
 
@@ -158,6 +157,10 @@ class Models:
     def save_for_sampler(self, body: bodies.SaveForSampler) -> Promise:
         """Write weights to draw with, or only make a sampler of them where they get no name."""
         return self._saved(self._saves.write_for_sampler, body)
+
+    def seen(self, session_id: str) -> None:
+        """Note a sign of a program."""
+        self._seen[session_id] = time.monotonic()
 
     def skip(self, body: bytes, why: str) -> None:
         """Give up the place of a request that cannot be read, so that none waits for it for ever.
@@ -199,6 +202,7 @@ class Models:
 
     def _begin(self, run: Run, start: Callable[[], Any]) -> Promise:
         self._begun.add(run.id)
+        self.seen(run.session_id)
 
         def begin() -> Any:
             try:
@@ -214,11 +218,21 @@ class Models:
 
     def _start(self, run: Run, config: dict[str, Any]) -> dict[str, Any]:
         if len(self._open) >= self._catalogue.max_models:
+            self._close_silent()
+        if len(self._open) >= self._catalogue.max_models:
             raise Refused(
                 f"{self._catalogue.max_models} models are open already; close a program first"
             )
         self._open[run.id] = self._client.start_session(config)
         return {"model_id": run.id, "type": "create_model"}
+
+    def _close_silent(self) -> None:
+        """Close models of programs that ended without a word, as those that were killed do."""
+        since = time.monotonic() - self._catalogue.silent_s
+        for model_id in list(self._open):
+            if self._seen[self._state.run(model_id).session_id] <= since:
+                self._begun.discard(model_id)
+                self._close(model_id)
 
     def _close(self, model_id: str) -> dict[str, Any]:
         session = self._open.pop(model_id, None)
@@ -245,6 +259,7 @@ class Models:
         # had its place after them would wait for ever.
         if model_id not in self._begun:
             raise self._closed(model_id)
+        self.seen(self._state.run(model_id).session_id)
         return self._work.do_in_order(model_id, number, work, quick=quick)
 
     def _saved(self, write: Callable[[Run, Session, Any], Any], body: bodies.Ordered) -> Promise:
@@ -280,21 +295,3 @@ def _weighted(datum: Datum) -> Datum:
         return datum
     ones = np.ones(datum.model_input.length, np.float32)
     return Datum(datum.model_input, {**datum.loss_fn_inputs, "weights": ones})
-
-
-def _stepped(done: OptimStepResult) -> dict[str, Any]:
-    metrics = {
-        "step:max": float(done.step),
-        "grad_norm:mean": done.grad_norm,
-        "learning_rate:mean": done.learning_rate,
-    }
-    return {"metrics": metrics, "type": "optim_step"}
-
-
-def _config(run: Run) -> dict[str, Any]:
-    return {
-        "model": run.base_model,
-        "lora_rank": run.rank,
-        "lora_alpha": ALPHA,
-        "lora_targets": run.targets,
-    }

@@ -24,6 +24,9 @@ from crucible_kitchen.errors import CrucibleError
 KINDS: Final = {"weights": "training", "sampler_weights": "sampler"}
 """Second part of a checkpoint's path -> what the protocol calls its type."""
 
+ALPHA: Final = 32.0
+"""The protocol's scale of an update is this over its rank."""
+
 _PATH: Final = re.compile(r"tinker://([^/]+)/(weights|sampler_weights)/([^/]+)")
 _NAME: Final = re.compile(r"[\w.-]{1,128}")
 
@@ -80,6 +83,16 @@ class Run:
         body = "all-linear" if both else "mlp" if self.train_mlp else "attention"
         targets = [body] if self.train_mlp or self.train_attn else []
         return [*targets, "head"] if self.train_unembed else targets
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a session of it is started with."""
+        return {
+            "model": self.base_model,
+            "lora_rank": self.rank,
+            "lora_alpha": ALPHA,
+            "lora_targets": self.targets,
+        }
 
     def path(self, checkpoint: Checkpoint) -> str:
         """What a client calls one of its checkpoints."""
