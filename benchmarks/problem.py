@@ -47,8 +47,7 @@ class Problem:
     @property
     def gradients(self) -> tuple[int, ...]:
         """Positions of the arguments whose gradient is computed too."""
-        cases = self.cases
-        wanted: tuple[int, ...] = getattr(cases, "BENCHMARK_GRADIENTS", cases.GRADIENTS)
+        wanted: tuple[int, ...] = getattr(self.size, "gradients", self.cases.GRADIENTS)
         return wanted
 
     @property

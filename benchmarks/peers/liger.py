@@ -33,7 +33,8 @@ def _mean_loss(problem: Problem) -> Call:
 
     def call() -> list[torch.Tensor]:
         loss = loss_of(weight, hidden, targets)
-        return [-loss.detach(), *torch.autograd.grad(loss, [hidden])]
+        wanted = [(hidden, weight)[i] for i in problem.gradients]
+        return [-loss.detach(), *torch.autograd.grad(loss, wanted)]
 
     return call
 

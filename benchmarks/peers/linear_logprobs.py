@@ -1,11 +1,12 @@
-"""Log-probabilities and losses of a frozen linear head, as others compute them.
+"""Log-probabilities and losses of a linear head, as others compute them.
 
 Each peer but Liger is a formulation in plain torch: nothing has to be installed to compare with it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,16 +23,21 @@ _TRL_CHUNK = 8192
 
 
 def calls(problem: Problem) -> dict[str, Call]:
-    """The gradient in the hidden states, and what the loss needs for it."""
+    """The values, and the gradients that the problem asks for."""
     made = {
         "eager": problem.forward_and_backward(_eager, problem.leaves()),
         "TRL chunked": problem.forward_and_backward(_chunked, problem.leaves()),
         "bare product": _bare(problem),
     }
+    if not problem.gradients:
+        return made
     if hasattr(functional, "linear_cross_entropy"):  # torch 2.13
-        made["F.lce default"] = _torch_loss(problem)
+        loss = functional.linear_cross_entropy
+        made["F.lce default"] = _loss(problem, loss)
         tuned = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_TUNED_CHUNK)
-        made["F.lce tuned"] = _torch_loss(problem, options=tuned)
+        made["F.lce tuned"] = _loss(problem, partial(loss, options=tuned))
+    if 1 in problem.gradients:
+        made["ours, as a loss"] = _loss(problem, ops.linear_cross_entropy)
     if problem.size.sharp > 1 and problem.device == "cpu":  # elsewhere it would fall back to exact
         made["ours sampled"] = problem.forward_and_backward(_sampled, problem.leaves())
     return made | liger.calls(problem)
@@ -60,13 +66,14 @@ def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return own - torch.logsumexp(torch.stack(parts), dim=0)
 
 
-def _torch_loss(problem: Problem, **how: Any) -> Call:
-    """The mean loss of `F.linear_cross_entropy`, which keeps no log-probabilities."""
-    hidden, weight, targets = problem.leaves()
+def _loss(problem: Problem, loss_of: Callable[..., Tensor]) -> Call:
+    """A mean loss, which keeps no log-probabilities."""
+    leaves = problem.leaves()
+    wanted = [leaves[i] for i in problem.gradients]
 
     def call() -> list[Tensor]:
-        loss = functional.linear_cross_entropy(hidden, weight, targets, **how)
-        return [-loss.detach(), *torch.autograd.grad(loss, [hidden])]
+        loss = loss_of(*leaves)
+        return [-loss.detach(), *torch.autograd.grad(loss, wanted)]
 
     return call
 

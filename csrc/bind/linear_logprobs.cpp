@@ -115,6 +115,22 @@ void grad_weight(const py::handle& grad, const py::handle& hidden, const py::han
   run(call.in, call.size, call.options, gradients, dw_VH.data(), threads);
 }
 
+void sum_gradients(const py::handle& hidden, const py::handle& weight, const py::handle& targets,
+                   double smoothing, const py::handle& factors, const py::handle& logprobs,
+                   const py::handle& grad_of_hidden, const py::handle& grad_of_weight,
+                   int threads) {
+  const Call call = call_of(hidden, weight, targets, 0.0, smoothing);
+  if (call.in.bfloat16) refuse("sum_gradients: hidden must be float32, got bfloat16");
+  const std::int64_t T = call.size.T, H = call.size.H, V = call.size.V;
+  const float* factors_T = floats("factors", factors, "[T]", {T});
+  const linear_logprobs::SumOutputs out{floats("logprobs", logprobs, "[T]", {T}),
+                                        floats("grad_hidden", grad_of_hidden, "[T, H]", {T, H}),
+                                        floats("grad_weight", grad_of_weight, "[V, H]", {V, H})};
+  const py::gil_scoped_release others_run;
+  static const auto run = CRUCIBLE_CPU(linear_logprobs, sum_gradients);
+  run(call.in, call.size, call.options, factors_T, out, threads);
+}
+
 }  // namespace
 
 void bind_linear_logprobs(py::module_& m) {
@@ -123,6 +139,9 @@ void bind_linear_logprobs(py::module_& m) {
         "the slope is sampled, and sure is written.");
   m.def("linear_logprobs_grad_weight", &grad_weight,
         "Writes the gradient of the head; tensors on the CPU.");
+  m.def("linear_logprobs_sum_gradients", &sum_gradients,
+        "Writes logprobs, and both gradients of the sum of factors times them; float32 tensors on "
+        "the CPU.");
 }
 
 }  // namespace crucible

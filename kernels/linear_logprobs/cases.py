@@ -9,12 +9,14 @@ from torch import Tensor
 
 
 class Size(NamedTuple):
-    """Tokens, hidden, vocabulary; and what hidden states, and so logits, are multiplied by."""
+    """Tokens, hidden, vocabulary; what hidden states, and so logits, are multiplied by; and the
+    arguments whose gradients the benchmark asks for."""
 
     T: int
     H: int
     V: int
     sharp: float = 1.0
+    gradients: tuple[int, ...] = (0,)  # LoRA's head is frozen
 
 
 SIZES = {
@@ -28,11 +30,12 @@ BENCHMARK_SIZES = {
     "smollm2_135m_1024": Size(1024, 576, 49152),
     # Of the probability 97 % is in entries of at least 2^-12, as in SmolLM2's of English text.
     "smollm2_135m_1024_text": Size(1024, 576, 49152, 2.6),
+    "smollm2_135m_1024_values": Size(1024, 576, 49152, gradients=()),
+    "smollm2_135m_1024_trained": Size(1024, 576, 49152, gradients=(0, 1)),
     "llama3_8b_1024": Size(1024, 4096, 128256),
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GRADIENTS = (0, 1)  # hidden and weight
-BENCHMARK_GRADIENTS = (0,)  # LoRA's head is frozen
 
 
 def inputs(
@@ -57,7 +60,7 @@ def benchmark_upstream(logprobs: Tensor) -> Tensor:
 
 
 def work(size: Size, dtype: torch.dtype) -> tuple[float, float]:
-    """Flops and bytes at the least, with a frozen head; the count is in README.md."""
+    """Flops and bytes at the least: a product for the logits, and one for each gradient."""
     tokens, head = size.T * size.H, size.V * size.H
-    products = 2 * 2 * size.T * head
+    products = (1 + len(size.gradients)) * 2 * size.T * head
     return products, dtype.itemsize * (2 * tokens + head) + 8 * size.T

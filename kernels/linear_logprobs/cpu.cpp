@@ -2,6 +2,7 @@
 #include "../common/entry.h"
 #include "cpu_forward.h"
 #include "cpu_grad_weight.h"
+#include "cpu_sum_gradients.h"
 
 namespace crucible::linear_logprobs::cpu {
 
@@ -23,7 +24,13 @@ void grad_weight(const Inputs& in, const Size& size, const Options& options,
   }
 }
 
+void sum_gradients(const Inputs& in, const Size& size, const Options& options,
+                   const float* factors_T, const SumOutputs& out, int threads) {
+  SumGradients(in, size, options, factors_T, out, useful_threads(threads, size, 3)).run();
+}
+
 }  // namespace crucible::linear_logprobs::cpu
 
 CRUCIBLE_ENTRY(linear_logprobs, forward)
 CRUCIBLE_ENTRY(linear_logprobs, grad_weight)
+CRUCIBLE_ENTRY(linear_logprobs, sum_gradients)

@@ -158,11 +158,15 @@ class ForwardWorker {
                     part.bend[t + i] = bends ? bend_[t + at] : 1.0F;
                     logits[at] = -kInfinity;
                   });
-      exponentials(rows, logits, stride_, part.top + t, part.sum + t, rescale_ + t);
+      if (!call_.wants_slope()) {
+        add_exponentials<false>(rows, logits, stride_, part.top + t, part.sum + t, nullptr);
+        return;
+      }
+      add_exponentials<true>(rows, logits, stride_, part.top + t, part.sum + t, rescale_ + t);
       if (call_.samples()) {
         list_entries(first, rows, t, logits, stride_, part, known_, call_.options.eps, entries);
       }
-      if (bends && call_.wants_slope()) scale_by(bend_ + t, rows, logits, stride_);
+      if (bends) scale_by(bend_ + t, rows, logits, stride_);
     });
     if (call_.gathers()) add_slope(head, rows, part, ahead);
   }

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../common/threads.h"
-#include "cpu_softmax.h"
+#include "cpu_pull.h"
 
 namespace crucible::linear_logprobs::cpu {
 namespace {
@@ -14,14 +14,12 @@ template <typename T>
 class HeadGradient {
  public:
   HeadGradient(const Inputs& in, const Size& size, const Options& options, T* dw_VH)
-      : in_(in),
-        size_(size),
-        options_(options),
+      : size_(size),
         blocks_(size.T),
         hidden_(hidden_of<T>(in)),
         head_(head_of<T>(in)),
         dw_VH_(dw_VH),
-        even_share_(options.smoothing / static_cast<float>(size.V)) {}
+        pull_(in, size, options) {}
 
   void run(const Gradients& gradients, int threads) {
     static thread_local gemm::Scratch scratch;
@@ -32,9 +30,7 @@ class HeadGradient {
     straight_ = panels_ + padded * size_.H;
     std::fill_n(memory, 3 * padded, 0.0F);
     for (std::int64_t t = 0; t < size_.T; ++t) {
-      given_.lse[t] = gradients.lse_T[t];
-      given_.at_target[t] = gradients.miss_T[t] - options_.smoothing + even_share_;
-      given_.grad[t] = gradients.grad_T[t];
+      pull_.give(t, gradients.lse_T[t], gradients.miss_T[t], gradients.grad_T[t], given_);
     }
     pack_tokens(hidden_, 0, size_.T, size_.H, panels_);
     gemm::each_panel(size_.H, [&](std::int64_t h, int columns) {
@@ -60,7 +56,9 @@ class HeadGradient {
     for (std::int64_t i = 0; i < blocks_.count; ++i) {
       const std::int64_t token = blocks_.first(i), tokens = blocks_.tokens(i);
       score(head, rows, panels_ + token * H, tokens, H, logits, stride, gemm::Nothing{});
-      pull(first, rows, token, tokens, logits, bend);
+      pull_.turn(first, rows, token, tokens,
+                 {given_.lse + token, given_.at_target + token, given_.grad + token}, logits,
+                 stride, bend);
       gemm::each_panel(H, [&](std::int64_t h, int columns) {
         const gemm::B panel{straight_ + h * size_.T + token * kColumns, kColumns};
         gemm::multiply<gemm::Rows::kApart>(rows, {logits, stride}, panel, tokens, {},
@@ -68,23 +66,6 @@ class HeadGradient {
       });
     }
     round(sums, rows * H, dw_VH_ + first * H);
-  }
-
-  // Logits become coefficients.
-  void pull(std::int64_t first, std::int64_t rows, std::int64_t token, std::int64_t tokens,
-            float* logits, float* bend) const {
-    const bool bends = options_.softcap != 0.0F;
-    const std::int64_t stride = blocks_.stride();
-    gemm::each_panel(tokens, [&](std::int64_t t, int count) {
-      const float* grad = given_.grad + token + t;
-      const float* at_target = given_.at_target + token + t;
-      if (bends) cap(rows, options_.softcap, logits + t, bend + t, stride);
-      pulls(rows, even_share_, given_.lse + token + t, grad, logits + t, stride);
-      each_target(
-          in_.targets_T + token + t, count, first, rows, stride,
-          [&](std::int64_t at, std::int64_t i) { logits[t + at] = at_target[i] * grad[i]; });
-      if (bends) scale_by(bend + t, rows, logits + t, stride);
-    });
   }
 
   // Where rows are summed: in place, or in `room` until they are rounded.
@@ -95,13 +76,11 @@ class HeadGradient {
     for (std::int64_t i = 0; i < count; ++i) dw[i] = round_to_nearest(sums[i]);
   }
 
-  const Inputs& in_;
   const Size& size_;
-  const Options& options_;
   TokenBlocks blocks_;
   Matrix<T> hidden_, head_;
   T* dw_VH_;
-  float even_share_;
+  Pull pull_;
   Given given_ = {};
   float* panels_ = nullptr;    // of tokens, [panel][H][kColumns]
   float* straight_ = nullptr;  // of hidden, [panel][T][kColumns]

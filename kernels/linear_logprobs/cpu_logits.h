@@ -45,9 +45,9 @@ Matrix<T> head_of(const Inputs& in) {
 
 // Tokens in equal blocks of whole panels.
 struct TokenBlocks {
-  explicit TokenBlocks(std::int64_t T)
+  explicit TokenBlocks(std::int64_t T, std::int64_t most = kTokens)
       : T(T),
-        size(groups(groups(T, std::max<std::int64_t>(1, groups(T, kTokens))), kColumns) * kColumns),
+        size(groups(groups(T, std::max<std::int64_t>(1, groups(T, most))), kColumns) * kColumns),
         count(T == 0 ? 0 : groups(T, size)) {}
   std::int64_t first(std::int64_t block) const { return block * size; }
   std::int64_t tokens(std::int64_t block) const { return std::min(size, T - first(block)); }

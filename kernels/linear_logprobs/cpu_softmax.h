@@ -57,10 +57,12 @@ inline void each_target(const std::int64_t* targets, std::int64_t count, std::in
   }
 }
 
-// One panel of logits becomes exp(logit - top) with the new top; `rescale` is what that makes of
-// sums kept until now. Panels and statistics at their first token.
-inline void exponentials(std::int64_t rows, float* logits, std::int64_t stride, float* tops,
-                         float* sums, float* rescale) {
+// Adds a panel of logits to the statistics of its tokens. With kKeep it becomes exp(logit - top)
+// with the new top, and `rescale` is what that makes of sums kept until now; without, neither is
+// touched. Panels and statistics at their first token.
+template <bool kKeep>
+inline void add_exponentials(std::int64_t rows, float* logits, std::int64_t stride, float* tops,
+                             float* sums, float* rescale) {
   for (int half = 0; half < kColumns; half += kWidth) {
     const Vec before = load(tops + half);
     Vec top = before;
@@ -75,7 +77,7 @@ inline void exponentials(std::int64_t rows, float* logits, std::int64_t stride, 
     const auto one = [&](Vec& into) {
       float* at = logits + v++ * stride + half;
       const Vec e = exponential(load(at) - base);
-      store(at, e);
+      if constexpr (kKeep) store(at, e);
       into += e;
     };
     while (v + 4 <= rows) {
@@ -86,7 +88,7 @@ inline void exponentials(std::int64_t rows, float* logits, std::int64_t stride, 
     const Vec added = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     store(sums + half, load(sums + half) * change + added);
     store(tops + half, top);
-    store(rescale + half, change);
+    if constexpr (kKeep) store(rescale + half, change);
   }
 }
 
@@ -130,25 +132,6 @@ inline void merge(std::int64_t H, const Part& into, const Part& later) {
   }
   for (std::int64_t i = 0; into.even != nullptr && i < H * into.tokens; ++i) {
     into.even[i] += later.even[i];
-  }
-}
-
-// What the head's gradient knows of each token, [tokens]; 0 where a panel has none.
-struct Given {
-  float* lse;
-  float* at_target;  // q - p at the target
-  float* grad;
-};
-
-// One panel of logits becomes grad (q - p), but for targets.
-inline void pulls(std::int64_t rows, float even_share, const float* lses, const float* grads,
-                  float* logits, std::int64_t stride) {
-  for (int half = 0; half < kColumns; half += kWidth) {
-    const Vec lse = load(lses + half), grad = load(grads + half);
-    for (std::int64_t v = 0; v < rows; ++v) {
-      float* at = logits + v * stride + half;
-      store(at, (even_share - exponential(load(at) - lse)) * grad);
-    }
   }
 }
 

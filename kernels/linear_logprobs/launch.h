@@ -44,6 +44,12 @@ struct Outputs {
   float* sure_T;    // of a sampled slope, the probability of entries that are not drawn; or null
 };
 
+struct SumOutputs {
+  float* logprobs_T;
+  float* dx_TH;
+  float* dw_VH;
+};
+
 namespace cpu {
 
 // The same bits for any number of threads, and for a token whatever the tokens beside it.
@@ -55,6 +61,11 @@ void forward(const Inputs& in, const Size& size, const Options& options, const f
 // dw_VH: dense, in the inputs' dtype. The same bits for any number of threads.
 void grad_weight(const Inputs& in, const Size& size, const Options& options,
                  const Gradients& gradients, void* dw_VH, int threads);
+
+// Log-probabilities, and the gradients of the sum of factors_T times them; float32 and no softcap.
+// The same bits for any number of threads.
+void sum_gradients(const Inputs& in, const Size& size, const Options& options,
+                   const float* factors_T, const SumOutputs& out, int threads);
 
 }  // namespace cpu
 }  // namespace crucible::linear_logprobs

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crucible_kitchen.kernels.common.hash import BITS, mix_tensor, seed_key
 
-from .variant import Forward, Sampled, Variant
+from .variant import Forward, Sampled, Sum, Variant
 
 
 def forward(
@@ -70,6 +70,17 @@ def grad_weight(
     return (pull_TV.T @ hidden.double()).to(weight.dtype)
 
 
+def sum_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, factors: Tensor, label_smoothing: float = 0.0
+) -> Sum:
+    """Log-probabilities, and both gradients of the sum of `factors`, [T], times them."""
+    made = forward(hidden, weight, targets, 0.0, label_smoothing)
+    dw = grad_weight(
+        factors, hidden, weight, targets, made.lse, made.miss, label_smoothing=label_smoothing
+    )
+    return Sum(made.logprobs, factors[:, None] * made.slope, dw)
+
+
 def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, eps: float, seed: int) -> Sampled:
     """`forward` with a slope in which an entry of probability p below eps is drawn.
 
@@ -109,4 +120,4 @@ def _wanted(targets: Tensor, vocabulary: int, label_smoothing: float) -> Tensor:
     return (1 - label_smoothing) * one_hot_TV + label_smoothing / vocabulary
 
 
-linear_logprobs = Variant(forward, grad_weight, sampled)
+linear_logprobs = Variant(forward, grad_weight, sampled, sum_gradients)

@@ -37,16 +37,31 @@ class Sampled(NamedTuple):
     sure: Tensor
 
 
+class Sum(NamedTuple):
+    """What `sum_gradients` returns; float32, or float64 from float64 inputs.
+
+    Args:
+        logprobs: as a forward's, [T].
+        grad_hidden, grad_weight: gradients of the sum over t of factors_t logprobs_t, [T, H] and
+            [V, H].
+    """
+
+    logprobs: Tensor
+    grad_hidden: Tensor
+    grad_weight: Tensor
+
+
 @dataclass(frozen=True)
 class Variant:
     """One backend: functions as in `reference`, called with a token or more.
 
-    `sampled` is None where it has none.
+    `sampled` and `sum_gradients` are None where it has none.
     """
 
     forward: Callable[..., Forward]
     grad_weight: Callable[..., Tensor]
     sampled: Callable[..., Sampled] | None = None
+    sum_gradients: Callable[..., Sum] | None = None
 
     def __call__(
         self,

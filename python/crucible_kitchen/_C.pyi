@@ -55,6 +55,17 @@ def linear_logprobs_grad_weight(
     grad_weight: Tensor,
     threads: int,
 ) -> None: ...
+def linear_logprobs_sum_gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    factors: Tensor,
+    logprobs: Tensor,
+    grad_hidden: Tensor,
+    grad_weight: Tensor,
+    threads: int,
+) -> None: ...
 def lora_linear_panels_numel(N: int, K: int, backward: bool) -> int: ...
 def lora_linear_pack(weight: Tensor, panels: Tensor, backward: bool, threads: int) -> None: ...
 def lora_linear_panels_hold(weight: Tensor, panels: Tensor, backward: bool) -> bool: ...

@@ -17,7 +17,8 @@ from crucible_kitchen import ops
 from crucible_kitchen.errors import KernelError
 from crucible_kitchen.kernels.linear_logprobs import cases, reference
 from crucible_kitchen.kernels.linear_logprobs.variant import Variant
-from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, score
+from crucible_kitchen.ops._linear_logprobs_table import LINEAR_LOGPROBS
+from crucible_kitchen.ops.linear_logprobs import score
 
 from .conftest import INTERPRETED
 

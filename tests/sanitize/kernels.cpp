@@ -213,6 +213,14 @@ Made linear_logprobs(std::int64_t tokens, std::int64_t H, std::int64_t V, float 
     made.add(sure);
   }
   made.add(dw);
+  if constexpr (sizeof(T) == 4) {
+    if (softcap == 0.0F) {
+      auto dx = unwritten<float>(tokens * H), both = unwritten<float>(V * H);
+      op::cpu::sum_gradients(in, size, options, grad.data(),
+                             {logprobs.data(), dx.data(), both.data()}, threads);
+      for (const auto* part : {&logprobs, &dx, &both}) made.add(*part);
+    }
+  }
   return made;
 }
 

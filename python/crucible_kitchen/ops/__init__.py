@@ -9,13 +9,14 @@ from typing import Any
 
 from crucible_kitchen.errors import KernelError, did_you_mean
 from crucible_kitchen.ops._dpo_formulas import DIVERGENCES, DPO_LOSSES
+from crucible_kitchen.ops._linear_logprobs_table import LINEAR_LOGPROBS
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
 from crucible_kitchen.ops.dora_linear import dora_linear, dora_norm
 from crucible_kitchen.ops.dpo_loss import WITH_MARGINS, answer_logprobs, dpo_loss
 from crucible_kitchen.ops.grad_norm import GRAD_NORM, grad_norm
 from crucible_kitchen.ops.linear_cross_entropy import linear_cross_entropy
-from crucible_kitchen.ops.linear_logprobs import LINEAR_LOGPROBS, linear_logprobs
+from crucible_kitchen.ops.linear_logprobs import linear_logprobs
 from crucible_kitchen.ops.lora_linear import LORA_LINEAR, lora_linear
 from crucible_kitchen.ops.lora_linear_many import LORA_LINEAR_MANY, lora_linear_many
 from crucible_kitchen.ops.pairwise_loss import pairwise_loss

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
-from crucible_kitchen.kernels.linear_logprobs.variant import Forward, Sampled, Variant
+from crucible_kitchen.kernels.linear_logprobs.variant import Forward, Sampled, Sum, Variant
 
 
 def forward(
@@ -94,10 +94,27 @@ def grad_weight(
     return made
 
 
+def sum_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, factors: Tensor, label_smoothing: float = 0.0
+) -> Sum:
+    """See `reference.sum_gradients`; all float32."""
+    made = Sum(*(torch.empty(t.shape, dtype=torch.float32) for t in (targets, hidden, weight)))
+    _C.linear_logprobs_sum_gradients(
+        _rows(hidden),
+        _rows(weight),
+        targets.contiguous(),
+        label_smoothing,
+        factors.float().contiguous(),
+        *made,
+        torch.get_num_threads(),
+    )
+    return made
+
+
 def _rows(tensor: Tensor) -> Tensor:
     """The tensor itself if the elements of each row lie together, else a copy."""
     tensor = tensor.detach()
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
-linear_logprobs = Variant(forward, grad_weight, sampled)
+linear_logprobs = Variant(forward, grad_weight, sampled, sum_gradients)

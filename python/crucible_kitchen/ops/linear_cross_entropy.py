@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.errors import did_you_mean
+from crucible_kitchen.ops._head_inputs import check, with_bias
+from crucible_kitchen.ops._linear_logprobs_sum import gains, sum_of_logprobs
 from crucible_kitchen.ops._sampled_slope import GradientMethod, eps_of
-from crucible_kitchen.ops.linear_logprobs import check, score, with_bias
+from crucible_kitchen.ops.linear_logprobs import score
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -31,7 +33,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of softmax(hidden @ weight.T) against targets, [T, V] never in memory.
 
-    A token whose target is `ignore_index` or whose weight is 0 is not computed at all.
+    A token whose target is `ignore_index` or whose weight is 0 is not computed at all. The mean and
+    the sum over a trained head in float32 on the CPU have their gradients made with the loss, for
+    one matrix product less than "none" takes; the others are as `linear_logprobs`'.
 
     Args:
         hidden: activations, [T, H], float32, bfloat16 or float16.
@@ -72,6 +76,13 @@ def linear_cross_entropy(
     keep = targets != ignore_index
     if weights is not None:
         keep = keep & (weights != 0)
+    if reduction != "none" and not (eps or z_loss or logit_softcap) and gains(hidden, weight):
+        factors = keep.float() if weights is None else weights.float() * keep
+        if reduction == "mean":
+            factors = factors / torch.where(keep.any(), factors.sum(), 1.0)
+        return sum_of_logprobs(
+            op, hidden, weight, targets, -factors, keep=keep, label_smoothing=label_smoothing
+        )
     made = score(
         op,
         hidden,
