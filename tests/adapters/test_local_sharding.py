@@ -57,7 +57,7 @@ class Case:
         self.given: dict[str, Any] = {}
 
     def step(self) -> float:
-        return self.client.optim_step(self.session, {"learning_rate": 1e-2}).result().grad_norm
+        return self.client.optim_step(self.session, {"learning_rate": 1e-3}).result().grad_norm
 
     def run(self, folder: Path) -> dict[str, Any]:
         (self.score if self.session.config.head == "scalar" else self.predict)()
