@@ -297,7 +297,7 @@ DEFECTS: dict[str, Defective] = {
         "after-later",
         n,
     ),
-    "switch": lambda n: ([switch(f"{n}_s")[case(1)[idle]]], "unknown-key", f"{n}_s"),
+    "another-case": lambda n: ([switch(f"{n}_s")[case(1)[idle]]], "unknown-key", f"{n}_s"),
 }
 
 
