@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from crucible_kitchen import engine
@@ -53,14 +53,14 @@ def measure(calibration: Workflow, config: Any, adapters: Mapping[str, Any] | Po
     between = math.ceil(steps / config.eval_every) - 1 if config.eval_every else 0
     saves = steps // config.save_every if config.save_every else 0
     held_out = len(state.held_out_rows)
-    shown = 2 * min(config.samples, held_out) / max(1, min(SHOWN, held_out))
+    shown = min(config.samples, held_out) / max(1, min(SHOWN, held_out))
     asked = state.get("reference_tokens", 0)
     loads = asked > 0 and state.get("reference_path") is not None
     seconds = {
         "set up": sum(map(spent.of, _SETUP)),
         "train": tokens * per_token + max(0.0, first - probes[0] * per_token),
         "evaluate": (before + between + 1) * state.eval_tokens * per_eval,
-        "sample": shown * spent.of("show"),
+        "sample": shown * spent.of("show") * (1 + _trained_share(state.shown)),
         "save": saves * spent.of("save_checkpoint") + spent.of("save_adapter"),
     }
     if asked:
@@ -72,6 +72,13 @@ def measure(calibration: Workflow, config: Any, adapters: Mapping[str, Any] | Po
         memory_bytes=memory_used(),
         measured_steps=len(probes),
     )
+
+
+def _trained_share(shown: Sequence[Any]) -> float:
+    """How long a trained model's answers are beside those shown: as long as the rows' own."""
+    texts = [answer for answer in shown if isinstance(answer, Mapping)]  # and no scores
+    said = sum(len(answer["text"]) for answer in texts)
+    return min(1.0, sum(len(answer["wanted"]) for answer in texts) / said) if said else 1.0
 
 
 class _Spent:
