@@ -302,6 +302,31 @@ def test_a_scope_has_its_own_names() -> None:
     assert state == {"x": 10, "a.x": 13, "a.b.x": 14, "c.x": 14}
 
 
+@pytest.mark.parametrize("width", [1, None])
+def test_a_scope_inside_another_knows_nothing_of_one_of_its_name_outside(width: int | None) -> None:
+    """Neither where it comes after it nor where it runs beside it."""
+    seen: list[Any] = []
+
+    @stage(writes="b")
+    def up(b: int = 0) -> int:
+        return b + 1
+
+    class Look(Stage):
+        def execute(self, ctx: Context) -> Context:
+            seen.append({key: ctx.state[key] for key in ctx.state})
+            return ctx
+
+    a = stage(writes="a")(lambda: 7).with_(name="a")
+    inner = scope("s")[a]
+    value = workflow("w")[
+        loop("l", over=range(2))[scope("s")[up], scope("t")[inner, scope("u")[up]]],
+        scope("t")[Look, scope("s")[up]],
+    ]
+    state = dict(run(value, max_concurrency=width).context.state)
+    assert state == {"s.b": 2, "t.s.a": 7, "t.u.b": 2, "t.s.b": 1}
+    assert seen == [{"t.s.a": 7, "t.u.b": 2, "s.a": 7, "u.b": 2}]
+
+
 def test_a_scope_in_class_stages_and_predicates() -> None:
     seen: list[Any] = []
 

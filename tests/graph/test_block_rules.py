@@ -23,6 +23,7 @@ from crucible_kitchen.graph import (
     when,
     workflow,
 )
+from crucible_kitchen.graph.flow import analyse
 from crucible_kitchen.ports import HubClient, TrainingClient
 
 
@@ -316,3 +317,11 @@ def test_a_member_of_a_parallel_block_does_not_write_what_it_reads_before() -> N
     grow = stage(writes="a")(lambda a: a).with_(name="grow")
     (problem,) = find_problems(workflow("w")[parallel("p")[grow, write_b]], {})
     assert (problem.code, problem.path) == ("read-before-write", "w/p/grow")
+
+
+def test_a_name_of_a_scope_outside_is_not_read_in_one_of_its_name_inside_another() -> None:
+    inside = scope("t")[scope("s")[read_b]]
+    [use] = analyse(workflow("w")[scope("s")[write_b], inside]).uses
+    assert (use.status, use.keys) == ("never", ("t.s.b", "t.b", "b"))
+    [use] = analyse(workflow("w")[scope("t")[scope("s")[write_b]], inside]).uses
+    assert use.status == "certain"

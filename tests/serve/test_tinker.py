@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 import urllib.request
@@ -30,15 +29,6 @@ from crucible_kitchen.serve import State  # noqa: E402
 
 # The SDK warns of its own coming changes, and closes sockets when its loop ends.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def _what_the_sdk_leaves_open_is_nobody_s_fault():
-    """Its sockets are collected here, where their warning is no error of a later test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
 
 
 class TestTraining(TrainingClientContract):

@@ -56,6 +56,7 @@ class Runtime:
         "facts",
         "forks",
         "held",
+        "hides",
         "interrupt",
         "locks",
         "metrics",
@@ -99,6 +100,7 @@ class Runtime:
         self.checked = False  # whether stages are watched for changes of what they read
         self.attempts = 1
         self.parent = parent
+        self.hides: tuple[str, ...] = ()  # beginnings of keys of the parent that it does not see
         self.earlier: MetricLog | None = None
         # For the store, until `let_go`: what stands before it in the text is not over yet.
         self.held: list[MetricRecord] | None = None
@@ -176,7 +178,7 @@ class Runtime:
         self.prefix, self.attempts = prefix, 1
         self.state.clear()
         self.values.clear()
-        self.values.update(parent.values)
+        self.values.update(self._seen(parent.values))
         self.metrics.take()
         self.base = parent.base
 
@@ -199,7 +201,12 @@ class Runtime:
         """The whole state, that of the parent included."""
         if self.parent is None:
             return dict(self.state)
-        return {**self.parent.everything(), **self.state}
+        return {**self._seen(self.parent.everything()), **self.state}
+
+    def _seen(self, outside: dict[str, Any]) -> dict[str, Any]:
+        if not self.hides:
+            return outside
+        return {k: v for k, v in outside.items() if not str(k).startswith(self.hides)}
 
     def _log(self) -> MetricLog:
         before = self.earlier if self.parent is None else self.parent._log()

@@ -172,6 +172,7 @@ def _collected(state: dict[str, Any], key: str, number: int) -> Any:
 def compile_scope(node: Scope, rt: Runtime, path: str, compile_body: CompileBody) -> Step:
     """A closure that runs the body with names of its own."""
     fork = rt.fork()
+    fork.hides = node.hides
     body = compile_body(node.body, fork, path)
     prefix = node.prefix
 

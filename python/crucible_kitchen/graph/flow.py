@@ -83,10 +83,12 @@ class _Known:
 
     def inside(self, scope: Scope) -> _Known:
         """The same where the scope's keys have their own names."""
-        start = len(scope.prefix)
+        start, hides = len(scope.prefix), scope.hides
         inner = self.copy()
         for keys in (inner.certain, inner.possible):
-            keys |= {key[start:] for key in keys if key.startswith(scope.prefix)}
+            own = {key[start:] for key in keys if key.startswith(scope.prefix)}
+            keys -= {key for key in keys if key.startswith(hides)}
+            keys |= own
         return inner
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -59,6 +59,21 @@ class Scope(Block):
     def prefix(self) -> str:
         """What stands before a key of the scope where it is named from outside."""
         return f"{self.name}."
+
+    @property
+    def hides(self) -> tuple[str, ...]:
+        """Beginnings of keys that mean scopes inside it, and not what is called so outside."""
+        return tuple({inner.prefix: None for inner in _scopes_in(self)})
+
+
+def _scopes_in(block: Block) -> Iterator[Scope]:
+    """Scopes in a body at any depth, but not in each other."""
+    for _, body in block.regions:
+        for node in body:
+            if isinstance(node, Scope):
+                yield node
+            elif isinstance(node, Block):
+                yield from _scopes_in(node)
 
 
 def parallel(name: str, *, max_concurrency: int | None = None, **unknown: Any) -> Parallel:
@@ -146,7 +161,8 @@ def scope(name: str) -> Scope:
 
     Inside, stages read and write under their own names, and what is not written inside is read from
     outside. Outside, what was written inside is called ``<name>.<key>``, and nothing else changes,
-    so that the same stages can stand in two scopes side by side.
+    so that the same stages can stand in two scopes side by side. A name belongs to the scope that is
+    nearest: what a scope outside wrote is not read by one of the same name inside another.
 
     Args:
         name: part of the paths inside, and of the keys seen from outside.
