@@ -2,8 +2,8 @@
 //
 //   tile     kRows x kColumns of C, held in registers while the reduction runs
 //   panel    kColumns columns of B, [depth][kColumns], padded with zeros: what a tile reads
-//   slice    kSlice of the reduction: one panel of it stays in the first-level cache while all rows
-//            of A pass by
+//   slice    at most kSlice of the reduction, of one panel of which all rows of A pass by before
+//            the next
 //
 // A is never packed: a tile reads its rows where they lie, which costs nothing while a block of A
 // fits the second-level cache. B is packed (panels.h) where many rows pass by; a weight that does
@@ -41,9 +41,11 @@ constexpr int kWidth = 4, kRows = 6;
 constexpr int kVectors = 2;
 constexpr int kColumns = kVectors * kWidth;
 #if defined(__AVX512F__)
-constexpr std::int64_t kSlice = 192;  // a panel and the rows of two tiles: 46 of 48 KB
+// A tile's panel comes from the second-level cache as fast as it is multiplied: longer slices visit
+// C less often.
+constexpr std::int64_t kSlice = 1536;
 #else
-constexpr std::int64_t kSlice = 320;
+constexpr std::int64_t kSlice = 320;  // a panel of it stays in the first-level cache
 #endif
 constexpr std::int64_t kAhead = 16;  // rows of a panel that are asked for before they are read
 
@@ -116,7 +118,7 @@ inline __attribute__((always_inline)) void add_products(const A& a, const B& b, 
                                                         std::integer_sequence<int, kRow...>) {
   const float* const rows[] = {(a.data + kRow * (kLie == Rows::kApart ? a.stride : 1))...};
   const float* panel = b.data;
-  for (std::int64_t k = 0; k < depth; ++k, panel += b.step) {
+  const auto add = [&](std::int64_t k) __attribute__((always_inline)) {
     // What a tile waits for are panels that come from the second-level cache.
     __builtin_prefetch(panel + kAhead * b.step);
     if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + kWidth);
@@ -128,7 +130,14 @@ inline __attribute__((always_inline)) void add_products(const A& a, const B& b, 
       const Vector right = load(panel + kWidth);
       ((sums[kRow][0] += rows[kRow][at] * left, sums[kRow][1] += rows[kRow][at] * right), ...);
     }
+    panel += b.step;
+  };
+  std::int64_t k = 0;
+  if constexpr (kAcross == 1) {
+    // There are more rows than registers for their addresses: each is fetched once for four.
+    for (; k + 4 <= depth; k += 4) add(k), add(k + 1), add(k + 2), add(k + 3);
   }
+  for (; k < depth; ++k) add(k);
 }
 
 template <int kAcross>

@@ -48,9 +48,8 @@ class BackwardPass {
       const Linear& linear = p_.linears[sum.linear];
       const Update& u = linear.updates[sum.update];
       const float* a = kept_ + sum.kept;
-      const float* b = a + u.R * p_.K;
-      add_groups(a, sum, p_.K, u.da_RK, sum.r, sum.r + 1);
-      add_groups(b, sum, u.R, u.db_NR, sum.r * linear.N / u.R, (sum.r + 1) * linear.N / u.R);
+      add_groups(a, sum, p_.K, u.da_RK, false);
+      add_groups(a + u.R * p_.K, sum, linear.N, u.db_NR, true);
     });
   }
 
@@ -63,8 +62,8 @@ class BackwardPass {
     float* seen;  // [rows, K]: what an update adds to dx or sees of x
     float* panel;
     float* sums;    // [rows, kColumns]
-    float* scaled;  // s x A^T, [rows, R], rows filled up to whole vectors
-    float* alone;   // dA or dB of an update that one block has whole
+    float* scaled;  // s x A^T, [rows, R]
+    float* alone;   // dA or dB^T of an update that one block has whole
     std::vector<Addend> addends;
   };
 
@@ -72,7 +71,7 @@ class BackwardPass {
     const std::int64_t rows = shares_.most_rows();
     const auto layers = static_cast<std::int64_t>(p_.linears.size());
     const std::int64_t wide = rows * p_.K, panel = gemm::kSlice * gemm::kColumns;
-    const std::int64_t sums = rows * gemm::kColumns, scaled = rows * whole_vectors(rank_);
+    const std::int64_t sums = rows * gemm::kColumns, scaled = rows * rank_;
     Room room{};
     room.dyb = memory.take(layers * rows * rank_ + rows * columns_ + (drops_ ? 2 : 1) * wide +
                            panel + sums + scaled + rank_ * std::max(p_.K, columns_));
@@ -84,10 +83,6 @@ class BackwardPass {
     room.scaled = room.sums + sums;
     room.alone = room.scaled + scaled;
     return room;
-  }
-
-  static std::int64_t whole_vectors(std::int64_t n) {
-    return gemm::groups(n, gemm::kWidth) * gemm::kWidth;
   }
 
   void run_block(std::size_t index, Room& room) const {
@@ -122,24 +117,21 @@ class BackwardPass {
     return p_.linears[l].updates[part.update];
   }
 
-  // dB (+)= dy^T (s x A^T).
+  // dB^T (+)= (s x A^T)^T dy.
   void sum_db(std::size_t l, const Part& part, const gemm::A& dy, const Room& room) const {
-    const Linear& linear = p_.linears[l];
-    const Update& u = linear.updates[part.update];
+    const std::int64_t N = p_.linears[l].N;
+    const Update& u = update_of(l, part);
     if (u.db_NR.data == nullptr) return;
-    const std::int64_t stride = whole_vectors(u.R);
     const float* xa = u.xa + (part.first - u.first) * u.R;
-    for (std::int64_t i = 0; i < part.rows; ++i) {
-      float* const row = room.scaled + i * stride;
-      for (std::int64_t r = 0; r < u.R; ++r) row[r] = u.scale * xa[i * u.R + r];
-      std::fill(row + u.R, row + stride, 0.0F);
+    for (std::int64_t i = 0; i < part.rows * u.R; ++i) room.scaled[i] = u.scale * xa[i];
+    float* const sums = part.alone ? room.alone : kept(l, part) + u.R * p_.K;
+    sum_rows(u.R, room.scaled, dy, N, part, {sums, N, gemm::kColumns, part.accumulate}, room);
+    if (!part.alone) return;
+    for (std::int64_t n = 0; n < N; ++n) {
+      typed(u.db_NR, n, 0, [&](auto* row) {
+        for (std::int64_t r = 0; r < u.R; ++r) put_rounded(row[r], sums[r * N + n]);
+      });
     }
-    const gemm::C db = gradient(l, part, u.db_NR, u.R, u.R * p_.K, room);
-    gemm::each_panel(u.R, [&](std::int64_t r, int size) {
-      gemm::multiply<gemm::Rows::kTogether>(linear.N, dy, {room.scaled + r, stride}, part.rows, {},
-                                            at(db, 0, r, size, part.accumulate));
-    });
-    if (part.alone) round_block(u.db_NR, 0, linear.N, u.R, room.alone);
   }
 
   // dA (+)= (s dy B)^T x, of x what the update sees.
@@ -148,26 +140,29 @@ class BackwardPass {
     const Update& u = update_of(l, part);
     if (u.da_RK.data == nullptr) return;
     const gemm::A wide = seen(u.drop, x, part.first - u.first, part.rows, p_.K, room.seen);
-    const gemm::C da = gradient(l, part, u.da_RK, p_.K, 0, room);
-    gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
-      gemm::B panel{wide.data + k, wide.stride};
+    gemm::C da{kept(l, part), p_.K, gemm::kColumns, part.accumulate};
+    if (part.alone) da = result_of(u.da_RK, 0, p_.K, room.alone);
+    sum_rows(u.R, dyb, wide, p_.K, part, da, room);
+    if (part.alone) round_block(u.da_RK, 0, u.R, p_.K, room.alone);
+  }
+
+  // C[R, columns] (+)= low^T wide over the rows of a part, low of [rows, R].
+  void sum_rows(std::int64_t R, const float* low, const gemm::A& wide, std::int64_t columns,
+                const Part& part, const gemm::C& c, const Room& room) const {
+    gemm::each_panel(columns, [&](std::int64_t n, int size) {
+      gemm::B panel{wide.data + n, wide.stride};
       if (size % gemm::kWidth != 0) {  // a tile would read beyond the last row
         gemm::pack_rows(panel.data, panel.step, part.rows, size, room.panel);
         panel = {room.panel, gemm::kColumns};
       }
-      gemm::multiply<gemm::Rows::kTogether>(u.R, {dyb, u.R}, panel, part.rows, {},
-                                            at(da, 0, k, size, part.accumulate));
+      gemm::multiply<gemm::Rows::kTogether>(R, {low, R}, panel, part.rows, {},
+                                            at(c, 0, n, size, c.accumulate));
     });
-    if (part.alone) round_block(u.da_RK, 0, u.R, p_.K, room.alone);
   }
 
-  // Where a part's gradient is summed: in what its group keeps (dA first, then dB), or in the
-  // gradient itself.
-  gemm::C gradient(std::size_t l, const Part& part, const Matrix& whole, std::int64_t columns,
-                   std::int64_t offset, const Room& room) const {
-    if (part.alone) return result_of(whole, 0, columns, room.alone);
-    float* const kept = kept_ + part.kept + shares_.offset(l, part.update) + offset;
-    return {kept, columns, gemm::kColumns, false};
+  // Where a part's gradients are summed for its group: dA first, then dB^T.
+  float* kept(std::size_t l, const Part& part) const {
+    return kept_ + part.kept + shares_.offset(l, part.update);
   }
 
   // s dy B.

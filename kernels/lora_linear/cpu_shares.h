@@ -9,9 +9,9 @@
 namespace crucible::lora_linear::cpu {
 namespace {
 
-// Rows of a block: more than in the forward, for they are the reduction of dA and dB.
-constexpr std::int64_t kBackwardRows = 132;
-// An update's groups are at most so many, and what they keep takes at most so many floats.
+constexpr std::int64_t kBackwardRows = 66;
+// An update's groups are of two blocks or more and at most so many, and what they keep takes at most
+// so many floats.
 constexpr std::int64_t kMostGroups = 64;
 constexpr std::int64_t kMostKept = std::int64_t{8} << 20;
 
@@ -33,7 +33,7 @@ struct Block {
 };
 
 // A share of the gradients of an update with several groups, to be added up at the end: row r of
-// dA, and as large a part of the rows of dB.
+// dA and of dB^T.
 struct Sum {
   std::size_t linear;
   std::size_t update;
@@ -102,7 +102,7 @@ class Shares {
       largest = std::max(largest, linear.updates[u].R * (p_.K + linear.N));
     }
     const std::int64_t most = std::clamp<std::int64_t>(kMostKept / largest, 8, kMostGroups);
-    const std::int64_t per_group = gemm::groups(blocks.count, most);
+    const std::int64_t per_group = std::max<std::int64_t>(2, gemm::groups(blocks.count, most));
     const std::int64_t groups = gemm::groups(blocks.count, per_group);
     for (std::int64_t i = 0; i < blocks.count; ++i) {
       const std::int64_t group = i / per_group;
@@ -134,24 +134,24 @@ class Shares {
   bool open_ = false;
 };
 
-// Rows [begin, end) of a gradient: what its groups kept, added in order, strip by strip.
+// Row r of a gradient, or its column r where it was kept turned: what the groups kept, added in
+// order, strip by strip.
 void add_groups(const float* kept, const Sum& sum, std::int64_t columns, const Matrix& to,
-                std::int64_t begin, std::int64_t end) {
+                bool turned) {
   if (to.data == nullptr) return;
   constexpr std::int64_t kStrip = 256;
   float strip[kStrip];
-  for (std::int64_t i = begin; i < end; ++i) {
-    for (std::int64_t j = 0; j < columns; j += kStrip) {
-      const std::int64_t count = std::min(kStrip, columns - j);
-      const float* from = kept + i * columns + j;
-      std::copy_n(from, count, strip);
-      for (std::int64_t g = 1; g < sum.groups; ++g) {
-        for (std::int64_t s = 0; s < count; ++s) strip[s] += from[g * sum.stride + s];
-      }
-      typed(to, i, j, [&](auto* row) {
-        for (std::int64_t s = 0; s < count; ++s) put_rounded(row[s], strip[s]);
-      });
+  for (std::int64_t j = 0; j < columns; j += kStrip) {
+    const std::int64_t count = std::min(kStrip, columns - j);
+    const float* from = kept + sum.r * columns + j;
+    std::copy_n(from, count, strip);
+    for (std::int64_t g = 1; g < sum.groups; ++g) {
+      for (std::int64_t s = 0; s < count; ++s) strip[s] += from[g * sum.stride + s];
     }
+    typed(to, turned ? j : sum.r, turned ? sum.r : j, [&](auto* first) {
+      const std::int64_t step = turned ? to.stride : 1;
+      for (std::int64_t s = 0; s < count; ++s) put_rounded(first[s * step], strip[s]);
+    });
   }
 }
 
