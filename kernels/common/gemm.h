@@ -41,9 +41,9 @@ constexpr int kWidth = 4, kRows = 6;
 constexpr int kVectors = 2;
 constexpr int kColumns = kVectors * kWidth;
 #if defined(__AVX512F__)
-// A tile's panel comes from the second-level cache as fast as it is multiplied: longer slices visit
-// C less often.
-constexpr std::int64_t kSlice = 1536;
+// A tile's panel comes from the second-level cache as fast as it is multiplied, so a slice may be
+// longer than the first holds; much longer, and float32 sums lose digits.
+constexpr std::int64_t kSlice = 576;
 #else
 constexpr std::int64_t kSlice = 320;  // a panel of it stays in the first-level cache
 #endif
