@@ -161,8 +161,8 @@ def scope(name: str) -> Scope:
 
     Inside, stages read and write under their own names, and what is not written inside is read from
     outside. Outside, what was written inside is called ``<name>.<key>``, and nothing else changes,
-    so that the same stages can stand in two scopes side by side. A name belongs to the scope that is
-    nearest: what a scope outside wrote is not read by one of the same name inside another.
+    so that the same stages can stand in two scopes side by side. A name belongs to the nearest
+    scope: what one outside has written is not read by one of the same name inside another.
 
     Args:
         name: part of the paths inside, and of the keys seen from outside.
