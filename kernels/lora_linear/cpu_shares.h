@@ -10,8 +10,8 @@ namespace crucible::lora_linear::cpu {
 namespace {
 
 constexpr std::int64_t kBackwardRows = 66;
-// An update's groups are of two blocks or more and at most so many, and what they keep takes at most
-// so many floats.
+// An update's groups are of two blocks or more and at most so many, and what they keep takes at
+// most so many floats.
 constexpr std::int64_t kMostGroups = 64;
 constexpr std::int64_t kMostKept = std::int64_t{8} << 20;
 
