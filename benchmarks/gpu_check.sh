@@ -10,23 +10,29 @@
 # DRY=1 prints the commands, one a line, and runs none of them; it needs no GPU.
 #
 # It needs nvcc, and torch with CUDA, triton, pybind11 and scikit-build-core in the Python that
-# PYTHON names (python3); no network. It ends after eight minutes at the latest, with 1 where
-# something is wrong or there is no GPU.
+# PYTHON names (python3); no network. It ends after eight minutes at the latest (LIMIT_S has them in
+# seconds), with 1 where something is wrong, a step ran into that limit, or there is no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 results=${1:-benchmarks/results}
-seconds=480
-
-say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
-# Whatever time is left is the most that a command gets.
-within() {
-  if [ -n "${DRY:-}" ]; then printf '%q ' "$@" && echo; return; fi
-  timeout $((seconds > SECONDS ? seconds - SECONDS : 1)) "$@"
-}
+seconds=${LIMIT_S:-480}
 
 refuse() { echo "benchmarks/gpu_check.sh: $*" >&2; exit 1; }
+say() { step=$*; printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
+# Whatever time is left is the most that a command gets; it ends with 0 or 1, or the script does.
+within() {
+  if [ -n "${DRY:-}" ]; then printf '%q ' "$@" && echo; return; fi
+  local status=0
+  timeout --kill-after=2 $((seconds > SECONDS ? seconds - SECONDS : 1)) "$@" || status=$?
+  case $status in
+    0) ;;
+    124 | 137) refuse "the $seconds s were over during this step: $step" ;;
+    *) return 1 ;;
+  esac
+}
+
 "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' ||
   refuse "$python has no torch; name one that has by PYTHON=..."
 if [ -z "${DRY:-}" ]; then

@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor
 
 grad_norm_chunk: int
+row_loss_divergences: list[str]
+row_loss_formulas: list[str]
 
 class CubinFamily:
     def select(self, args: Sequence[Any]) -> str: ...
@@ -108,6 +110,11 @@ def rms_norm_backward(*args: Any) -> None: ...
 def rope_rotate(
     x: Tensor, cos: Tensor, sin: Tensor, back: bool, y: Tensor, threads: int
 ) -> None: ...
+
+# columns, terms, divergence, numbers, loss, slopes, as the docstring of the first has them; then
+# the number of threads.
+def row_loss_cpu(*args: Any) -> None: ...
+def row_loss_cuda(*args: Any) -> None: ...
 def swiglu_forward(gate: Tensor, up: Tensor, y: Tensor, threads: int) -> None: ...
 
 # dy, gate, up, dgate, dup: Tensor; threads: int. The caller spreads a tuple.

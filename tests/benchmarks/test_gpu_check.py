@@ -32,6 +32,46 @@ def test_without_a_gpu_it_says_so_in_one_line_and_fails() -> None:
     assert run.stdout == ""
 
 
+# Has torch and a GPU of sm_90, and a pip that does what the test says.
+PYTHON = """#!/bin/sh
+case "$*" in
+  -c*get_device_capability*) printf 90 ;;
+  "-m pip"*) %s ;;
+  "-m pytest"*) echo "the tests were reached"; exit 3 ;;
+esac
+"""
+
+
+def on_a_stand_in(folder: Path, pip: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script with a Python and an nvcc that only pretend."""
+    for name, text in (("python", PYTHON % pip), ("nvcc", "#!/bin/sh\n")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", str(SCRIPT), str(folder)],
+        env=os.environ | {"PYTHON": str(folder / "python"), "PATH": path} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("pip", ["exec sleep 60", "trap '' TERM; exec sleep 60"])
+def test_a_step_that_takes_too_long_is_named_and_the_status_is_1(tmp_path: Path, pip: str) -> None:
+    run = on_a_stand_in(tmp_path, pip, LIMIT_S="1")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        "benchmarks/gpu_check.sh: the 1 s were over during this step: build, for this GPU alone"
+    )
+    assert "the tests were reached" not in run.stdout
+
+
+def test_a_step_that_fails_ends_it_with_1_whatever_the_steps_own_status(tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, "true")
+    assert "the tests were reached" in run.stdout
+    assert (run.returncode, run.stderr) == (1, "")
+
+
 @pytest.fixture(scope="module")
 def commands() -> list[list[str]]:
     """What the script would run on a machine with a GPU of sm_90."""
@@ -92,5 +132,12 @@ def test_the_sanitizer_gets_cases_of_every_op_with_a_cuda_kernel(
     )
     found = selected.stdout
     assert selected.returncode == 0, found
-    for op in ("lora_linear", "lora_linear_many", "linear_logprobs", "adamw_step", "grad_norm"):
+    for op in (
+        "lora_linear",
+        "lora_linear_many",
+        "linear_logprobs",
+        "adamw_step",
+        "grad_norm",
+        "row_loss",
+    ):
         assert f"test_matches_reference[{op}-cuda-odd-" in found, op

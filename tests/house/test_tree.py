@@ -65,8 +65,8 @@ def test_an_op_has_its_files(folder: Path) -> None:
         for name in ("README.md", "reference.py", "cases.py", "__init__.py")
         if not (folder / name).exists()
     ]
-    if not list(folder.glob("triton_*.py")):
-        missing.append("triton_kernels.py, or triton_launch.py where it starts another op's")
+    if not [*folder.glob("triton_*.py"), *folder.glob("cuda.cu")]:
+        missing.append("cuda.cu, triton_kernels.py, or triton_launch.py of another op's kernels")
     assert not missing, f"kernels/{folder.name} lacks {missing}"
 
 

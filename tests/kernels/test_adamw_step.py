@@ -137,13 +137,65 @@ def test_transposed_parameters_are_stepped_in_place(backend: Any) -> None:
     torch.testing.assert_close(args[0][0], want[0][0], rtol=1e-6, atol=1e-7)
 
 
-def test_tensors_of_different_orders_in_memory_are_refused_with_a_reason() -> None:
+def turned(tensor: Tensor) -> Tensor:
+    """The same numbers in the other order in memory."""
+    return tensor.t().contiguous().t()
+
+
+def test_moments_in_another_order_in_memory_are_refused_with_a_reason() -> None:
     args = cases.inputs(cases.Size(((3, 7),)), torch.float32, "cpu")
-    args[1][0] = args[1][0].t().contiguous().t()
+    args[2][0] = turned(args[2][0])
     explanation = ops.explain("adamw_step", *args, **cases.options(cases.SIZES["one_element"]))
     assert explanation.chosen == "reference"
     assert "do not share one order in memory" in str(explanation)
     step(args)
+
+
+def apart(grad: Tensor) -> Tensor:
+    """The same numbers with gaps between them."""
+    wide = torch.full((*grad.shape, 2), torch.nan, dtype=grad.dtype)
+    wide[..., 0] = grad
+    return wide[..., 0]
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("param_order", [torch.clone, turned])
+@pytest.mark.parametrize("grad_order", [torch.clone, turned, apart])
+def test_a_gradient_may_lie_anyhow_in_memory(
+    dtype: torch.dtype, param_order: Any, grad_order: Any
+) -> None:
+    """The compiled kernel takes it, and gives what it gives one that lies as its parameter does."""
+    size = cases.Size(((3, 7), (5, 64)))
+
+    def laid(order: Any) -> tuple[list[Tensor], ...]:
+        params, grads, *moments = cases.inputs(size, dtype, "cpu")
+        given = [[param_order(t) for t in tensors] for tensors in (params, *moments)]
+        return given[0], [order(grad) for grad in grads], *given[1:]
+
+    got, want = laid(grad_order), laid(param_order)
+    assert ops.explain("adamw_step", *got, **cases.options(size)).chosen == "cpu"
+    assert ops.explain("grad_norm", got[1]).chosen == "cpu"
+    assert ops.grad_norm(got[1]).item() == pytest.approx(ops.grad_norm(want[1]).item(), rel=1e-12)
+    step(got)
+    step(want)
+    for have, wanted in zip(got[0] + got[2] + got[3], want[0] + want[2] + want[3], strict=True):
+        assert torch.equal(have, wanted)
+        assert have.stride() == wanted.stride()
+
+
+def test_an_expanded_gradient_is_read_too() -> None:
+    """What `x.sum().backward()` leaves: one number for all elements."""
+    args = cases.inputs(cases.Size(((3, 7),)), torch.float32, "cpu")
+    args[1][0] = torch.tensor(0.5).expand(3, 7)
+    assert ops.explain("adamw_step", *args, **cases.options(cases.SIZES["one_element"])).chosen == (
+        "cpu"
+    )
+    assert ops.grad_norm(args[1]).item() == pytest.approx(0.5 * 21**0.5)
+    want = [[t.clone() for t in tensors] for tensors in args]
+    with ops.using("reference"):
+        step(tuple(want))
+    step(args)
+    torch.testing.assert_close(args[0][0], want[0][0], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -202,9 +254,8 @@ def test_the_doors_name_the_op_the_argument_what_was_wanted_and_what_came() -> N
         on_cpu(params, grads, exp_avgs, exp_avg_sqs, scales=(short, short))
     with pytest.raises(TypeError, match=r"norm must be torch\.float64, got torch\.float32"):
         on_cpu(params, grads, exp_avgs, exp_avg_sqs, norm=torch.zeros(()))
-    turned = [grads[0].t().contiguous().t(), *grads[1:]]
     with pytest.raises(ValueError, match=r"adamw_step: params\[0\] must be dense and share"):
-        on_cpu(params, turned, exp_avgs, exp_avg_sqs)
+        on_cpu(params, [turned(grads[0]), *grads[1:]], exp_avgs, exp_avg_sqs)
     with pytest.raises(ValueError, match="grad_norm: grads must be dense, got one of shape"):
         _C.grad_norm_cpu([torch.zeros(4, 4)[:, ::2]], threads=1)
     with pytest.raises(ValueError, match="grad_norm: grads must be on CUDA, got cpu"):

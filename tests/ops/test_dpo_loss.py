@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crucible_kitchen import ops
 from crucible_kitchen.ops import DIVERGENCES, DPO_LOSSES, answer_logprobs, dpo_loss
 
 POLICY_C = [-12.0, -3.5, -40.25, -7.0]
@@ -110,6 +111,40 @@ def test_gradients_are_those_of_the_formula(loss) -> None:
     assert torch.autograd.gradcheck(
         lambda c, r: dpo_loss(c, r, *frozen, **options(loss)), tuple(policy)
     )
+
+
+@pytest.mark.parametrize("loss", DPO_LOSSES)
+def test_the_fused_pass_is_what_eager_torch_computes(loss) -> None:
+    """Values and gradients by the kernel, and by plain torch with autograd."""
+    results = []
+    for backend in ("cpu", "reference"):
+        policy = [one.requires_grad_() for one in tensors()[:2]]
+        smoothing = SMOOTHING if loss in SMOOTHED else None
+        with ops.using(backend):
+            losses = dpo_loss(*policy, *tensors()[2:], **options(loss, label_smoothing=smoothing))
+        gradients = torch.autograd.grad(losses.sum(), policy, allow_unused=True)
+        results.append([losses, *gradients])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-15)
+
+
+# torch.func.jvp loads torch's own decompositions.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("loss", ["sigmoid", "aot"])
+def test_torch_differentiates_it_in_every_way(loss) -> None:
+    chosen, *rest = tensors()
+
+    def total(chosen):
+        return dpo_loss(chosen, *rest, **options(loss)).sum()
+
+    leaf = chosen.clone().requires_grad_()
+    (first,) = torch.autograd.grad(total(leaf), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    assert second.norm() > 0
+    torch.testing.assert_close(torch.func.grad(total)(chosen), first.detach())
+    torch.testing.assert_close(torch.func.hessian(total)(chosen).sum(0), second)
+    _, tangent = torch.func.jvp(total, (chosen,), (torch.ones_like(chosen),))
+    torch.testing.assert_close(tangent, first.detach().sum())
 
 
 @pytest.mark.parametrize("loss", DPO_LOSSES)

@@ -18,6 +18,7 @@
 #include "kernels/lora_linear/launch.h"
 #include "kernels/rms_norm/launch.h"
 #include "kernels/rope/launch.h"
+#include "kernels/row_loss/launch.h"
 #include "kernels/swiglu/launch.h"
 #include "kernels/varlen_attention/launch.h"
 
@@ -296,6 +297,37 @@ Made varlen_attention(const std::vector<std::int64_t>& bounds,
   return made;
 }
 
+// Every formula, on columns whose numbers lie apart; the last one ends where its memory does.
+template <typename T>
+Made row_loss(std::int64_t rows, int threads) {
+  namespace op = crucible::row_loss;
+  constexpr auto type = sizeof(T) == 2 ? op::Type::kBFloat16 : op::Type::kFloat32;
+  Made made;
+  for (int f = 0; f < static_cast<int>(op::Formula::kCount); ++f) {
+    op::Call call{};
+    std::vector<std::vector<T>> columns;
+    for (unsigned i = 0; i < op::kColumns; ++i) {
+      columns.push_back(drawn<T>(apart(rows, 1), i, 2.0F));
+      for (T& x : columns.back()) x = i == 4 || i == 5 ? narrowed(T{}, 7.0F) : x;  // lengths
+      call.columns[i] = {columns.back().data(), 1 + kApart, type};
+    }
+    call.terms.term[0] = {static_cast<op::Formula>(f), 1.0, 0.1};
+    call.terms.count = 1;
+    call.settings = {0.3, 0.1, 0.5, 0.7, 0.01, 0.8, 1.2, op::Divergence::js};
+    auto loss = unwritten<T>(rows);
+    auto slopes = unwritten<float>(2 * rows);
+    call.rows = rows;
+    call.loss = loss.data();
+    call.loss_type = type;
+    call.slopes = slopes.data();
+    call.slopes_type = op::Type::kFloat32;
+    op::cpu::launch(call, threads);
+    made.add(loss);
+    made.add(slopes);
+  }
+  return made;
+}
+
 // AdamW on tensors of several sizes by the norm of their gradients; moments in 8 bits, or float32.
 template <typename T, typename Moment>
 Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
@@ -377,6 +409,10 @@ void check_all(const std::string& dtype) {
   for (const std::int64_t numel : {1, 131, 33410}) {
     check("swiglu " + std::to_string(numel) + " " + dtype,
           [&](int threads) { return swiglu<T>(numel, threads); });
+  }
+  for (const std::int64_t rows : {1, 131, 3077}) {
+    check("row_loss " + std::to_string(rows) + " rows " + dtype,
+          [&](int threads) { return row_loss<T>(rows, threads); });
   }
   for (const std::int64_t window : {0, 20}) {
     check("varlen_attention, window " + std::to_string(window) + " " + dtype, [&](int threads) {

@@ -25,6 +25,7 @@ def register(
     *,
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    backward_again: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Register an op and return what calls it.
 
@@ -37,6 +38,8 @@ def register(
         fake: gives outputs of the right shape, dtype and device without computing.
         setup_context: saves for backward, as `torch.library.register_autograd` takes it.
         backward: likewise; without it the op cannot be differentiated.
+        backward_again: takes its place where the gradient is to be differentiated in its turn;
+            without it that is refused.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
@@ -45,7 +48,7 @@ def register(
     op: Any = getattr(torch.ops.crucible_kitchen, name).default
     compute: Callable[..., Any] = _only
     if backward is not None and setup_context is not None:
-        compute = differentiable(op._schema, setup_context, _once(name, backward))
+        compute = differentiable(op._schema, setup_context, _once(name, backward, backward_again))
 
         def below_autograd(keys: Any, *args: Any) -> Any:
             def redispatch(*args: Any) -> Any:
@@ -93,14 +96,18 @@ def _unseen(args: Sequence[Any]) -> bool:
     )
 
 
-def _once(op: str, backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward, refused where it is to be differentiated in its turn.
+def _once(
+    op: str, backward: Callable[..., Any], again: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    """The backward; the other one, or a refusal, where it is to be differentiated in its turn.
 
     torch would go on with the parts that it can differentiate, and be wrong in silence.
     """
 
     def checked(ctx: Any, *grads: Tensor | None) -> Any:
         if torch.is_grad_enabled():
+            if again is not None:
+                return again(ctx, *grads)
             raise KernelError(
                 f"{op}: create_graph must be False, got True; its gradient cannot be "
                 "differentiated again, so use plain torch in its place"
@@ -134,6 +141,15 @@ def refuse_transforms(op: str, *, takes_lists: bool = False) -> None:
             f"{op}: torch.func.grad, jvp and forward-mode differentiation are not supported; use "
             "torch.autograd.grad or .backward(), or plain torch in its place"
         )
+
+
+def transformed() -> bool:
+    """Whether `torch.func` or forward-mode differentiation is around, or `torch.compile` traces."""
+    return (
+        torch.compiler.is_compiling()
+        or get_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -71,6 +71,14 @@ def triton_refuses(tensor: torch.Tensor) -> str | None:
     return None if interpreted else gpu_refuses(tensor.device)
 
 
+def several_devices_refuse(*lists: Sequence[torch.Tensor]) -> str | None:
+    """Why no kernel takes lists of tensors that are not all on one device, or None."""
+    devices = {tensor.device for tensors in lists for tensor in tensors}
+    if len(devices) <= 1:
+        return None
+    return f"the tensors are on several devices, {', '.join(sorted(map(str, devices)))}"
+
+
 def same_layout_refuses(
     first: Sequence[torch.Tensor], *others: Sequence[torch.Tensor]
 ) -> str | None:
@@ -103,3 +111,30 @@ def _order(tensor: torch.Tensor) -> list[int] | None:
             return None
         dense *= tensor.shape[dimension]
     return order
+
+
+def in_order_of(
+    first: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
+) -> Sequence[torch.Tensor]:
+    """Each of `others` in the order that its like in `first` has in memory; copied if it was not.
+
+    Args:
+        first: tensors without gaps.
+        others: as many, of the same shapes, in any order and with any gaps.
+    """
+    contiguous = torch.Tensor.is_contiguous
+    if all(map(contiguous, first)) and all(map(contiguous, others)):
+        return others
+    return [
+        other
+        if other.stride() == like.stride()
+        else torch.empty_like(like, dtype=other.dtype).copy_(other)
+        for like, other in zip(first, others, strict=True)
+    ]
+
+
+def without_gaps(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Tensors that fill their memory in some order of dimensions; copied if they did not."""
+    if all(map(torch.Tensor.is_contiguous, tensors)):
+        return tensors
+    return [tensor.contiguous() if _order(tensor) is None else tensor for tensor in tensors]

@@ -33,11 +33,17 @@ def triton_kernels(
 
     def ahead(*args: object, **options: object) -> str | None:
         first = _first(args)
-        return _ahead_refuses(first) or refuses(*args, **options) or built_refuses(*args, **options)
+        return (
+            _ahead_refuses(first)
+            or _size_refuses(first)
+            or refuses(*args, **options)
+            or built_refuses(*args, **options)
+        )
 
     def jit(*args: object, **options: object) -> str | None:
         first = _first(args)
-        return _dtype_refuses(first) or triton_refuses(first) or refuses(*args, **options)
+        mine = _dtype_refuses(first) or triton_refuses(first) or _size_refuses(first)
+        return mine or refuses(*args, **options)
 
     target = f"crucible_kitchen.kernels.{op}.triton_launch:variant"
     return (
@@ -78,6 +84,16 @@ def _dtype_refuses(tensor: Tensor) -> str | None:
     if tensor.dtype not in DTYPES:
         return f"the tensors are {tensor.dtype}; it takes float32, float16 and bfloat16"
     return None
+
+
+_MOST = 2**31 - 1
+
+
+def _size_refuses(tensor: Tensor) -> str | None:
+    """Addresses are 64 bits wide; rows and columns are counted in 32, as the axes of a grid are."""
+    if tensor.numel() <= _MOST:
+        return None
+    return next((f"a dimension of {n} is over 2^31 - 1" for n in tensor.shape if n > _MOST), None)
 
 
 def _ahead_refuses(tensor: Tensor) -> str | None:

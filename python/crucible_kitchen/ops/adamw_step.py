@@ -14,7 +14,9 @@ from crucible_kitchen.ops._library import refuse_transforms, register
 from crucible_kitchen.ops._refusals import (
     cpu_refuses,
     cuda_refuses,
+    in_order_of,
     same_layout_refuses,
+    several_devices_refuse,
     triton_refuses,
 )
 from crucible_kitchen.ops._table import Kernel, Op
@@ -43,7 +45,8 @@ def adamw_step(
 
     Args:
         params: parameters, any shapes, float32 or bfloat16.
-        grads: gradients, shaped as params, float32 or bfloat16; read only.
+        grads: gradients, shaped as params, float32 or bfloat16; read only. One that lies otherwise
+            in memory than its parameter, or has gaps, is copied first.
         exp_avgs: running means of the gradients, shaped as params, float32; or uint8, all of them,
             as `kernels.adamw_step.eight_bit` keeps them.
         exp_avg_sqs: running means of their squares, likewise.
@@ -177,8 +180,8 @@ def _dense_refuses(
     moments, scales = (*exp_avgs, *exp_avg_sqs), (*exp_avg_scales, *exp_avg_sq_scales)
     guard = () if norm is None else (norm,)
     everything = (params, grads, moments, scales, guard)
-    if len({tensor.device for tensors in everything for tensor in tensors}) > 1:
-        return "the tensors are on several devices"
+    if refused := several_devices_refuse(*everything):
+        return refused
     for name, tensors in (("params", params), ("grads", grads)):
         if others := {tensor.dtype for tensor in tensors} - _NARROW:
             return f"{name} must be float32 or bfloat16, got {others.pop()}"
@@ -189,7 +192,7 @@ def _dense_refuses(
         return f"exp_avgs and exp_avg_sqs must be {name} {which}, got {others.pop()}"
     if others := {scale.dtype for scale in scales} - {torch.float32}:
         return f"the scales must be float32, got {others.pop()}"
-    return same_layout_refuses(params, grads, exp_avgs, exp_avg_sqs)
+    return same_layout_refuses(params, exp_avgs, exp_avg_sqs)
 
 
 def _triton_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
@@ -255,7 +258,7 @@ ADAMW_STEP = Op(
         Kernel(
             "reference",
             "crucible_kitchen.kernels.adamw_step.reference:adamw_step",
-            lambda *args, **options: None,
+            lambda *moved, **options: several_devices_refuse(*moved),
         ),
     ),
 )
@@ -295,6 +298,7 @@ def _run(
         "seed": seed,
     }
     kernel = ADAMW_STEP.choose(params, grads, exp_avgs, exp_avg_sqs, **options)
+    grads = in_order_of(params, grads)  # kernels walk memory, and grads may be anyhow in it
     kernel(params, grads, exp_avgs, exp_avg_sqs, **options)
 
 

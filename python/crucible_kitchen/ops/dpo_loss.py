@@ -1,13 +1,10 @@
-"""`dpo_loss`: losses of direct preference optimization, over log probabilities of whole answers.
-
-Plain torch: P pairs are a few numbers, and what costs time is the model that gave them.
-"""
+"""`dpo_loss`: losses of direct preference optimization, over log probabilities of whole answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +12,9 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.errors import did_you_mean
-
-from ._dpo_formulas import DIVERGENCES, DPO_LOSSES, Pairs
+from crucible_kitchen.kernels.row_loss.preference import DIVERGENCES, PREFERENCE_LOSSES
+from crucible_kitchen.kernels.row_loss.terms import Settings, Term
+from crucible_kitchen.ops.row_loss import row_loss
 
 _EXO_SMOOTHING: Final = 1e-3
 _ALPHA: Final = 0.5
@@ -31,6 +29,46 @@ WITH_MARGINS: Final = frozenset({"sigmoid", "hinge", "robust", "exo_pair", "disc
 
 _BY_LENGTH: Final = frozenset({"ipo", "sigmoid_norm"})
 _SMOOTHED: Final = frozenset({"sigmoid", "robust", "exo_pair", "aot", "aot_unpaired"})
+
+
+Columns = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Log probabilities of the chosen and the rejected answers, policy then reference, [P] each."""
+
+
+def aot(policy_c: Tensor, policy_r: Tensor, reference_c: Tensor, reference_r: Tensor) -> Columns:
+    """`sigmoid` of beta times the sorted policy margins minus the sorted reference margins.
+
+    It wants the policy's margins to dominate the reference's as a distribution, so pair i of the
+    result is a quantile and no pair of the input.
+
+    Source: Melnyk et al. 2024, paired alignment, https://arxiv.org/abs/2406.05882
+    """
+    policy, reference = policy_c - policy_r, reference_c - reference_r
+    zeros = torch.zeros_like(policy_c)
+    return policy.sort().values, zeros, reference.sort().values, zeros
+
+
+def aot_unpaired(
+    policy_c: Tensor, policy_r: Tensor, reference_c: Tensor, reference_r: Tensor
+) -> Columns:
+    """`sigmoid` of beta times the sorted d_c minus the sorted d_r; see `aot`.
+
+    Source: Melnyk et al. 2024, unpaired alignment, https://arxiv.org/abs/2406.05882
+    """
+    chosen, rejected = policy_c - reference_c, policy_r - reference_r
+    zeros = torch.zeros_like(policy_c)
+    return chosen.sort().values, rejected.sort().values, zeros, zeros
+
+
+_OF_QUANTILES: Final[Mapping[str, Callable[..., Columns]]] = MappingProxyType(
+    {"aot": aot, "aot_unpaired": aot_unpaired}
+)
+"""Losses that are `sigmoid` of other rows than the pairs."""
+
+DPO_LOSSES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
+    {**PREFERENCE_LOSSES, **_OF_QUANTILES}
+)
+"""Every loss by name, with the function whose docstring has its formula and its source."""
 
 
 def answer_logprobs(logprobs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
@@ -71,6 +109,8 @@ def dpo_loss(
 ) -> Tensor:
     """The loss of each pair, from the log probabilities of its two answers; differentiable.
 
+    Computed by `row_loss`, in one pass for all losses of a mixture.
+
     Args:
         policy_chosen, policy_rejected: sums over the answer's tokens, in nats, [P].
         reference_chosen, reference_rejected: likewise, of the frozen model.
@@ -98,6 +138,7 @@ def dpo_loss(
 
     Raises:
         ValueError: an unknown loss, other shapes, or a number out of its range.
+        TypeError: `policy_chosen` is not floating point.
 
     Source: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290
     """
@@ -107,6 +148,8 @@ def dpo_loss(
     if not 0.0 <= sft_weight < float("inf"):
         raise ValueError(f"dpo_loss: sft_weight must be finite and at least 0, got {sft_weight}")
     policy = torch.as_tensor(policy_chosen)
+    if not policy.is_floating_point():
+        raise TypeError(f"dpo_loss: policy_chosen must be floating point, got {policy.dtype}")
     given: dict[str, Numbers | None] = {
         "policy_chosen": policy,
         "policy_rejected": policy_rejected,
@@ -120,26 +163,37 @@ def dpo_loss(
         given |= {"margins": margins}
     label = ", ".join(parts)
     numbers = {name: _numbers(name, values, policy, label) for name, values in given.items()}
-    seen, alpha = DIVERGENCES[divergence], _ALPHA if alpha is None else alpha
-    pairs = Pairs(
-        chosen=seen(policy - numbers["reference_chosen"], alpha),
-        rejected=seen(numbers["policy_rejected"] - numbers["reference_rejected"], alpha),
-        policy_margin=policy - numbers["policy_rejected"],
-        reference_margin=numbers["reference_chosen"] - numbers["reference_rejected"],
-        chosen_lengths=numbers.get("chosen_lengths"),
-        rejected_lengths=numbers.get("rejected_lengths"),
+    settings = Settings(
         beta=beta,
-        wanted=numbers.get("margins", torch.zeros_like(policy)),
-        smoothing=0.0,
         reward_mean=reward_mean,
         tau=tau,
+        alpha=_ALPHA if alpha is None else alpha,
+        divergence=divergence,
     )
-    losses = sum(
-        weight * DPO_LOSSES[name](replace(pairs, smoothing=_smoothing(name, label_smoothing)))
-        for name, weight in parts.items()
+    losses = _sum_of(
+        [Term(name, weight, _smoothing(name, label_smoothing)) for name, weight in parts.items()],
+        numbers,
+        settings,
     )
-    assert isinstance(losses, Tensor)  # there is at least one
     return losses - sft_weight * policy / numbers["chosen_lengths"] if sft_weight else losses
+
+
+def _sum_of(terms: Sequence[Term], numbers: Mapping[str, Tensor], settings: Settings) -> Tensor:
+    """Losses of the pairs in one pass, and those of other rows in one each."""
+    answers = [
+        numbers[name]
+        for name in ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+    ]
+    rest = [numbers.get(name) for name in ("chosen_lengths", "rejected_lengths", "margins")]
+    of_pairs = [term for term in terms if term.formula not in _OF_QUANTILES]
+    made = [row_loss(*answers, *rest, terms=of_pairs, settings=settings)] if of_pairs else []
+    for term in terms:
+        if quantiles := _OF_QUANTILES.get(term.formula):
+            rows = quantiles(*answers)
+            made.append(
+                row_loss(*rows, terms=[term._replace(formula="sigmoid")], settings=settings)
+            )
+    return sum(made[1:], made[0])
 
 
 def _smoothing(loss: str, given: float | None) -> float:

@@ -12,8 +12,9 @@ from crucible_kitchen.ops._library import refuse_transforms, register
 from crucible_kitchen.ops._refusals import (
     cpu_refuses,
     cuda_refuses,
-    same_layout_refuses,
+    several_devices_refuse,
     triton_refuses,
+    without_gaps,
 )
 from crucible_kitchen.ops._table import Kernel, Op
 
@@ -26,7 +27,8 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
     gradient; `torch.nn.utils.get_total_norm` has.
 
     Args:
-        grads: tensors of any shapes, float32, bfloat16 or float16, on one device.
+        grads: tensors of any shapes, float32, bfloat16 or float16, on one device; one with gaps in
+            its memory is copied first.
 
     Returns:
         A float64 scalar on that device; 0 for no tensors.
@@ -43,19 +45,19 @@ def grad_norm(grads: Sequence[Tensor]) -> Tensor:
 _DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 
 
-def _dense_refuses(grads: Sequence[Tensor]) -> str | None:
-    """Why a kernel that walks flat memory cannot take these, or None."""
-    if len({grad.device for grad in grads}) > 1:
-        return "the tensors are on several devices"
+def _shared_refuses(grads: Sequence[Tensor]) -> str | None:
+    """Why a kernel of ours cannot take these, or None."""
+    if refused := several_devices_refuse(grads):
+        return refused
     if others := {grad.dtype for grad in grads} - _DTYPES:
         return f"gradients must be float32, bfloat16 or float16, got {others.pop()}"
-    return same_layout_refuses(grads)
+    return None
 
 
 def _triton_refuses(grads: Sequence[Tensor]) -> str | None:
     if not grads:
         return "there is no tensor to find the device by"
-    return triton_refuses(grads[0]) or _dense_refuses(grads)
+    return triton_refuses(grads[0]) or _shared_refuses(grads)
 
 
 def _cuda_refuses(grads: Sequence[Tensor]) -> str | None:
@@ -71,7 +73,7 @@ def _cpu_refuses(grads: Sequence[Tensor]) -> str | None:
 def _compiled_refuses(grads: Sequence[Tensor]) -> str | None:
     if torch.float16 in {grad.dtype for grad in grads}:
         return "gradients must be float32 or bfloat16, got torch.float16"
-    return _dense_refuses(grads)
+    return _shared_refuses(grads)
 
 
 def _cuda(grads: list[Tensor]) -> Tensor:
@@ -100,14 +102,16 @@ GRAD_NORM = Op(
         ),
         Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
         Kernel(
-            "reference", "crucible_kitchen.kernels.grad_norm.reference:grad_norm", lambda _: None
+            "reference",
+            "crucible_kitchen.kernels.grad_norm.reference:grad_norm",
+            several_devices_refuse,
         ),
     ),
 )
 
 
 def _run(grads: Sequence[Tensor]) -> Tensor:
-    norm: Tensor = GRAD_NORM.choose(grads)(grads)
+    norm: Tensor = GRAD_NORM.choose(grads)(without_gaps(grads))
     return norm
 
 

@@ -1,7 +1,5 @@
 """`pairwise_loss`: the loss of a reward model, over the scores of two answers to one prompt.
 
-Plain torch: P pairs are a few numbers, and what costs time is the model that scored them.
-
 Letters: r_c and r_r the scores of the chosen and the rejected answer, d their difference r_c - r_r,
 m the margin, c the centring, s the logistic function.
 """
@@ -10,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.kernels.row_loss.terms import Settings, Term
+from crucible_kitchen.ops.row_loss import row_loss
+
+_TERMS: Final = (Term("bradley_terry"),)
 
 Numbers = Tensor | npt.NDArray[Any] | Sequence[Tensor]
 """One number a pair, [P]; tensors of a sequence are laid end to end."""
@@ -31,7 +31,7 @@ def pairwise_loss(
     ties: Numbers | None = None,
     centering: float = 0.0,
 ) -> Tensor:
-    """-log s(d - m) + c (r_c + r_r)^2 of each pair; differentiable in the scores.
+    """-log s(d - m) + c (r_c + r_r)^2 of each pair; differentiable in the scores, by `row_loss`.
 
     A pair that was judged equal has no better answer: half a win for each, whatever its margin,
     -log s(d) / 2 - log s(-d) / 2, which is smallest at equal scores.
@@ -49,29 +49,26 @@ def pairwise_loss(
     Raises:
         ValueError: shapes differ, or `centering` is negative or not finite.
         TypeError: scores are not floating point, or `ties` not bool.
-        KernelError: inside a transform of `torch.func` that it does not follow.
 
     Source: Bradley and Terry 1952, https://doi.org/10.2307/2334029; with a margin, Llama 2, Touvron
         et al. 2023, eq. 2, https://arxiv.org/abs/2307.09288; centring, Eisenstein et al. 2023,
         https://arxiv.org/abs/2312.09244
     """
-    refuse_transforms("pairwise_loss")
     first = _tensor(chosen)
     if not first.is_floating_point():
         raise TypeError(f"pairwise_loss: chosen must be floating point, got {first.dtype}")
     if not 0.0 <= centering < math.inf:
         raise ValueError(f"pairwise_loss: centering must be finite and at least 0, got {centering}")
-    zeros = torch.zeros_like(first)
     if ties is not None and _tensor(ties).dtype != torch.bool:
         raise TypeError(f"pairwise_loss: ties must be bool, got {_tensor(ties).dtype}")
-    loss: Tensor = _pairwise_loss(
+    return row_loss(
         _like("chosen", first, first, first.dtype),
         _like("rejected", rejected, first, first.dtype),
-        _like("margin", zeros if margin is None else margin, first, torch.float64),
-        _like("ties", zeros if ties is None else ties, first, torch.bool),
-        centering,
+        None if margin is None else _like("margin", margin, first, torch.float64),
+        None if ties is None else _like("ties", ties, first, torch.bool),
+        terms=_TERMS,
+        settings=Settings(centering=centering),
     )
-    return loss
 
 
 def _tensor(values: Numbers) -> Tensor:
@@ -85,58 +82,3 @@ def _like(name: str, values: Numbers, chosen: Tensor, dtype: torch.dtype) -> Ten
         wanted = "[P]" if chosen.ndim != 1 else f"[P] = {list(chosen.shape)}"
         raise ValueError(f"pairwise_loss: {name} must have shape {wanted}, got {list(made.shape)}")
     return made
-
-
-def _run(
-    chosen: Tensor, rejected: Tensor, margin: Tensor, ties: Tensor, centering: float
-) -> Tensor:
-    # logsigmoid, not log(sigmoid): the latter underflows to -inf.
-    r_c, r_r = chosen.double(), rejected.double()
-    d = r_c - r_r
-    equal = -(logsigmoid(d) + logsigmoid(-d)) / 2
-    losses = torch.where(ties, equal, -logsigmoid(d - margin)) + centering * (r_c + r_r) ** 2
-    return losses.to(chosen.dtype)
-
-
-def _fake(chosen: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(chosen)
-
-
-def _run_backward(
-    dy: Tensor, chosen: Tensor, rejected: Tensor, margin: Tensor, ties: Tensor, centering: float
-) -> tuple[Tensor, Tensor]:
-    r_c, r_r = chosen.double(), rejected.double()
-    d = r_c - r_r
-    by_d = dy * torch.where(ties, torch.sigmoid(d) - 0.5, -torch.sigmoid(margin - d))
-    by_sum = dy * 2.0 * centering * (r_c + r_r)
-    return (by_sum + by_d).to(chosen.dtype), (by_sum - by_d).to(chosen.dtype)
-
-
-def _fake_backward(dy: Tensor, chosen: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(chosen), torch.empty_like(chosen)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.centering = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    return *_pairwise_loss_backward(dy, *ctx.saved_tensors, ctx.centering), None, None, None
-
-
-_pairwise_loss = register(
-    "pairwise_loss(Tensor chosen, Tensor rejected, Tensor margin, Tensor ties, float centering)"
-    " -> Tensor",
-    _run,
-    _fake,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-
-_pairwise_loss_backward = register(
-    "pairwise_loss_backward(Tensor dy, Tensor chosen, Tensor rejected, Tensor margin, Tensor ties,"
-    " float centering) -> (Tensor dchosen, Tensor drejected)",
-    _run_backward,
-    _fake_backward,
-)

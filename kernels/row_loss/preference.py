@@ -1,4 +1,4 @@
-"""The formulas of preference losses, per pair, and of divergences from the reference.
+"""Preference losses of pairs, and divergences from the reference, in torch: the definitions.
 
 Letters: c the chosen and r the rejected answer of a pair; d the log ratio of an answer, its log
 probability under the policy minus that under the reference, in nats; s the logistic function;
@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class Pairs:
 
     Args:
         chosen, rejected: log ratios d_c, d_r, in nats, as the divergence sees them.
-        policy_margin, reference_margin: log probability of c minus that of r, in nats.
-        chosen_lengths, rejected_lengths: answer tokens; None where no loss asked for them.
+        chosen_lengths, rejected_lengths: answer tokens, for the losses that ask for them.
         beta: strength of the pull to the reference, per nat.
         wanted: the margin that is taken off the difference of the two rewards.
         smoothing: e, the share of pairs whose label is taken to be wrong.
@@ -35,10 +34,8 @@ class Pairs:
 
     chosen: Tensor
     rejected: Tensor
-    policy_margin: Tensor
-    reference_margin: Tensor
-    chosen_lengths: Tensor | None
-    rejected_lengths: Tensor | None
+    chosen_lengths: Tensor
+    rejected_lengths: Tensor
     beta: float
     wanted: Tensor
     smoothing: float
@@ -52,8 +49,6 @@ class Pairs:
 
     def per_token(self) -> tuple[Tensor, Tensor]:
         """d_c / |c| and d_r / |r|."""
-        assert self.chosen_lengths is not None  # dpo_loss has checked them
-        assert self.rejected_lengths is not None
         return self.chosen / self.chosen_lengths, self.rejected / self.rejected_lengths
 
 
@@ -133,27 +128,6 @@ def sppo_hard(p: Pairs) -> Tensor:
     return (p.chosen - half) ** 2 + (p.rejected + half) ** 2
 
 
-def aot(p: Pairs) -> Tensor:
-    """`sigmoid` of beta times the sorted policy margins minus the sorted reference margins.
-
-    It wants the policy's margins to dominate the reference's as a distribution, so pair i of the
-    result is a quantile and no pair of the input.
-
-    Source: Melnyk et al. 2024, paired alignment, https://arxiv.org/abs/2406.05882
-    """
-    quantiles = p.policy_margin.sort().values - p.reference_margin.sort().values
-    return _smoothed(p.beta * quantiles, p.smoothing)
-
-
-def aot_unpaired(p: Pairs) -> Tensor:
-    """`sigmoid` of beta times the sorted d_c minus the sorted d_r; see `aot`.
-
-    Source: Melnyk et al. 2024, unpaired alignment, https://arxiv.org/abs/2406.05882
-    """
-    quantiles = p.chosen.sort().values - p.rejected.sort().values
-    return _smoothed(p.beta * quantiles, p.smoothing)
-
-
 def apo_zero(p: Pairs) -> Tensor:
     """1 - s(beta d_c) + s(beta d_r): chosen up, rejected down.
 
@@ -176,8 +150,9 @@ def discopop(p: Pairs) -> Tensor:
     Source: LRML, Lu et al. 2024, eq. 5, https://arxiv.org/abs/2406.08414
     """
     m = p.margin
-    gate = torch.sigmoid(m / p.tau)
-    return -(1.0 - gate) * logsigmoid(m) + gate * torch.exp(-m)
+    # The gate times exp(-m), which alone could be infinite where the gate is 0.
+    gated = torch.exp(logsigmoid(m / p.tau) - m)
+    return -torch.sigmoid(-m / p.tau) * logsigmoid(m) + gated
 
 
 def sigmoid_norm(p: Pairs) -> Tensor:
@@ -194,7 +169,7 @@ def _smoothed(margin: Tensor, smoothing: float) -> Tensor:
     return -(1.0 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
 
 
-DPO_LOSSES: Final[Mapping[str, Callable[[Pairs], Tensor]]] = MappingProxyType(
+PREFERENCE_LOSSES: Final[Mapping[str, Callable[[Pairs], Tensor]]] = MappingProxyType(
     {
         loss.__name__: loss
         for loss in (
@@ -206,8 +181,6 @@ DPO_LOSSES: Final[Mapping[str, Callable[[Pairs], Tensor]]] = MappingProxyType(
             nca_pair,
             bco_pair,
             sppo_hard,
-            aot,
-            aot_unpaired,
             apo_zero,
             apo_down,
             discopop,
@@ -219,6 +192,7 @@ DPO_LOSSES: Final[Mapping[str, Callable[[Pairs], Tensor]]] = MappingProxyType(
 
 
 # exp of more is infinite in float32; a loss that has come so far has no gradient to give anyway.
+# formulas.h has the same number.
 _LARGEST: Final = 80.0
 
 
@@ -234,7 +208,7 @@ def forward_kl(d: Tensor, alpha: float) -> Tensor:
 
 def js(d: Tensor, alpha: float) -> Tensor:
     """log(2 u / (1 + u)), u = exp(d): f' of the Jensen-Shannon divergence."""
-    return d - softplus(d) + math.log(2.0)
+    return logsigmoid(d) + math.log(2.0)
 
 
 def alpha_divergence(d: Tensor, alpha: float) -> Tensor:
