@@ -68,8 +68,8 @@ def test_every_op_with_a_cuda_file_is_there_for_every_architecture(
     written = {folder.parent.name for folder in (ROOT / "kernels").glob("*/cuda.cu")}
     assert written == {op for op, _ in kernels}
     architectures = {at for _, at in kernels}
-    assert architectures <= {at for full in built_architectures() for at in (full, full[:-1])}
-    assert {"sm_80", "sm_90a"} <= architectures or "sm_90" in architectures
+    # A build for the one GPU at hand has that alone; else what an nvcc does not know is left out.
+    assert len(architectures) == 1 or {"sm_80", "sm_90a"} <= architectures <= built_architectures()
     missing = {(op, at) for op in written for at in architectures} - kernels.keys()
     assert not missing, f"nothing is compiled of {sorted(missing)}"
 
