@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crucible_kitchen.adapters.local import batch as local_batch
 from crucible_kitchen.adapters.local import packed as local_packed
 from crucible_kitchen.adapters.local.attention import varlen_attention
 from crucible_kitchen.adapters.local.model import CausalModel
@@ -140,3 +141,30 @@ def test_training_is_the_same_with_fewer_tokens(start, local_client, monkeypatch
     pairs = zip(*(local_client.trainer(s).parameters for s in (together, apart)), strict=True)
     for one, other in pairs:
         assert (one.grad - other.grad).norm() <= 1e-4 * other.grad.norm()
+
+
+def test_a_pass_on_the_cpu_is_shorter_unless_that_repeats_what_is_shared(
+    start, local_client, datums, monkeypatch
+):
+    """Eight sequences of 57 tokens that share nothing; three of a common prompt."""
+    seen, grads = [], []
+    watched = CausalModel.hidden
+
+    def hidden(self, packed, rows=None):
+        seen.append(len(packed.tokens))
+        return watched(self, packed, rows)
+
+    monkeypatch.setattr(CausalModel, "hidden", hidden)
+    for enough in (1024, 20):
+        monkeypatch.setattr(local_batch, "_ENOUGH", enough)
+        session = start(seed=3)
+        del seen[:]
+        result = local_client.forward_backward(session, datums).result()
+        grads.append([p.grad.clone() for p in local_client.trainer(session).parameters])
+        assert seen == ([57] if enough == 1024 else [9 + 3, 17 + 1, 12 + 5, 8 + 2])
+        assert len(result.loss_fn_outputs) == len(datums)
+        del seen[:]
+        local_client.forward_backward(session, preferences()).result()
+        assert seen == [20 + 3 + 2 + 3]
+    for one, other in zip(*grads, strict=True):
+        assert (one - other).norm() <= 2e-6 * other.norm()

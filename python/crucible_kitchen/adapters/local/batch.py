@@ -14,6 +14,12 @@ from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import TOKEN_INPUTS, Datum
 
+# A processor is no faster at products of more rows than these, and what a backward pass keeps grows
+# with the rows.
+_ENOUGH = 1024
+# Shorter passes may compute this share of the tokens again, of beginnings that sequences share.
+_AGAIN = 1 / 32
+
 
 @dataclass(frozen=True)
 class Example:
@@ -84,11 +90,27 @@ def read(datums: Sequence[Datum], *, vocabulary: int, everywhere: bool = False) 
 
 
 def passes(
-    examples: Sequence[Example], *, tokens_per_pass: int, device: torch.device
+    examples: Sequence[Example], *, tokens_per_pass: int, device: torch.device, shorter: bool
 ) -> Iterator[Pass]:
-    """Cut a batch, in order, into passes of at most so many tokens, or of one longer example."""
-    for group in groups(examples, [len(e.tokens) for e in examples], tokens_per_pass):
-        yield together(group, device)
+    """Cut a batch, in order, into passes of at most so many tokens, or of one longer example.
+
+    Args:
+        shorter: cut them further, to what keeps a processor busy, where that costs little.
+    """
+    for group in _groups(examples, tokens_per_pass):
+        whole = together(group, device)
+        yield from _shorter(whole, device) if shorter else [whole]
+
+
+def _shorter(whole: Pass, device: torch.device) -> list[Pass]:
+    """The same in shorter passes, unless these share too few of the sequences' beginnings."""
+    parts = [together(part, device) for part in _groups(whole.examples, _ENOUGH)]
+    tokens = sum(len(part.packed.tokens) for part in parts)
+    return parts if tokens <= (1 + _AGAIN) * len(whole.packed.tokens) else [whole]
+
+
+def _groups(examples: Sequence[Example], most: int) -> Iterator[list[Example]]:
+    return groups(examples, [len(example.tokens) for example in examples], most)
 
 
 def sequences(datums: Sequence[Datum], *, vocabulary: int) -> list[list[int]]:

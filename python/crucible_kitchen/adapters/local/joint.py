@@ -51,8 +51,13 @@ class Asked:
     def begin(self) -> None:
         """Cut this process's share of the batch into passes."""
         mine = self.trainer.group.share(self._examples)
-        size, device = self.trainer.tokens_per_pass, self.trainer.model.device
-        self.waiting.extend(passes(mine, tokens_per_pass=size, device=device) if mine else ())
+        size, model = self.trainer.tokens_per_pass, self.trainer.model
+        # Sharded weights are gathered in each pass.
+        shorter = model.device.type == "cpu" and not model.is_sharded
+        if mine:
+            self.waiting.extend(
+                passes(mine, tokens_per_pass=size, device=model.device, shorter=shorter)
+            )
         self.idle_passes = self.trainer.idle_passes(sum(len(p.rows) > 0 for p in self.waiting))
 
     def take(self, batch: Pass, logprobs: Tensor) -> Tensor:
