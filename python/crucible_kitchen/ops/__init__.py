@@ -10,6 +10,7 @@ from typing import Any
 from crucible_kitchen.errors import KernelError, did_you_mean
 from crucible_kitchen.kernels.row_loss.preference import DIVERGENCES
 from crucible_kitchen.ops._linear_logprobs_table import LINEAR_LOGPROBS
+from crucible_kitchen.ops._recomputing import recomputing
 from crucible_kitchen.ops._table import Explanation, Kernel, Op, using
 from crucible_kitchen.ops.adamw_step import ADAMW_STEP, adamw_step
 from crucible_kitchen.ops.dora_linear import dora_linear, dora_norm
@@ -83,6 +84,7 @@ __all__ = [
     "lora_linear_many",
     "pairwise_loss",
     "policy_loss",
+    "recomputing",
     "rms_norm",
     "rope",
     "row_loss",

@@ -12,6 +12,7 @@ from crucible_kitchen import _C
 from crucible_kitchen.kernels.rms_norm.builds import not_built
 from crucible_kitchen.kernels.rms_norm.variant import Forward, Gradients, Variant
 from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.ops._recomputing import note
 from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
@@ -54,7 +55,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         )
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     y: Tensor = _rms_norm(rows, weight, eps)[0]
-    return y if x.ndim == 2 else y.view(x.shape)
+    y = y if x.ndim == 2 else y.view(x.shape)
+    note(y, _again, rows, weight, eps)
+    return y
 
 
 # A choice looks at x's dtype and device only: its place may hold dy.
@@ -109,6 +112,10 @@ def _run(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     kernel: Any = RMS_NORM.choose(x, weight)  # a Variant
     made: Forward = kernel.forward(x, weight, eps)
     return made
+
+
+def _again(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _run(x, weight, eps)[0]
 
 
 def _fake(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from crucible_kitchen import _C
 from crucible_kitchen.kernels.swiglu.builds import not_built
 from crucible_kitchen.kernels.swiglu.variant import Variant
 from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.ops._recomputing import note
 from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
@@ -45,6 +46,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
             f"swiglu: gate and up must have one floating dtype, got {gate.dtype} and {up.dtype}"
         )
     y: Tensor = _swiglu(gate, up)
+    note(y, _run, gate, up)
     return y
 
 

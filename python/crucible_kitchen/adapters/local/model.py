@@ -40,10 +40,12 @@ class CausalModel:
         end_tokens: ids that end a sequence, by the model's own settings.
         base: the model whose weights these are, for a `twin`.
         is_sharded: whether each of several processes holds a part of the frozen weights.
+        is_checkpointed: whether a backward pass computes whole layers again.
     """
 
     base: CausalModel | None = None
     is_sharded = False
+    is_checkpointed = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -137,14 +139,15 @@ class CausalModel:
         if rows is not None and takes_read(self.model.base_model):
             distinct, rows = rows.unique(return_inverse=True)  # type: ignore[no-untyped-call]
             read = distinct if len(distinct) < len(packed.tokens) else None
-        output = self.model.base_model(
-            input_ids=packed.tokens[None],
-            position_ids=packed.positions[None],
-            use_cache=False,
-            segments=packed.lengths,
-            parents=packed.parents,
-            **({} if read is None else {"read": read}),
-        )
+        with nullcontext() if self.is_checkpointed else ops.recomputing():
+            output = self.model.base_model(
+                input_ids=packed.tokens[None],
+                position_ids=packed.positions[None],
+                use_cache=False,
+                segments=packed.lengths,
+                parents=packed.parents,
+                **({} if read is None else {"read": read}),
+            )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden if rows is None else hidden.index_select(0, rows)
 
@@ -210,6 +213,7 @@ class CausalModel:
         # transformers 5 renamed it on the way.
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.is_checkpointed = True
 
     @torch.no_grad()
     def _use_our_own(self) -> None:
