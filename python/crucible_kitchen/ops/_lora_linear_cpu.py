@@ -26,6 +26,7 @@ class _Packed(NamedTuple):
     address: int
     version: int | None
     panels: Tensor
+    given_back: bool
 
 
 # By id of the weight; panels live as long as the memory of their weights does. (torch's
@@ -39,6 +40,9 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
 
     A change in place is seen by torch's version counter; one that goes round the counter, through
     `.data`, is seen if it changes any of 256 elements spread over the weight.
+
+    A weight that maps a file, as safetensors are read, is not resident beside its panels: whoever
+    reads it, reads the file. Then any change is seen.
     """
     rows = rows_together(weight)
     # Tensors made under inference_mode count no versions.
@@ -51,15 +55,20 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
         and packed.version == version
         and packed.address == weight.data_ptr()
         and packed.panels.dtype == weight.dtype
-        and _C.lora_linear_panels_hold(rows, packed.panels, backward)
+        and (
+            _C.pages_unwritten(weight)
+            if packed.given_back
+            else _C.lora_linear_panels_hold(rows, packed.panels, backward)
+        )
     ):
         return packed.panels
     _forget_freed()
     numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward)
     panels = torch.empty(numel, dtype=weight.dtype)
     _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
+    given_back = rows is weight and _C.pages_give_back(weight)
     died = weakref.ref(weight, lambda _: known.pop(key, None))
-    known[key] = _Packed(died, weight.data_ptr(), version, panels)
+    known[key] = _Packed(died, weight.data_ptr(), version, panels, given_back)
     return panels
 
 

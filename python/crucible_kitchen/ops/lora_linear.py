@@ -37,7 +37,8 @@ def lora_linear(
     Args:
         x: activations, [..., K], float32, bfloat16 or float16.
         weight: the frozen weight W, [N, K], in x's dtype. The CPU kernel keeps it packed while it
-            lives, once for each direction that runs: it takes its memory twice or three times.
+            lives, once for each direction that runs: it takes its memory twice or three times, or
+            once less where it maps a file.
             Under autocast x and W are cast in each call; better keep W in the lower dtype.
         lora_a: A, [R, K], in x's dtype or float32.
         lora_b: B, [N, R], in x's dtype or float32.
