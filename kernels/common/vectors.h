@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "bfloat16.h"
 
@@ -58,6 +59,20 @@ CRUCIBLE_INLINE float sum_of(Floats v) {
   float sum = 0.0F;
   for (int lane = 0; lane < kWidth; ++lane) sum += v[lane];
   return sum;
+}
+
+// The largest lane, by halves: a loop over the lanes would wait for each.
+template <int kApart, int... kLane>
+CRUCIBLE_INLINE float most_of(Floats v, std::integer_sequence<int, kLane...> lanes) {
+  if constexpr (kApart == 0) {
+    return v[0];
+  } else {
+    const Floats other = __builtin_shufflevector(v, v, (kLane ^ kApart)...);
+    return most_of<kApart / 2>(choose(other > v, other, v), lanes);
+  }
+}
+CRUCIBLE_INLINE float most_of(Floats v) {
+  return most_of<kWidth / 2>(v, std::make_integer_sequence<int, kWidth>());
 }
 
 // What `each` hands on: how to reach the elements of one vector.

@@ -67,34 +67,48 @@ std::vector<std::vector<Packed>> pack_tree(const Backward& b, const Tree& tree,
 // weights = exp(scores - lse), 0 where a query does not see; slopes = weights (slopes - along).
 inline void slope_row(float* weights, float* slopes, std::int64_t from, std::int64_t to, float lse,
                       float along) {
+  const std::int64_t end = in_vectors(to);
   std::fill(weights, weights + from, kNever);
-  std::fill(weights + to, weights + kKeys, kNever);
+  std::fill(weights + to, weights + end, kNever);
   std::fill(slopes + to, slopes + kKeys, 0.0F);
-  for (std::int64_t j = 0; j < kKeys; j += vectors::kWidth) {
+  for (std::int64_t j = 0; j < end; j += vectors::kWidth) {
     const Floats p = vectors::exponential(vectors::load(weights + j) - lse);
     vectors::store(weights + j, p);
     vectors::store(slopes + j, p * (vectors::load(slopes + j) - along));
   }
+  std::fill(weights + end, weights + kKeys, 0.0F);
 }
 
 // One tile of queries with one tile of keys: adds to dq, and to the tile's dk and dv.
 inline void descend(const Backward& b, const BackwardMemory& m, std::int64_t head,
                     const Tile& queries, const Packed& packed) {
-  const std::int64_t D = b.in.size.D, width = padded(D), keys = packed.tile.count;
+  const std::int64_t D = b.in.size.D, width = padded(D);
   const Seen seen(queries, packed.tile, b.in.window);
   if (!seen.any(queries.count)) return;
-  multiply_turned(m.q, queries.count, packed.keys, keys, D, m.weights);
-  multiply_turned(m.dout, queries.count, packed.values, keys, D, m.slopes);
-  for (std::int64_t i = 0; i < queries.count; ++i) {
-    const std::int64_t to = seen.to(i), from = std::min(seen.from(i), to);
-    slope_row(m.weights + i * kKeys, m.slopes + i * kKeys, from, to, m.lse[i], m.along[i]);
-  }
+  using gemm::Rows;
+  each_part(queries.count, [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t keys = seen.to(first + count - 1), at = first * width;
+    float *weights = m.weights + first * kKeys, *slopes = m.slopes + first * kKeys;
+    multiply_turned(m.q + at, count, packed.keys, keys, D, weights);
+    multiply_turned(m.dout + at, count, packed.values, keys, D, slopes);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t to = seen.to(first + i), from = std::min(seen.from(first + i), to);
+      slope_row(weights + i * kKeys, slopes + i * kKeys, from, to, m.lse[first + i],
+                m.along[first + i]);
+    }
+    add_rows<Rows::kApart>(count, {slopes, kKeys}, packed.rows, keys, width, m.dq + at, width);
+  });
   float* dk = b.workspace + (head * b.in.size.T + packed.tile.first) * D;
   float* dv = dk + b.in.size.A * b.in.size.T * D;
-  using gemm::Rows;
-  add_rows<Rows::kTogether>(keys, {m.weights, kKeys}, m.dout, queries.count, D, dv, D);
-  add_rows<Rows::kTogether>(keys, {m.slopes, kKeys}, m.q, queries.count, D, dk, D);
-  add_rows<Rows::kApart>(queries.count, {m.slopes, kKeys}, packed.rows, keys, width, m.dq, width);
+  each_part(packed.tile.count, [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t from = std::max<std::int64_t>(0, first - seen.ahead);  // who sees the first
+    const std::int64_t depth = queries.count - from, at = from * kKeys + first;
+    if (depth <= 0) return;
+    add_rows<Rows::kTogether>(count, {m.weights + at, kKeys}, m.dout + from * width, depth, D,
+                              dv + first * D, D);
+    add_rows<Rows::kTogether>(count, {m.slopes + at, kKeys}, m.q + from * width, depth, D,
+                              dk + first * D, D);
+  });
 }
 
 // The queries of a tile, ready; and at the end what they found.

@@ -16,43 +16,45 @@ struct ForwardMemory {
   explicit ForwardMemory(const Size& size) {
     const std::int64_t width = padded(size.D), heads = size.A / size.G;
     const std::int64_t rows = heads * kQueries;
-    float* next = scratch.take(2 * rows * width + kKeys * (size.D + width + kQueries) + 2 * rows);
+    float* next = scratch.take(2 * rows * width + kKeys * (size.D + width + gemm::kRows) +
+                               rows * (1 + vectors::kWidth));
     const auto part = [&next](std::int64_t count) { return std::exchange(next, next + count); };
     q = part(rows * width);
     out = part(rows * width);
     turned = part(kKeys * size.D);
     values = part(kKeys * width);
-    scores = part(kQueries * kKeys);
+    scores = part(gemm::kRows * kKeys);
+    sum = part(rows * vectors::kWidth);
     most = part(rows);
-    sum = part(rows);
   }
   gemm::Scratch scratch;
   float *q, *out;          // [heads of the group, kQueries, padded(D)]
   float *turned, *values;  // a tile of keys as panels; one of values, [kKeys, padded(D)]
-  float* scores;           // [kQueries, kKeys]
-  float *most, *sum;       // [heads of the group, kQueries]
+  float* scores;           // [kRows, kKeys]
+  float* sum;              // [heads of the group, kQueries, kWidth]; its lanes are added at the end
+  float* most;             // [heads of the group, kQueries]
 };
 
-// One row of scores becomes exponentials, 0 where it does not see; returns by how much what was
-// summed before shrinks.
+// The first `to` of one row of scores become exponentials, 0 where it does not see; returns by how
+// much what was summed before shrinks.
 inline float soften(float* row, std::int64_t from, std::int64_t to, float* most, float* sum) {
+  const std::int64_t end = in_vectors(to);
   std::fill(row, row + from, kNever);
-  std::fill(row + to, row + kKeys, kNever);
+  std::fill(row + to, row + end, kNever);
   Floats top = vectors::all(*most);
-  for (std::int64_t j = 0; j < kKeys; j += vectors::kWidth) {
+  for (std::int64_t j = 0; j < end; j += vectors::kWidth) {
     const Floats x = vectors::load(row + j);
     top = vectors::choose(x > top, x, top);
   }
-  float now = *most;
-  for (int lane = 0; lane < vectors::kWidth; ++lane) now = std::max(now, top[lane]);
+  const float now = vectors::most_of(top);
   Floats total{};
-  for (std::int64_t j = 0; j < kKeys; j += vectors::kWidth) {
+  for (std::int64_t j = 0; j < end; j += vectors::kWidth) {
     const Floats e = vectors::exponential(vectors::load(row + j) - now);
     total += e;
     vectors::store(row + j, e);
   }
-  const float shrinks = vectors::exponential(vectors::all(*most - now))[0];
-  *sum = *sum * shrinks + vectors::sum_of(total);
+  const float shrinks = now == *most ? 1.0F : vectors::exponential(vectors::all(*most - now))[0];
+  vectors::store(sum, shrinks * vectors::load(sum) + total);
   *most = now;
   return shrinks;
 }
@@ -61,23 +63,28 @@ inline float soften(float* row, std::int64_t from, std::int64_t to, float* most,
 inline void attend(const ForwardMemory& m, std::int64_t head, const Tile& queries, const Seen& seen,
                    std::int64_t D) {
   const std::int64_t width = padded(D);
-  float* out = m.out + head * kQueries * width;
-  multiply_turned(m.q + head * kQueries * width, queries.count, m.turned, seen.count, D, m.scores);
-  for (std::int64_t i = 0; i < queries.count; ++i) {
-    float* row = m.scores + i * kKeys;
-    const std::int64_t from = seen.from(i), to = seen.to(i), at = head * kQueries + i;
-    if (from >= to) {
-      std::fill(row, row + kKeys, 0.0F);
-      continue;
+  each_part(queries.count, [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t keys = seen.to(first + count - 1), at = head * kQueries + first;
+    if (keys == 0) return;
+    float* out = m.out + at * width;
+    multiply_turned(m.q + at * width, count, m.turned, keys, D, m.scores);
+    for (std::int64_t i = 0; i < count; ++i) {
+      float* row = m.scores + i * kKeys;
+      const std::int64_t from = seen.from(first + i), to = seen.to(first + i);
+      if (from >= to) {
+        std::fill(row, row + keys, 0.0F);
+        continue;
+      }
+      std::fill(row + to, row + keys, 0.0F);
+      const float shrinks =
+          soften(row, from, to, m.most + at + i, m.sum + (at + i) * vectors::kWidth);
+      if (shrinks == 1.0F) continue;
+      for (std::int64_t d = 0; d < width; d += vectors::kWidth) {
+        vectors::store(out + i * width + d, shrinks * vectors::load(out + i * width + d));
+      }
     }
-    const float shrinks = soften(row, from, to, m.most + at, m.sum + at);
-    if (shrinks == 1.0F) continue;
-    for (std::int64_t d = 0; d < width; d += vectors::kWidth) {
-      vectors::store(out + i * width + d, shrinks * vectors::load(out + i * width + d));
-    }
-  }
-  add_rows<gemm::Rows::kApart>(queries.count, {m.scores, kKeys}, m.values, seen.count, width, out,
-                               width);
+    add_rows<gemm::Rows::kApart>(count, {m.scores, kKeys}, m.values, keys, width, out, width);
+  });
 }
 
 template <typename T>
@@ -88,7 +95,7 @@ void write(const Forward& f, const ForwardMemory& m, std::int64_t group, const T
     for (std::int64_t i = 0; i < queries.count; ++i) {
       const std::int64_t to = (queries.first + i) * A + group * heads + head;
       const std::int64_t at = head * kQueries + i;
-      const float sum = m.sum[at];
+      const float sum = vectors::sum_of(vectors::load(m.sum + at * vectors::kWidth));
       vectors::each(D, [&](std::int64_t d, auto lanes) {
         lanes.put(static_cast<T*>(f.out) + to * D + d, lanes.get(m.out + at * width + d) / sum);
       });
@@ -108,7 +115,7 @@ void forward_tile(const Forward& f, const Tree& tree, const ForwardMemory& m, st
     widen_rows(q + head * D, A * D, queries.count, D, f.in.scale, m.q + head * kQueries * width);
   }
   std::fill(m.out, m.out + heads * kQueries * width, 0.0F);
-  std::fill(m.sum, m.sum + heads * kQueries, 0.0F);
+  std::fill(m.sum, m.sum + heads * kQueries * vectors::kWidth, 0.0F);
   std::fill(m.most, m.most + heads * kQueries, kNever);
   for (const std::int64_t segment : tree.path(queries.segment)) {
     tree.each_tile(segment, kKeys, [&](const Tile& keys) {

@@ -86,6 +86,19 @@ struct Seen {
   std::int64_t ahead, count, window;
 };
 
+// Calls f(first, count) for as many rows as one product's tile takes, in parts of nearly one size:
+// of what is below the diagonal, each has its own share.
+template <typename F>
+void each_part(std::int64_t rows, F&& f) {
+  const std::int64_t size = gemm::groups(rows, gemm::groups(rows, gemm::kRows));
+  for (std::int64_t first = 0; first < rows; first += size) f(first, std::min(size, rows - first));
+}
+
+// The first `count` of a row's elements, filled up to whole vectors.
+inline std::int64_t in_vectors(std::int64_t count) {
+  return gemm::groups(count, vectors::kWidth) * vectors::kWidth;
+}
+
 // Elements of a row of a tile, with zeros up to whole panels.
 inline std::int64_t padded(std::int64_t D) { return gemm::groups(D, kColumns) * kColumns; }
 
