@@ -16,9 +16,11 @@ from crucible_kitchen.types import TOKEN_INPUTS, Datum
 
 # A processor is no faster at products of more rows than these, and what a backward pass keeps grows
 # with the rows.
-_ENOUGH = 1024
-# Shorter passes may compute this share of the tokens again, of beginnings that sequences share.
+_ENOUGH = 512
+# Shorter passes may compute this share of the tokens again, of beginnings that sequences share...
 _AGAIN = 1 / 32
+# ... and must be so full on average: two of 450 and 160 tokens take 5 % more than one of all.
+_FULL = 3 / 4
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,11 @@ def passes(
 
 
 def _shorter(whole: Pass, device: torch.device) -> list[Pass]:
-    """The same in shorter passes, unless these share too few of the sequences' beginnings."""
+    """The same in shorter passes, unless these are small, or share too little."""
     parts = [together(part, device) for part in _groups(whole.examples, _ENOUGH)]
-    tokens = sum(len(part.packed.tokens) for part in parts)
-    return parts if tokens <= (1 + _AGAIN) * len(whole.packed.tokens) else [whole]
+    once, tokens = len(whole.packed.tokens), sum(len(part.packed.tokens) for part in parts)
+    worth = once >= _FULL * _ENOUGH * len(parts) and tokens <= (1 + _AGAIN) * once
+    return parts if worth else [whole]
 
 
 def _groups(examples: Sequence[Example], most: int) -> Iterator[list[Example]]:

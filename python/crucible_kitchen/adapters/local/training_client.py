@@ -79,7 +79,7 @@ class TrainingClient(ports.TrainingClient):
         device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
         tokens_per_pass: most tokens that go through the model at once. It bounds memory; results
             do not depend on it beyond rounding. A custom loss needs its batch in one pass. On the
-            CPU others take 1024 at a time where that repeats little of what sequences share.
+            CPU passes are of 512 where these are full and repeat little of what sequences share.
         hub_client: fetches models that are not on this machine.
         weights_dir: where `save_weights_for_sampler` writes; by default a temporary folder that
             goes with the client.
