@@ -23,19 +23,32 @@ std::string beside(const std::string& name) {
 struct Level {
   const char* name;
   bool (*supported)();
+  bool (*pays)();
 };
 
-// Best first.
+bool always() { return true; }
+
+#if defined(CRUCIBLE_X86_LEVELS)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+// Best first; one that does not pay is for whoever asks for it by name.
 constexpr Level kLevels[] = {
 #if defined(CRUCIBLE_X86_LEVELS)
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-     }},
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    // AMD's products of bfloat16, since Zen 4, are twice as fast as those of float32; Intel's are
+    // half
+    // as fast (87 GFLOP/s against 176 on a core of Emerald Rapids), and what is fast there are
+    // tiles.
+    {"avx512bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; },
+     [] { return __builtin_cpu_is("amd") != 0; }},
+    {"avx512", has_avx512, always},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+     always},
 #endif
-    {"generic", [] { return true; }},
+    {"generic", always, always},
 };
 
 std::string choose_level() {
@@ -43,9 +56,9 @@ std::string choose_level() {
   std::string known;
   for (const Level& level : kLevels) {
     if (!level.supported()) continue;
-    if (forced == nullptr || *forced == '\0' || level.name == std::string(forced)) {
-      return level.name;
-    }
+    const bool wanted =
+        forced == nullptr || *forced == '\0' ? level.pays() : level.name == std::string(forced);
+    if (wanted) return level.name;
     known += known.empty() ? level.name : std::string(", ") + level.name;
   }
   throw std::invalid_argument("CRUCIBLE_CPU_ISA must be one of " + known +

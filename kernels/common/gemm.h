@@ -9,6 +9,9 @@
 // fits the second-level cache. B is packed (panels.h) where many rows pass by; a weight that does
 // not change, once for all.
 //
+// Where the processor multiplies pairs of bfloat16 (AVX512-BF16), A and B may be these: a row of A
+// as it lies, and panels of pairs, [depth / 2][kColumns][2]. Sums are float32 all the same.
+//
 // An element of C is the sum over k in increasing order, cut at multiples of the slice, whatever
 // the blocking of rows and columns: so results never depend on how work is spread over threads.
 //
@@ -25,6 +28,10 @@
 #include <utility>
 
 #include "bfloat16.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace crucible::gemm {
 
@@ -55,10 +62,11 @@ using Unaligned = float __attribute__((vector_size(4 * kWidth), aligned(4), may_
 
 constexpr std::int64_t groups(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
-// Equal parts of at most kSlice.
+// Parts of at most kSlice, nearly equal and of whole pairs.
 struct Slices {
   explicit Slices(std::int64_t depth)
-      : depth(depth), size(groups(depth, std::max<std::int64_t>(1, groups(depth, kSlice)))) {}
+      : depth(depth),
+        size(2 * groups(groups(depth, std::max<std::int64_t>(1, groups(depth, kSlice))), 2)) {}
   // Calls f(first, count, is_last) for each slice in order; once, with 0, for an empty reduction.
   template <typename F>
   void each(F&& f) const {
@@ -86,6 +94,25 @@ struct B {
   const float* data;
   std::int64_t step;
 };
+
+#if defined(__AVX512BF16__)
+constexpr bool kPairs = true;
+#else
+constexpr bool kPairs = false;
+#endif
+// The same of bfloat16, in pairs along the reduction; `step` is from pair to pair, and a reduction
+// is of whole pairs.
+struct PairRows {
+  const BFloat16* data;
+  std::int64_t stride;
+};
+struct PairPanel {
+  const BFloat16* data;
+  std::int64_t step;
+};
+
+inline B panel_at(const float* data) { return {data, kColumns}; }
+inline PairPanel panel_at(const BFloat16* data) { return {data, 2 * kColumns}; }
 
 // A second product of the same rows and columns, added in the same registers; depth 0 for none.
 struct Tail {
@@ -140,6 +167,39 @@ inline __attribute__((always_inline)) void add_products(const A& a, const B& b, 
   for (; k < depth; ++k) add(k);
 }
 
+#if defined(__AVX512BF16__)
+inline __attribute__((always_inline)) __m512bh pairs_at(const BFloat16* p) {
+  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+}
+inline __attribute__((always_inline)) __m512bh one_pair(const BFloat16* p) {
+  std::int32_t pair;
+  std::memcpy(&pair, p, sizeof pair);
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+}
+template <int kAcross, Rows kLie, int... kRow>
+inline __attribute__((always_inline)) void add_products(const PairRows& a, const PairPanel& b,
+                                                        std::int64_t depth,
+                                                        Vector (&sums)[sizeof...(kRow)][kAcross],
+                                                        std::integer_sequence<int, kRow...>) {
+  static_assert(kLie == Rows::kApart, "a pair lies in one row");
+  const BFloat16* const rows[] = {(a.data + kRow * a.stride)...};
+  const BFloat16* panel = b.data;
+  for (std::int64_t k = 0; k < depth; k += 2, panel += b.step) {
+    __builtin_prefetch(panel + kAhead * b.step);
+    if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + 2 * kWidth);
+    const __m512bh left = pairs_at(panel);
+    if constexpr (kAcross == 1) {
+      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows[kRow] + k), left)), ...);
+    } else {
+      const __m512bh right = pairs_at(panel + 2 * kWidth);
+      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows[kRow] + k), left),
+        sums[kRow][1] = _mm512_dpbf16_ps(sums[kRow][1], one_pair(rows[kRow] + k), right)),
+       ...);
+    }
+  }
+}
+#endif
+
 template <int kAcross>
 inline __attribute__((always_inline)) void start_row(const float* from, Vector (&sums)[kAcross]) {
   sums[0] = load(from);
@@ -166,9 +226,10 @@ inline void put_part_of_row(const C& c, std::int64_t i, Vector (&sums)[kAcross])
   for (int j = 0; j < c.columns; ++j) to[j] = c.accumulate ? to[j] + row[j] : row[j];
 }
 
-template <int kAcross, Rows kLie, int... kRow>
-inline __attribute__((always_inline)) void tile_of(const A& a, const B& b, std::int64_t depth,
-                                                   const Tail& tail, const C& c, const float* start,
+template <int kAcross, Rows kLie, typename Left, typename Right, int... kRow>
+inline __attribute__((always_inline)) void tile_of(const Left& a, const Right& b,
+                                                   std::int64_t depth, const Tail& tail, const C& c,
+                                                   const float* start,
                                                    std::integer_sequence<int, kRow...> rows) {
   Vector sums[sizeof...(kRow)][kAcross] = {};
   if (start != nullptr) (start_row<kAcross>(start + kRow * kColumns, sums[kRow]), ...);
@@ -181,19 +242,38 @@ inline __attribute__((always_inline)) void tile_of(const A& a, const B& b, std::
   }
 }
 
-template <int kCount, int kAcross, Rows kLie>
-void tile(const A& a, const B& b, std::int64_t depth, const Tail& tail, const C& c,
+template <int kCount, int kAcross, Rows kLie, typename Left, typename Right>
+void tile(const Left& a, const Right& b, std::int64_t depth, const Tail& tail, const C& c,
           const float* start) {
   tile_of<kAcross, kLie>(a, b, depth, tail, c, start, std::make_integer_sequence<int, kCount>());
 }
 
 // A tile of exactly as many rows.
-template <int kMost, int kAcross, Rows kLie>
-inline void tile_of_size(int count, const A& a, const B& b, std::int64_t depth, const Tail& tail,
-                         const C& c, const float* start) {
+template <int kMost, int kAcross, Rows kLie, typename Left, typename Right>
+inline void tile_of_size(int count, const Left& a, const Right& b, std::int64_t depth,
+                         const Tail& tail, const C& c, const float* start) {
   if (count == kMost) return tile<kMost, kAcross, kLie>(a, b, depth, tail, c, start);
   if constexpr (kMost > 1) {
     tile_of_size<kMost - 1, kAcross, kLie>(count, a, b, depth, tail, c, start);
+  }
+}
+
+template <Rows kLie, typename Left, typename Right, typename F>
+inline void multiply(std::int64_t count, Left a, const Right& b, std::int64_t depth, Tail tail, C c,
+                     const float* start, F&& after_tile) {
+  if (count <= 0) return;
+  const std::int64_t tiles = groups(count, kRows);
+  const std::int64_t size = count / tiles, larger = count - size * tiles;
+  for (std::int64_t i = 0; i < tiles; ++i) {
+    const std::int64_t rows = i < larger ? size + 1 : size;
+    const auto tile = c.columns <= kWidth ? tile_of_size<kRows, 1, kLie, Left, Right>
+                                          : tile_of_size<kRows, kVectors, kLie, Left, Right>;
+    tile(static_cast<int>(rows), a, b, depth, tail, c, start);
+    a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
+    tail.a.data += rows * tail.a.stride;
+    c.data += rows * c.stride;
+    if (start != nullptr) start += rows * kColumns;
+    after_tile();
   }
 }
 
@@ -210,21 +290,15 @@ struct Nothing {
 template <Rows kLie, typename F = Nothing>
 inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Tail tail, C c,
                      const float* start = nullptr, F&& after_tile = {}) {
-  if (count <= 0) return;
-  const std::int64_t tiles = groups(count, kRows);
-  const std::int64_t size = count / tiles, larger = count - size * tiles;
-  for (std::int64_t i = 0; i < tiles; ++i) {
-    const std::int64_t rows = i < larger ? size + 1 : size;
-    const auto tile = c.columns <= kWidth ? internal::tile_of_size<kRows, 1, kLie>
-                                          : internal::tile_of_size<kRows, kVectors, kLie>;
-    tile(static_cast<int>(rows), a, b, depth, tail, c, start);
-    a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
-    tail.a.data += rows * tail.a.stride;
-    c.data += rows * c.stride;
-    if (start != nullptr) start += rows * kColumns;
-    after_tile();
-  }
+  internal::multiply<kLie>(count, a, b, depth, tail, c, start, after_tile);
 }
+#if defined(__AVX512BF16__)
+template <Rows kLie, typename F = Nothing>
+inline void multiply(std::int64_t count, PairRows a, const PairPanel& b, std::int64_t depth,
+                     Tail tail, C c, const float* start = nullptr, F&& after_tile = {}) {
+  internal::multiply<kLie>(count, a, b, depth, tail, c, start, after_tile);
+}
+#endif
 
 // Memory of one thread that outlives the call: fresh pages would cost more than small products.
 class Scratch {

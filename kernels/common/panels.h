@@ -1,6 +1,8 @@
 // Panels of B, as the tiles of gemm.h read them: packed from a matrix or from its transpose.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm.h"
 
 namespace crucible::gemm {
@@ -108,9 +110,34 @@ inline void pack_turned(const BFloat16* rows, std::int64_t stride, std::int64_t 
   }
 }
 
-// Elements of all panels of a B with `columns` columns: [panels][depth][kColumns].
+// A weight's own dtype in a panel: pairs of bfloat16 where there are products of them.
+template <typename T>
+constexpr bool in_pairs = kPairs && std::is_same_v<T, BFloat16>;
+
+// Rows of such a panel, and the place of an element in it.
+template <typename T>
+constexpr std::int64_t panel_depth(std::int64_t depth) {
+  return in_pairs<T> ? 2 * groups(depth, 2) : depth;
+}
+template <typename T>
+constexpr std::int64_t place(std::int64_t row, std::int64_t column) {
+  if (!in_pairs<T>) return row * kColumns + column;
+  return (row / 2 * kColumns + column) * 2 + row % 2;
+}
+
+// One panel in pairs; element(k, j) is that of row k and column j.
+template <typename F>
+inline void pack_pairs(std::int64_t depth, int columns, BFloat16* panel, F&& element) {
+  for (std::int64_t k = 0; k < panel_depth<BFloat16>(depth); ++k) {
+    for (int j = 0; j < kColumns; ++j) {
+      panel[place<BFloat16>(k, j)] = k < depth && j < columns ? element(k, j) : BFloat16{};
+    }
+  }
+}
+
+// Elements of all panels of a B with `columns` columns: [panels][depth][kColumns]; of either dtype.
 inline std::int64_t panels_numel(std::int64_t columns, std::int64_t depth) {
-  return groups(columns, kColumns) * kColumns * depth;
+  return groups(columns, kColumns) * kColumns * panel_depth<BFloat16>(depth);
 }
 
 // Calls f(first, count) for the columns of each panel.

@@ -75,7 +75,8 @@ class ForwardWorker {
     block_ = block;
     first_token_ = call_.blocks.first(block);
     tokens_ = call_.blocks.tokens(block);
-    pack_tokens(hidden_, first_token_, tokens_, call_.size.H, panels_);
+    in_panels(
+        [&](auto* panels) { pack_tokens(hidden_, first_token_, tokens_, call_.size.H, panels); });
     if (call_.samples()) know_targets();
   }
 
@@ -106,6 +107,18 @@ class ForwardWorker {
   }
 
  private:
+  // Whether the logits are products of pairs of bfloat16.
+  bool pairs() const { return gemm::in_pairs<T> && call_.size.H % 2 == 0; }
+
+  // Calls f(panels) with what they are of.
+  template <typename F>
+  void in_panels(F&& f) const {
+    if constexpr (gemm::in_pairs<T>) {
+      if (pairs()) return f(reinterpret_cast<BFloat16*>(panels_));
+    }
+    f(panels_);
+  }
+
   // The target's logit is the first that is known of each token's sum.
   void know_targets() {
     for (std::int64_t t = 0; t < call_.blocks.size; ++t) {
@@ -143,11 +156,19 @@ class ForwardWorker {
   void meet(std::int64_t first, std::int64_t rows, const Part& part, Entries& entries) {
     const bool bends = call_.options.softcap != 0.0F;
     const std::int64_t H = call_.size.H;
-    const gemm::A head = copy_rows(head_, first, rows, H, block_of_head_);
+    gemm::A head{};
+    if (!pairs() || call_.gathers()) head = copy_rows(head_, first, rows, H, block_of_head_);
     const std::int64_t tiles =
         score_tiles(rows, tokens_, H) + (call_.gathers() ? gather_tiles(tokens_, H) : 0);
     Ahead<T> ahead(head_, first + rows, rows, call_.size.V, H, tiles);
-    score(head, rows, panels_, tokens_, H, logits_, stride_, ahead);
+    in_panels([&](auto* panels) {
+      if constexpr (std::is_same_v<decltype(panels), BFloat16*>) {
+        const gemm::PairRows as_they_lie{head_.row(first), head_.stride};
+        score(as_they_lie, rows, panels, tokens_, H, logits_, stride_, ahead);
+      } else {
+        score(head, rows, panels, tokens_, H, logits_, stride_, ahead);
+      }
+    });
     gemm::each_panel(tokens_, [&](std::int64_t t, int count) {
       float* logits = logits_ + t;
       if (bends) cap(rows, call_.options.softcap, logits, bend_ + t, stride_);
@@ -236,7 +257,7 @@ class ForwardWorker {
   Matrix<T> hidden_, head_;
   std::int64_t block_ = -1, first_token_ = 0, tokens_ = 0, stride_ = 0;
   float* parts_ = nullptr;          // one for each level of the tree
-  float* panels_ = nullptr;         // [panel][H][kColumns]
+  float* panels_ = nullptr;         // [panel][H][kColumns], or half as large in pairs
   float* block_of_head_ = nullptr;  // as `copy_rows` makes it
   float* logits_ = nullptr;         // [kBlock][stride_]
   float* bend_ = nullptr;           // the same

@@ -68,6 +68,15 @@ void pack_tokens(const Matrix<T>& hidden, std::int64_t first, std::int64_t token
   });
 }
 
+// The same in pairs; H is even.
+inline void pack_tokens(const Matrix<BFloat16>& hidden, std::int64_t first, std::int64_t tokens,
+                        std::int64_t H, BFloat16* panels) {
+  gemm::each_panel(tokens, [&](std::int64_t t, int count) {
+    gemm::pack_pairs(H, count, panels + t * H,
+                     [&](std::int64_t h, std::int64_t j) { return hidden.row(first + t + j)[h]; });
+  });
+}
+
 // Floats between two rows of a block of the head: an odd number of lines, as `TokenBlocks::stride`.
 constexpr std::int64_t head_stride(std::int64_t H) { return (groups(H, kLine) | 1) * kLine; }
 
@@ -124,16 +133,16 @@ inline std::int64_t gather_tiles(std::int64_t tokens, std::int64_t H) {
   return groups(H, gemm::kRows) * groups(tokens, kColumns);
 }
 
-// logits[rows][stride] of a block of the head for all tokens of `panels`.
-template <typename F>
-void score(const gemm::A& head, std::int64_t rows, const float* panels, std::int64_t tokens,
+// logits[rows][stride] of a block of the head for all tokens of `panels`, both in float32 or both
+// in pairs.
+template <typename Rows, typename P, typename F>
+void score(const Rows& head, std::int64_t rows, const P* panels, std::int64_t tokens,
            std::int64_t H, float* logits, std::int64_t stride, F&& after_tile) {
   gemm::Slices(H).each([&](std::int64_t h, std::int64_t count, bool) {
     for (std::int64_t t = 0; t < tokens; t += kColumns) {
-      const gemm::B panel{panels + t * H + h * kColumns, kColumns};
-      gemm::multiply<gemm::Rows::kApart>(rows, {head.data + h, head.stride}, panel, count, {},
-                                         {logits + t, stride, kColumns, h > 0}, nullptr,
-                                         after_tile);
+      gemm::multiply<gemm::Rows::kApart>(
+          rows, Rows{head.data + h, head.stride}, gemm::panel_at(panels + t * H + h * kColumns),
+          count, {}, {logits + t, stride, kColumns, h > 0}, nullptr, after_tile);
     }
   });
 }

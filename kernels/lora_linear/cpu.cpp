@@ -17,8 +17,15 @@ void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction dir
     const std::int64_t first = panel * gemm::kColumns;
     const int count = static_cast<int>(std::min<std::int64_t>(gemm::kColumns, columns - first));
     typed(weight_NK, turned ? first : 0, turned ? 0 : first, [&](auto* rows) {
-      auto* to = static_cast<decltype(rows)>(panels) + first * depth;
-      if (turned) {
+      using T = std::remove_pointer_t<decltype(rows)>;
+      auto* to = static_cast<T*>(panels) + first * gemm::panel_depth<T>(depth);
+      if constexpr (gemm::in_pairs<T>) {
+        const std::int64_t down = turned ? 1 : weight_NK.stride,
+                           right = turned ? weight_NK.stride : 1;
+        gemm::pack_pairs(depth, count, to, [&](std::int64_t k, std::int64_t j) {
+          return rows[k * down + j * right];
+        });
+      } else if (turned) {
         gemm::pack_turned(rows, weight_NK.stride, depth, count, to);
       } else {
         gemm::pack_rows(rows, weight_NK.stride, depth, count, to);
@@ -37,10 +44,11 @@ bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direct
     const std::int64_t k = mix(static_cast<std::uint32_t>(i)) * K >> 32;
     const std::int64_t column = turned ? n : k, row = turned ? k : n, depth = turned ? K : N;
     const std::int64_t first = column / gemm::kColumns * gemm::kColumns;
-    const std::int64_t at = first * depth + row * gemm::kColumns + column - first;
-    const bool same = typed(weight_NK, n, k, [&](const auto* element) {
-      return std::memcmp(element, static_cast<decltype(element)>(panels) + at, sizeof *element) ==
-             0;
+    const bool same = typed(weight_NK, n, k, [&](auto* element) {
+      using T = std::remove_pointer_t<decltype(element)>;
+      const std::int64_t at =
+          first * gemm::panel_depth<T>(depth) + gemm::place<T>(row, column - first);
+      return std::memcmp(element, static_cast<const T*>(panels) + at, sizeof(T)) == 0;
     });
     if (!same) return false;
   }

@@ -186,9 +186,17 @@ class BackwardPass {
     const Linear& linear = p_.linears[l];
     const bool begun = add_seen(l, block, dx, room) || l > 0;
     find_addends(l, block, room);
+    as_operand(linear.y_MN, linear.weight, block.first, linear.N, dy,
+               [&](const auto& rows) { add_dyw(linear, block, rows, dx, begun, room); });
+  }
+
+  // dy W and what the updates add, dy in either form.
+  template <typename Dy>
+  void add_dyw(const Linear& linear, const Block& block, const Dy& dy, const gemm::C& dx,
+               bool begun, const Room& room) const {
     gemm::Slices(linear.N).each([&](std::int64_t n, std::int64_t count, bool last) {
       gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
-        const gemm::B weight = weight_panel(linear.weight, k, linear.N, n, count, room.panel);
+        const auto weight = weight_panel(dy, linear.weight, k, linear.N, n, count, room.panel);
         const gemm::C to = at(dx, 0, k, size, n > 0 || begun);
         if (last) {
           multiply_with(room.addends, from(dy, 0, n), weight, count, k, to, {room.sums, nullptr});

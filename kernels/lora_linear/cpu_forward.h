@@ -115,23 +115,29 @@ class ForwardPass {
     part.data = typed(part, 0, chunk.from, [](auto* p) -> void* { return p; });
     const gemm::C y = result_of(part, first, chunk.columns, room.y);
     if (linear.bias_N.data != nullptr) start_with_bias(linear, rows, chunk, y);
+    as_operand(p_.x_MK, linear.weight, first, K, room.block,
+               [&](const auto& x) { add_xw(linear, chunk, x, rows, y, room); });
+    round_block(part, first, rows, chunk.columns, room.y);
+    if (chunk.from == 0) keep_xa(first, room);
+  }
+
+  // x W^T and what the pieces add, x in either form.
+  template <typename X>
+  void add_xw(const Linear& linear, const Chunk& chunk, const X& x, std::int64_t rows,
+              const gemm::C& y, const Room& room) const {
+    const std::int64_t K = p_.K;
     gemm::Slices(K).each([&](std::int64_t k, std::int64_t count, bool last) {
       for (const Piece& piece : room.pieces) add_xa(piece, k, count, last, room.aside.panel);
       gemm::each_panel(chunk.columns, [&](std::int64_t n, int size) {
-        const std::int64_t column = chunk.from + n;
-        const gemm::B panel = weight_panel(linear.weight, column, K, k, count, room.panel);
-        const bool accumulate = k > 0 || linear.bias_N.data != nullptr;
-        const gemm::A x = from(room.block, 0, k);
-        const gemm::C to = at(y, 0, n, size, accumulate);
+        const auto panel = weight_panel(x, linear.weight, chunk.from + n, K, k, count, room.panel);
+        const gemm::C to = at(y, 0, n, size, k > 0 || linear.bias_N.data != nullptr);
         if (last) {
-          multiply_with(room.addends, x, panel, count, column, to, room.aside);
+          multiply_with(room.addends, from(x, 0, k), panel, count, chunk.from + n, to, room.aside);
         } else {
-          gemm::multiply<gemm::Rows::kApart>(rows, x, panel, count, {}, to);
+          gemm::multiply<gemm::Rows::kApart>(rows, from(x, 0, k), panel, count, {}, to);
         }
       });
     });
-    round_block(part, first, rows, chunk.columns, room.y);
-    if (chunk.from == 0) keep_xa(first, room);
   }
 
   void find_pieces(std::size_t linear, std::int64_t first, std::int64_t rows, Room& room) const {

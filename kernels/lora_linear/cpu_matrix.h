@@ -120,17 +120,45 @@ Operand operand_of(const Matrix& m, std::int64_t depth, std::int64_t columns, st
   return {static_cast<const float*>(m.data), 1, m.stride, nullptr};
 }
 
-// A panel of a packed weight, widened into `room` where it is bfloat16.
-gemm::B weight_panel(const Panels& weight, std::int64_t column, std::int64_t depth, std::int64_t k,
-                     std::int64_t count, float* room) {
-  const std::int64_t offset = column * depth + k * gemm::kColumns;
-  if (!weight.bfloat16) return {static_cast<const float*>(weight.data) + offset, gemm::kColumns};
-  const auto* from = static_cast<const BFloat16*>(weight.data) + offset;
-  for (std::int64_t i = 0; i < count * gemm::kColumns; ++i) room[i] = widen(from[i]);
-  return {room, gemm::kColumns};
+// Calls f(rows) with a block of m as products with a packed weight want it: in pairs where both are
+// bfloat16 and the processor multiplies them so, else as it is in `wide`, in float32.
+template <typename F>
+void as_operand(const Matrix& m, const Panels& weight, std::int64_t first, std::int64_t columns,
+                const gemm::A& wide, F&& f) {
+  if constexpr (gemm::kPairs) {
+    if (m.bfloat16 && weight.bfloat16 && columns % 2 == 0) {
+      return f(gemm::PairRows{static_cast<const BFloat16*>(m.data) + first * m.stride, m.stride});
+    }
+  }
+  f(wide);
 }
 
-gemm::A from(const gemm::A& a, std::int64_t row, std::int64_t column) {
+// What of the panel at `column` meets `count` columns of such rows from k on; of float32 rows
+// widened into `room` where it is bfloat16.
+gemm::B weight_panel(const gemm::A&, const Panels& weight, std::int64_t column, std::int64_t depth,
+                     std::int64_t k, std::int64_t count, float* room) {
+  if (!weight.bfloat16) {
+    return gemm::panel_at(static_cast<const float*>(weight.data) + column * depth +
+                          k * gemm::kColumns);
+  }
+  const auto* from = static_cast<const BFloat16*>(weight.data) +
+                     column * gemm::panel_depth<BFloat16>(depth) + k * gemm::kColumns;
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t j = 0; j < gemm::kColumns; ++j) {
+      room[i * gemm::kColumns + j] = widen(from[gemm::place<BFloat16>(i, j)]);
+    }
+  }
+  return {room, gemm::kColumns};
+}
+inline gemm::PairPanel weight_panel(const gemm::PairRows&, const Panels& weight,
+                                    std::int64_t column, std::int64_t depth, std::int64_t k,
+                                    std::int64_t, float*) {
+  return gemm::panel_at(static_cast<const BFloat16*>(weight.data) + column * depth +
+                        k * gemm::kColumns);
+}
+
+template <typename Rows>
+Rows from(const Rows& a, std::int64_t row, std::int64_t column) {
   return {a.data + row * a.stride + column, a.stride};
 }
 
@@ -156,7 +184,8 @@ struct Aside {
 // A block of rows against the panel at `column`: C (+)= A B + low high. Updates of a few rows share
 // tiles, and each goes on from their sums: a row's bits are those that it has where its update is
 // added in the registers.
-void multiply_with(const std::vector<Addend>& addends, const gemm::A& a, const gemm::B& b,
+template <typename Left, typename Right>
+void multiply_with(const std::vector<Addend>& addends, const Left& a, const Right& b,
                    std::int64_t depth, std::int64_t column, const gemm::C& c, const Aside& aside) {
   using gemm::Rows;
   const auto joins = [](const Addend& addend) { return addend.rows <= kFewRows; };

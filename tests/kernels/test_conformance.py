@@ -161,11 +161,14 @@ def test_triton_under_its_interpreter() -> None:
     run_again("-k", wanted, TRITON_INTERPRET="1", CRUCIBLE_BACKENDS="triton")
 
 
-LEVELS = ("generic", "avx2", "avx512")
+LEVELS = ("generic", "avx2", "avx512", "avx512bf16")
+OTHERS = LEVELS[: LEVELS.index(_C.isa())]
+if _C.isa() == "avx512" and torch.cpu._is_avx512_bf16_supported():
+    OTHERS += ("avx512bf16",)  # which Intel's processors have, and which does not pay there
 
 
 @ALONE
-@pytest.mark.parametrize("level", LEVELS[: LEVELS.index(_C.isa())])
-def test_lower_instruction_sets(level: str) -> None:
-    """The CPU kernels as machines older than this one run them."""
+@pytest.mark.parametrize("level", OTHERS)
+def test_other_instruction_sets(level: str) -> None:
+    """The CPU kernels as other machines run them."""
     run_again(CRUCIBLE_CPU_ISA=level, CRUCIBLE_BACKENDS="cpu")
