@@ -38,10 +38,8 @@ bool has_avx512() {
 // Best first; one that does not pay is for whoever asks for it by name.
 constexpr Level kLevels[] = {
 #if defined(CRUCIBLE_X86_LEVELS)
-    // AMD's products of bfloat16, since Zen 4, are twice as fast as those of float32; Intel's are
-    // half
-    // as fast (87 GFLOP/s against 176 on a core of Emerald Rapids), and what is fast there are
-    // tiles.
+    // AMD's products of bfloat16, since Zen 4, are twice as fast as those of float32. Intel's are
+    // half as fast (87 GFLOP/s against 176 on a core of Emerald Rapids).
     {"avx512bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; },
      [] { return __builtin_cpu_is("amd") != 0; }},
     {"avx512", has_avx512, always},
