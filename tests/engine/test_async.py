@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from crucible_kitchen.context import Context, Metrics
 from crucible_kitchen.engine import arun, run
+from crucible_kitchen.engine.bridge import Bridge
 from crucible_kitchen.errors import StageError
 from crucible_kitchen.graph import Stage, loop, stage, when, workflow
 
@@ -200,3 +202,36 @@ def test_aruns_at_the_same_time_in_one_loop() -> None:
         return [result.context.get_state("total", 0) for result in await asyncio.gather(*runs)]
 
     assert asyncio.run(main()) == [sum(range(n)) for n in range(8)]
+
+
+def test_an_interrupt_right_after_the_start_cancels_what_has_begun() -> None:
+    begun, did = threading.Event(), []
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            did.append("cancelled")
+            raise
+
+    class Interrupted:
+        """The loop of a thread that Ctrl-C meets on its way from the first call to it."""
+
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self._loop, self._calls = loop, 0
+
+        def call_soon_threadsafe(self, call: Callable[[], Any]) -> None:
+            self._loop.call_soon_threadsafe(call)
+            self._calls += 1
+            if self._calls == 1:
+                assert begun.wait(30)
+                raise KeyboardInterrupt
+
+    bridge = Bridge()
+    call = bridge.begin(work())
+    call._loop = Interrupted(call._loop)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        call.result()
+    assert did == ["cancelled"]
+    bridge.close()

@@ -15,7 +15,7 @@ _GRACE_S = 5.0
 
 
 class Call:
-    """A coroutine that runs in an event loop on another thread.
+    """A coroutine that runs in an event loop on another thread, from `result` on.
 
     Args:
         loop: where it runs.
@@ -34,21 +34,25 @@ class Call:
 
         self._loop = loop
         self._done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._task: asyncio.Task[Any] | None = None  # set and read in the thread of the loop
+        # Set and read in the thread of the loop, as whether it is to be cancelled.
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
         context = contextvars.copy_context()
 
         def start() -> None:
             self._task = context.run(loop.create_task, contained(coroutine, timeout))
             self._task.add_done_callback(finish)
+            if self._cancelled:
+                self._task.cancel()
 
         def finish(task: asyncio.Task[Any]) -> None:
             coroutine.close()  # where it was cancelled before it began, Python would complain
             hand_over(task, self._done)
 
-        loop.call_soon_threadsafe(start)
+        self._start = start
 
     def result(self) -> Any:
-        """Wait for its end.
+        """Begin it, and wait for its end.
 
         An interrupt of the waiting thread cancels it, and lets it finish its clean-up.
 
@@ -56,6 +60,8 @@ class Call:
             TimeoutError: it took too long.
         """
         try:
+            # Not before: an interrupt on the way here would leave it running.
+            self._loop.call_soon_threadsafe(self._start)
             concurrent.futures.wait([self._done])
         except BaseException:  # Ctrl-C while waiting
             self.cancel()
@@ -68,7 +74,13 @@ class Call:
 
     def cancel(self) -> None:
         """Cancel it, from any thread; whoever waits for it is told when it has ended."""
-        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+        def cancel() -> None:
+            self._cancelled = True
+            if self._task is not None:
+                self._task.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)
 
 
 class Bridge:
@@ -84,7 +96,7 @@ class Bridge:
         self._lock = threading.Lock()
 
     def begin(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None = None) -> Call:
-        """Start a coroutine.
+        """A call of a coroutine; its `result` starts it.
 
         Args:
             coroutine: to run.
