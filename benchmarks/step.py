@@ -127,7 +127,7 @@ def measure(
     names = contenders(options.device)
     with ExitStack() as stack:
         adapter = stack.enter_context(tempfile.TemporaryDirectory())
-        _write_adapter(folder, adapter)
+        write_adapter(folder, adapter)
         what = (
             options.dtype,
             datums,
@@ -240,7 +240,7 @@ def _processes(names: list[str], what: tuple[Any, ...]) -> Iterator[Mapping[str,
             process.join()
 
 
-def _write_adapter(folder: str, adapter: str) -> None:
+def write_adapter(folder: str, adapter: str) -> None:
     """LoRA weights to start from, both matrices drawn: a zero B would hide the gradient of A."""
     from crucible_kitchen import nn
     from crucible_kitchen.adapters.local.model import CausalModel
