@@ -14,7 +14,9 @@ from crucible_kitchen import _C, ops
 LIBRARY = Path(_C.__file__).with_name("crucible_cuda.so")
 ROOT = Path(__file__).parents[2]
 if not LIBRARY.exists():
-    pytest.skip("built without CUDA kernels: no nvcc, or CRUCIBLE_CUDA=OFF", allow_module_level=True)
+    pytest.skip(
+        "built without CUDA kernels: no nvcc, or CRUCIBLE_CUDA=OFF", allow_module_level=True
+    )
 
 
 def cuobjdump() -> str:
