@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crucible_kitchen import ops
+from crucible_kitchen.kernels.lora_linear.variant import Drop
+from crucible_kitchen.kernels.lora_linear_many.variant import Updates
 
 
 class Sharing(NamedTuple):
@@ -26,6 +28,10 @@ class Sharing(NamedTuple):
 
     splits: Sequence[Sequence[int]]
     layers: Sequence[LoraLinear]
+
+    def rows(self, count: int) -> Sequence[int]:
+        """How many of so many rows are for each layer."""
+        return next(rows for rows in self.splits if sum(rows) == count)
 
 
 class LoraLinear(nn.Module):
@@ -134,15 +140,26 @@ class LoraLinear(nn.Module):
             return ops.lora_linear(x, *layer, scale, bias, dropout=dropout, seed=seed)
         return ops.dora_linear(x, *layer, self.magnitude, scale, bias, dropout=dropout, seed=seed)
 
+    def updates(self, count: int) -> Updates:
+        """What a pass of `count` rows trains, with dropout masks drawn for it."""
+        sharing = self.sharing or Sharing([[count]], [self])
+        share = self.dropout if self.training else 0.0
+        return Updates(
+            [layer.lora_a for layer in sharing.layers],
+            [layer.lora_b for layer in sharing.layers],
+            [layer.scale / (1 - share) for layer in sharing.layers],
+            sharing.rows(count),
+            [Drop(share, layer._dropout_seed() if share > 0 else 0) for layer in sharing.layers],
+        )
+
     def _of_all(self, x: Tensor, sharing: Sharing, dropout: float) -> Tensor:
-        count = x.shape[:-1].numel()
         (y,) = ops.lora_linear_many(
             x,
             [self.weight],
             [layer.lora_a for layer in sharing.layers],
             [layer.lora_b for layer in sharing.layers],
             [layer.scale for layer in sharing.layers],
-            next(rows for rows in sharing.splits if sum(rows) == count),
+            sharing.rows(x.shape[:-1].numel()),
             None if self.bias is None else [self.bias],
             dropout=dropout,
             seeds=[layer._dropout_seed() if dropout > 0 else 0 for layer in sharing.layers],

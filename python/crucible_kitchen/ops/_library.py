@@ -108,13 +108,18 @@ def _once(
         if torch.is_grad_enabled():
             if again is not None:
                 return again(ctx, *grads)
-            raise KernelError(
-                f"{op}: create_graph must be False, got True; its gradient cannot be "
-                "differentiated again, so use plain torch in its place"
-            )
+            raise not_again(op)
         return backward(ctx, *grads)
 
     return checked
+
+
+def not_again(op: str) -> KernelError:
+    """What to raise where an op's gradient is to be differentiated."""
+    return KernelError(
+        f"{op}: create_graph must be False, got True; its gradient cannot be differentiated again, "
+        "so use plain torch in its place"
+    )
 
 
 def refuse_transforms(op: str, *, takes_lists: bool = False) -> None:

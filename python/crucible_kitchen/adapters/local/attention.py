@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 
 from crucible_kitchen import ops
 from crucible_kitchen.errors import KernelError
+from crucible_kitchen.kernels.varlen_attention.variant import Segments
 
 NAME = "crucible_varlen"
 # Parts of an attention that some models ask for by these names; ignoring one would be wrong.
@@ -67,12 +68,20 @@ def varlen_attention(
     if len(query) > 1 or query.shape[2] != key.shape[2]:  # padded, or after a cache
         return _attend(query, key, value, scaling, sliding_window).transpose(1, 2), None
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    bounds = _bounds((len(q),) if segments is None else tuple(segments))
-    links = None if parents is None or max(parents) < 0 else _links(tuple(parents))
+    bounds, links = segments_of(segments, parents, len(q))
     output = ops.varlen_attention(
         q, k, v, bounds, parents=links, scale=scaling, window=sliding_window
     )
     return output[None], None
+
+
+def segments_of(
+    lengths: Sequence[int] | None, parents: Sequence[int] | None, tokens: int
+) -> Segments:
+    """What kernels take for the lengths and the parents of segments, as `varlen_attention` has
+    them."""
+    bounds = _bounds((tokens,) if lengths is None else tuple(lengths))
+    return Segments(bounds, None if parents is None or max(parents) < 0 else _links(tuple(parents)))
 
 
 # Every layer of a pass asks for the same.

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, rotary, sharding, trained_head
+from crucible_kitchen.adapters.local import attention, decoder, rotary, sharding, trained_head
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import ConfigError, PortError
@@ -139,7 +139,9 @@ class CausalModel:
         if rows is not None and takes_read(self.model.base_model):
             distinct, rows = rows.unique(return_inverse=True)  # type: ignore[no-untyped-call]
             read = distinct if len(distinct) < len(packed.tokens) else None
-        with nullcontext() if self.is_checkpointed else ops.recomputing():
+        # Who makes outputs again by himself keeps fewer.
+        again = self.is_checkpointed or decoder.runs(self.model)
+        with nullcontext() if again else ops.recomputing():
             output = self.model.base_model(
                 input_ids=packed.tokens[None],
                 position_ids=packed.positions[None],
@@ -227,6 +229,7 @@ class CausalModel:
         self.model.set_attn_implementation(attention.NAME)
         fuse(self.model)
         rotary.fuse(self.model)
+        decoder.fuse(self.model)
         packed = Packed.of(sequences, self.device, share_at_least=2)
         places = torch.from_numpy(np.concatenate(packed.places)).to(self.device)
         got = functional.linear(self.hidden(packed, places), self.head.weight)

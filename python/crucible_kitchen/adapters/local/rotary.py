@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +36,16 @@ def fuse(model: nn.Module) -> int:
     return len(found)
 
 
+# Every layer of a pass asks for the same.
+@lru_cache(maxsize=1)
+def half(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The angles of half a head, [T, D / 2] from [1, T, D], float32: both turn by the same, which
+    transformers writes out twice."""
+    width = cos.shape[-1] // 2
+    cos, sin = (angles[0, :, :width].float().contiguous() for angles in (cos, sin))
+    return cos, sin
+
+
 def _attention(
     part: Any,
     hidden_states: Tensor,
@@ -53,8 +64,7 @@ def _attention(
     if cached or len(hidden_states) != 1:
         return NotImplemented
     width = part.head_dim
-    # Both halves of a head turn by the same angles, which transformers writes out twice.
-    cos, sin = (angles[0, :, : width // 2].float() for angles in position_embeddings)
+    cos, sin = half(*position_embeddings)
     x = hidden_states[0]
     asking = x if queries is None else x.index_select(0, queries)
     projected = (part.q_proj(asking), part.k_proj(x), part.v_proj(x))
