@@ -61,6 +61,24 @@ def test_parquet(tmp_path: Path) -> None:
         _load(tmp_path / "b.parquet")
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_fields_that_only_other_rows_have_are_not_there(tmp_path: Path, suffix: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}], "note": None},
+        {"messages": [{"role": "assistant", "calls": [{"f": {"x": 1}}, {"f": {"y": [None]}}]}]},
+    ]
+    table = pyarrow.Table.from_pylist(rows)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with pyarrow.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    assert _load(path) == [rows[0], {**rows[1], "note": None}]
+
+
 def test_parquet_without_its_package_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,16 @@ def test_rows_are_those_that_were_written(store):
     assert store.to_list(store.load_dataset("data", "validation", streaming=True)) == ROWS[9:]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_fields_that_only_other_rows_have_are_not_there(store, folder, streaming):
+    rows = [{"tools": [{"name": "f", "a": 1}]}, {"tools": [{"name": "g", "b": 2}]}]
+    (folder / "tools").mkdir()
+    (folder / "tools" / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    handle = store.load_dataset("tools", streaming=streaming)
+    assert store.to_list(handle) == rows
+    assert store.to_list(store.select(handle, [1])) == rows[1:]
+
+
 def test_the_cache_is_where_it_was_asked_for_and_serves_without_the_source(store, folder):
     rows = store.to_list(store.load_dataset("data"))
     shutil.rmtree(folder / "data")

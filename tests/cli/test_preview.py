@@ -105,6 +105,19 @@ def test_all_bad_rows_are_named_at_once(capsys) -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "good"), [("sft", ROWS[0]), ("dpo", PAIRS[0]), ("reward", PAIRS[0])]
+)
+def test_bad_rows_that_are_held_out_are_named_too(capsys, recipe, good) -> None:
+    Path("data").mkdir()
+    for split, rows in (("train", [good]), ("test", [good, {"question": "?"}])):
+        Path("data", f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    where = ["dataset=data", "eval_split=test", "eval_rows=2"]
+    assert main(["preview", recipe, *where, *NOOP]) == 1
+    error = capsys.readouterr().err
+    assert "1 of 3 rows cannot be used:\n  held out: row 1 must have" in error
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["sft", "--rows", "-1"], "--rows must be at least 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from crucible_kitchen.data import Conversation, PlainText, parse_row, to_messages
@@ -25,6 +27,8 @@ def said(row):
         {"instruction": "Q", "input": "", "output": "A", "text": "Q A"},
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
         {"conversations": [USER, ASSISTANT]},
+        {"messages": json.dumps([USER, ASSISTANT]), "tools": ""},
+        {"conversations": '[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]'},
         {"messages": [USER, ASSISTANT], "prompt": None, "text": "rendered"},
     ],
 )
@@ -63,7 +67,12 @@ def test_text_is_no_conversation():
         ("Q", "row 3 must be a mapping from column to value, got str"),
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "row 3 .* preference training"),
         ({"messages": []}, "row 3: messages: must hold at least one message, got an empty list"),
-        ({"messages": "hi"}, "row 3: messages: must be a list of messages, got str"),
+        ({"messages": "hi"}, "row 3: messages: must be a list .*, or JSON of one, got 'hi'"),
+        ({"messages": '{"role": "user"}'}, "row 3: messages: must be a list of messages, got dict"),
+        (
+            {"prompt": "Q", "completion": [USER, ASSISTANT]},
+            "row 3: completion: must begin with a message of the assistant, .* got user",
+        ),
         ({"messages": [USER, {"role": "bot"}]}, "row 3: messages: message 1: .* got 'bot'"),
         ({"messages": [{"role": "user", "contnet": "Q"}]}, "did you mean 'content'"),
         ({"instruction": 5, "output": "A"}, "row 3: instruction: .* valid string, got 5"),
@@ -86,7 +95,10 @@ def test_tools_may_be_json_in_text() -> None:
     assert parse_row(row).tools == ({"name": "f"},)
 
 
-@pytest.mark.parametrize(("given", "label"), [(True, True), (0, False), (1, True), (None, None)])
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [(True, True), (0, False), (None, None), ("True", True), ("0", False), ("", None)],
+)
 def test_a_label_says_whether_an_answer_is_a_good_one(given, label) -> None:
     assert parse_row({"prompt": "Q", "completion": "A", "label": given}).label is label
 

@@ -9,6 +9,7 @@ from crucible_kitchen.data import desensitised, parse_preference, prepare_pairs
 from crucible_kitchen.errors import ConfigError, DataError
 
 Q = {"role": "user", "content": "Q"}
+S = {"role": "system", "content": "S"}
 GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad one"}
 
 
@@ -21,6 +22,7 @@ GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "con
         {"prompt": "Q", "chosen": [Q, GOOD], "rejected": [Q, BAD]},
         {"chosen": [Q, GOOD], "rejected": [Q, BAD]},
         {"prompt": None, "chosen": [Q, GOOD], "rejected": [Q, BAD]},
+        {"prompt": "Q", "chosen": "good", "rejected": "bad one", "margin": "", "tie": "false"},
     ],
 )
 def test_forms_say_the_same(row) -> None:
@@ -41,6 +43,25 @@ def test_an_implicit_prompt_is_the_longest_common_beginning() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("Q: 2 + 2? A: 4", "Q: 2 + 2? A: five", "Q: 2 + 2? A:"),
+        ("It is 40.", "It is 45.", "It is"),
+        ("Well? Yes, sir", "Well? Yes!", "Well? Yes"),
+        ("Well?\n\nYes", "Well?\n\nYes, it is", "Well?"),
+        ("\u95ee\u7b54\u56db", "\u95ee\u7b54\u4e94", "\u95ee\u7b54"),
+    ],
+)
+def test_an_implicit_prompt_of_texts_is_their_common_words(chosen, rejected, prompt) -> None:
+    sides = parse_preference({"chosen": chosen, "rejected": rejected})
+    for side, text in zip(sides, (chosen, rejected), strict=True):
+        asked, said = side.messages
+        assert (asked.role, asked.content, said.role) == ("user", prompt, "assistant")
+        assert asked.content + said.content == text, "nothing is lost"
+        assert side.prompt_messages == 1
+
+
+@pytest.mark.parametrize(
     ("row", "said"),
     [
         ([], "row 7 must be a mapping"),
@@ -49,13 +70,19 @@ def test_an_implicit_prompt_is_the_longest_common_beginning() -> None:
             "row 7 must have prompt, chosen, rejected.*without rej",
         ),
         ({"prompt": "Q", "completion": "x"}, "without chosen and rejected"),
-        ({"chosen": "good", "rejected": "bad"}, "row 7: chosen: must be a list of messages where"),
+        ({"chosen": "good", "rejected": "bad"}, "row 7: .*must begin with the same prompt"),
+        ({"chosen": "good", "rejected": "good and bad"}, "row 7: .*begin with the same prompt"),
+        ({"chosen": [Q, GOOD], "rejected": "bad"}, "row 7: .*must begin with the same prompt"),
         ({"prompt": 3, "chosen": "good", "rejected": "bad"}, "row 7: prompt: must be a list"),
         ({"prompt": "Q", "chosen": [{"role": "x"}], "rejected": "bad"}, "row 7: chosen: message 0"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "row 7: .*must begin with the same prompt"),
         ({"chosen": [Q, GOOD], "rejected": [Q]}, "row 7: rejected must have an assistant's answer"),
         ({"chosen": [Q], "rejected": [Q, BAD]}, "row 7: chosen must have an assistant's answer"),
         ({"prompt": "Q", "chosen": [Q], "rejected": [BAD]}, "row 7: chosen must have an assistant"),
+        (
+            {"prompt": "Q", "chosen": [S, Q, GOOD], "rejected": [S, Q, BAD]},
+            "row 7: chosen must go on with a message of the assistant .* got system",
+        ),
     ],
 )
 def test_a_bad_row_is_named(row, said) -> None:

@@ -168,6 +168,58 @@ def test_tools_reach_the_template():
     assert text.startswith("<f>user: a\n\n")
 
 
+CALLS = [
+    Message("user", "a"),
+    Message("assistant", tool_calls=({"name": "f", "arguments": {"x": 1}},)),
+    Message("tool", "1"),
+    Message("assistant", "b", thinking="so b"),
+]
+CALLING = (
+    "{% for m in messages %}{{ m.role }}: {{ m.reasoning_content }}{{ m.content }}"
+    "{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}"
+    "\n\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_calls_and_thoughts_are_trained_where_the_template_shows_them() -> None:
+    tokenizer = Templated(CALLING)
+    text = shown(render(CALLS, tokenizer, "all_assistant"), tokenizer)
+    assert text == "user: a\nassistant: [f(1)\n]tool: 1\nassistant: [so bb\n]"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": CALLS[:1], "tools": [{"name": "f"}]}, None),
+        ({"messages": CALLS[:3], "tools": [{"name": "f"}]}, "leaves tools away"),
+        ({"messages": CALLS[:3]}, "leaves away tool_calls of message 1"),
+        ({"messages": [CALLS[0], CALLS[3]]}, "leaves away thinking of message 1"),
+        # What was thought before the last answer is left away by many templates.
+        ({"messages": [CALLS[0], CALLS[3], CALLS[0], Message("assistant", "c")]}, None),
+    ],
+)
+def test_a_template_that_leaves_away_what_is_learnt_is_refused(row, said) -> None:
+    if said is None:
+        render(parse_row(row), ByteTokenizer(), "last_assistant")
+        return
+    with pytest.raises(DataError, match=f"the chat template {said}; a model whose template"):
+        render(parse_row(row), ByteTokenizer(), "last_assistant")
+
+
+def test_a_model_without_a_template_has_no_place_for_thoughts() -> None:
+    tokenizer = Templated("")
+    with pytest.raises(DataError, match=r"no chat template.*one completion in words"):
+        render([CALLS[0], CALLS[3]], tokenizer, "completion_only")
+
+
+THINKS_FIRST = COLON + "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+
+
+def test_an_answer_that_does_not_begin_as_inference_does_is_refused_with_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"answer 1 .*'<think>' instead of 'b.*chat_template.jinja"):
+        render(talk(("user", "a"), ("assistant", "b")), Templated(THINKS_FIRST), "last_assistant")
+
+
 def test_a_tokenizer_that_adds_a_space_is_cut_where_its_whole_text_allows():
     tokenizer = Spaced()
     got = render(CHAT, tokenizer, "last_assistant")

@@ -110,6 +110,8 @@ def test_messages_take_the_shapes_of_the_field() -> None:
     assert message.to_dict()["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 1}}
     assert Message.coerce(message.to_dict()) == message
     assert Message("user", "hi").to_dict() == {"role": "user", "content": "hi"}
+    answer = {"role": "assistant", "content": "b", "refusal": None, "reasoning_content": "so b"}
+    assert Message.coerce(answer) == Message("assistant", "b", thinking="so b")
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,23 @@ def test_every_way_of_training_goes_on(
     assert left_by(stopped) == left_by(whole)
 
 
+def test_time_is_counted_anew_by_a_run_that_goes_on(rows_file: str, tmp_path: Path) -> None:
+    config = {**SFT, "dataset": rows_file, "max_time": "1h"}
+    folder = tmp_path / "run"
+    adapters = {"training_client": "noop"}
+    killer = kill_at("sft/epochs[0]/batches[1]/optim_step", "after")
+    status = in_a_process(
+        lambda: ck.run(
+            "sft", config, adapters, run_dir=folder, handlers=[killer], checkpoint="stage"
+        )
+    )
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, "started_at": 1.0}))
+    state = ck.run(resume=folder, handlers=()).context.state
+    assert (state.step, state.stop_reason) == (4, "")
+
+
 def test_the_gradients_of_a_step_are_never_split(rows_file: str, tmp_path: Path) -> None:
     """Between micro-batches nothing is written down: they are done again, from the step before."""
     config = {**SFT, "dataset": rows_file}

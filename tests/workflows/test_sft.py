@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import crucible_kitchen as ck
 from crucible_kitchen.adapters import noop
 from crucible_kitchen.errors import DataError, PortError, StageError
 from crucible_kitchen.ports import Future
@@ -245,6 +246,22 @@ def test_without_a_completer_nothing_is_asked(rows_file, tmp_path) -> None:
         handlers=(),
     )
     assert result.context.state.samples_after == []
+
+
+def test_what_asks_nothing_or_too_much_is_passed_over(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    said = {"role": "assistant", "content": "yes"}
+    rows = [{"messages": [said]}, {"text": "no"}, {"prompt": "long " * 99, "completion": "yes"}]
+    rows += [{"prompt": "Q", "completion": "yes"}] * 5
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"model": "none", "dataset": str(path), "eval_rows": 7, "max_steps": 1, "samples": 7}
+    adapters = {"training_client": "noop", "completer": "noop"}
+    result = ck.run(
+        "sft", {**config, "max_length": 99}, adapters, handlers=(), run_dir=tmp_path / "r"
+    )
+    asked = [sample["messages"] for sample in result.context.state.samples_before]
+    assert len(asked) in (4, 5)
+    assert all(messages == [{"role": "user", "content": "Q"}] for messages in asked)
 
 
 @pytest.mark.parametrize(("total", "per_epoch", "count"), [(4, 4, 1), (5, 4, 2), (1, 4, 1)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,16 @@ def test_the_held_out_loss_falls_and_the_adapter_is_peft_s(config, tmp_path) -> 
     assert (adapter / "adapter_model.safetensors").stat().st_size > 1000
     assert (tmp_path / "run" / "checkpoints" / "step_000015").is_dir()
     assert len(json.loads((tmp_path / "run" / "samples.json").read_text())) == 1
+
+
+def test_a_model_without_a_chat_template_learns_to_go_on_with_a_text(config, tmp_path) -> None:
+    plain = Path(shutil.copytree(config["model"], tmp_path / "plain"))
+    (plain / "chat_template.jinja").unlink()
+    result = train({**config, "model": str(plain)}, tmp_path / "run")
+    before, after = (history(result, "eval_loss")[place] for place in (0, -1))
+    assert after < before - 1.0
+    (sample,) = result.context.state.samples_after
+    assert sample["text"].strip().startswith("one")
 
 
 def test_micro_batches_change_nothing_but_rounding(config, tmp_path) -> None:

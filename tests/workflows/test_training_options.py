@@ -99,7 +99,8 @@ def test_both_together_end_with_the_best(sft, client) -> None:
 @pytest.mark.parametrize("asked", [{"early_stopping": 2}, {"save_best": True}])
 def test_what_goes_by_held_out_rows_needs_some(sft, asked) -> None:
     with pytest.raises(StageError, match="goes by the held-out loss, and no rows") as caught:
-        sft(**options(eval_rows=0, **asked))
+        # A fifth of four rows is none.
+        sft(**options(max_rows=4, eval_rows=None, **asked))
     assert isinstance(caught.value.__cause__, ConfigError)
 
 
@@ -155,6 +156,8 @@ def test_time_is_seconds_or_text(given, seconds) -> None:
         ({"schedule": "constant", "min_learning_rate": 1e-6}, "min_learning_rate must be 0 for"),
         ({"min_learning_rate": 1.0}, "min_learning_rate must be at most learning_rate"),
         ({"early_stopping": 1, "eval_every": 0}, "eval_every must be above 0 for early_stopping=1"),
+        ({"early_stopping": 1, "eval_rows": 0}, "eval_rows must be above 0 for early_stopping"),
+        ({"save_best": True, "eval_rows": 0}, "eval_rows must be above 0 for save_best"),
         ({"early_stopping_gain": 0.1}, "early_stopping_gain must be 0 without early_stopping"),
         ({"save_best": 1}, "save_best must be true or false, got 1"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jinja2
+
 from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.ports import Conversation, Tokenizer
 from crucible_kitchen.types import Message, SamplingParams
@@ -12,9 +14,11 @@ from crucible_kitchen.types import Message, SamplingParams
 def conversation_tokens(tokenizer: Tokenizer, messages: Conversation) -> list[int]:
     """A conversation as the token ids after which the model answers.
 
+    A model without a chat template goes on with the text of a single message.
+
     Raises:
         ConfigError: a malformed message.
-        PortError: no messages, or a model without a chat template.
+        PortError: no messages, several without a chat template, or the template refuses them.
     """
     try:
         turns = [Message.coerce(message).to_dict() for message in messages]
@@ -22,9 +26,17 @@ def conversation_tokens(tokenizer: Tokenizer, messages: Conversation) -> list[in
         raise ConfigError(f"completer: {error}") from error
     if not turns:
         raise PortError("completer: messages must hold at least one message, got none")
-    if tokenizer.chat_template is None:
-        raise PortError("completer: the model must have a chat template, it has none")
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    if not tokenizer.chat_template:
+        if [turn["role"] for turn in turns] == ["user"]:
+            return list(tokenizer.encode(turns[0]["content"]))
+        raise PortError(
+            "completer: the model must have a chat template for more than one user's message, "
+            "it has none"
+        )
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError as error:
+        raise PortError(f"completer: the chat template refuses these messages: {error}") from error
     # The template writes the special tokens itself.
     return list(tokenizer.encode(text, add_special_tokens=False))
 

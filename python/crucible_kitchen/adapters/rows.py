@@ -137,6 +137,21 @@ class RowsDatasetStore(DatasetStore):
         return RowBatches(dataset.rows, whole_number("batch_size", batch_size, least=1))
 
 
+def without_nulls(row: Mapping[str, Any]) -> Row:
+    """A row of an Arrow table without the fields that its structs have only for other rows.
+
+    All structs of a column have the fields of all of them: a call of a tool with the argument ``a``
+    gets a null for the ``b`` of another call. Columns keep their nulls, and lists theirs.
+    """
+    return {column: _filled(value) for column, value in row.items()}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(item) for key, item in value.items() if item is not None}
+    return [_filled(item) for item in value] if isinstance(value, list) else value
+
+
 def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
     """Refuse options of `load_dataset` that an adapter does not know.
 

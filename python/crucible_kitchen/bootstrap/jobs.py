@@ -74,7 +74,7 @@ def prepare_job(
     asked = report.asked_before(folder, target, config, adapters)
     job = prepare(*asked, folder, resumed=True)
     job.owned[:0] = copies  # closed last
-    job.metadata = report.identity(folder)
+    job.metadata = {**report.identity(folder), "resumed_at": time.time()}
     # Killed before it had begun its journal, a run has done nothing and starts.
     job.keep(checkpoint, resumed=has_journal(folder), allow_changed=allow_changed)
     return job

@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import Message
@@ -39,9 +46,20 @@ class PlainText:
     text: str
 
 
-def _messages(value: Any) -> tuple[Message, ...]:
+def _list(value: Any, of: str) -> Sequence[Any]:
+    """A list, or JSON of one: a table's column has one shape, so data sets write lists as text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"must be a list of {of}, or JSON of one, got {value!r:.40}") from None
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
-        raise ValueError(f"must be a list of messages, got {type(value).__name__}")
+        raise ValueError(f"must be a list of {of}, got {type(value).__name__}")
+    return value
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    value = _list(value, "messages")
     if not value:
         raise ValueError("must hold at least one message, got an empty list")
     messages = []
@@ -73,10 +91,8 @@ _SHAREGPT_ROLES: Final[Mapping[str, str]] = {
 
 def _turns(value: Any) -> tuple[Message, ...]:
     """ShareGPT's turns, ``{"from": ..., "value": ...}``; ordinary messages pass too."""
-    if not isinstance(value, list | tuple):
-        return _messages(value)
     plain: list[Any] = []
-    for position, turn in enumerate(value):
+    for position, turn in enumerate(_list(value, "messages")):
         if not isinstance(turn, Mapping) or "from" not in turn:
             plain.append(turn)
             continue
@@ -88,29 +104,48 @@ def _turns(value: Any) -> tuple[Message, ...]:
 
 
 def _tools(value: Any) -> tuple[Any, ...]:
+    return tuple(_list(value, "tools"))
+
+
+_WRITTEN: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _yes_or_no(value: Any) -> Any:
+    """True or false as numbers, and as the text of a CSV file."""
     if isinstance(value, str):
-        # A table's column has one shape and tools have many, so data sets write them as JSON.
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(
-                f"must be a list of tools, or JSON of one, got {value!r:.40}"
-            ) from None
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
-        raise ValueError(f"must be a list of tools, got {type(value).__name__}")
-    return tuple(value)
-
-
-def _label(value: Any) -> Any:
+        return _WRITTEN.get(value.strip().lower(), value)
     return bool(value) if isinstance(value, int) and value in (0, 1) else value
+
+
+def _number(value: Any) -> Any:
+    """A number as the text of a CSV file; what is none is left to be refused."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Messages that go on where a prompt ends."""
+    if messages[0].role not in ANSWERING:
+        raise ValueError(
+            f"must begin with a message of the assistant, behind the prompt, got {messages[0].role}"
+        )
+    return messages
+
+
+ANSWERING: Final = ("assistant", "tool")
+"""Who may speak first behind a prompt."""
 
 
 Messages = Annotated[tuple[Message, ...], BeforeValidator(_messages)]
 Prompt = Annotated[tuple[Message, ...], BeforeValidator(_prompt)]
 Completion = Annotated[tuple[Message, ...], BeforeValidator(_completion)]
+Answer = Annotated[Completion, AfterValidator(_answer)]
 Turns = Annotated[tuple[Message, ...], BeforeValidator(_turns)]
 Tools = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_tools)]
-Label = Annotated[bool, BeforeValidator(_label)]
+YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no)]
+Number = Annotated[float, BeforeValidator(_number)]
 
 
 class Columns(BaseModel):
@@ -152,9 +187,9 @@ class _ShareGptRow(Format):
 class _PromptRow(Format):
     keys = ("prompt", "completion")
     prompt: Prompt
-    completion: Completion
+    completion: Answer
     tools: Tools = ()
-    label: Label | None = None
+    label: YesOrNo | None = None
 
     def read(self) -> Conversation:
         messages = self.prompt + self.completion
@@ -241,7 +276,12 @@ def checked(kind: type[C], row: Mapping[Any, Any], name: str) -> C:
     Raises:
         DataError: a value is not what the format wants; `name` says of which row.
     """
-    columns = {key: row[key] for key in kind.model_fields if row.get(key) is not None}
+    columns = {
+        key: row[key]
+        for key, field in kind.model_fields.items()
+        # A CSV file has empty text where a row says nothing.
+        if row.get(key) is not None and (field.is_required() or row[key] != "")
+    }
     try:
         return kind(**columns)
     except ValidationError as error:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from crucible_kitchen.data.formats import (
+    ANSWERING,
     Columns,
     Completion,
     Conversation,
+    Number,
     Place,
     Prompt,
     Tools,
+    YesOrNo,
     checked,
 )
+from crucible_kitchen.data.spans import shared
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import Message
 
@@ -47,8 +52,8 @@ class Judgement(NamedTuple):
 class _JudgedRow(Columns):
     """What a row of preferences may say beside the answers."""
 
-    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    tie: bool = False
+    margin: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tie: YesOrNo = False
 
 
 def parse_judgement(row: Any, place: Place) -> Judgement:
@@ -59,12 +64,6 @@ def parse_judgement(row: Any, place: Place) -> Judgement:
     """
     read = checked(_JudgedRow, row, f"row {place}")
     return Judgement(read.margin, read.tie)
-
-
-def _no_prompt(value: Any) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        raise ValueError("must be a list of messages where the row has no prompt, got text")
-    return value  # type: ignore[no-any-return]  # the next validator reads it
 
 
 class _ExplicitRow(Columns):
@@ -88,8 +87,8 @@ class _ImplicitRow(Columns):
     """Two conversations whose common beginning is the prompt."""
 
     keys = ("chosen", "rejected")
-    chosen: Annotated[Completion, BeforeValidator(_no_prompt)]
-    rejected: Annotated[Completion, BeforeValidator(_no_prompt)]
+    chosen: Completion
+    rejected: Completion
     tools: Tools = ()
 
     def read(self) -> Preference:
@@ -101,11 +100,43 @@ class _ImplicitRow(Columns):
             if len(self.chosen) == len(self.rejected):
                 count -= 1
         if count == 0:
-            raise DataError(
-                "chosen and rejected must begin with the same prompt, or prompt be given"
-            )
+            raise DataError(_NO_PROMPT)
         prompt, tails = self.chosen[:count], (self.chosen[count:], self.rejected[count:])
         return _preference(prompt, *tails, self.tools)
+
+
+class _TextRow(Columns):
+    """Two texts whose common beginning is the prompt, up to the end of a word."""
+
+    keys = ("chosen", "rejected")
+    chosen: str
+    rejected: str
+    tools: Tools = ()
+
+    def read(self) -> Preference:
+        prompt = _common_words(self.chosen, self.rejected)
+        if not prompt:
+            raise DataError(_NO_PROMPT)
+        chosen, rejected = (
+            (Message("assistant", text[len(prompt) :]),) for text in (self.chosen, self.rejected)
+        )
+        return _preference((Message("user", prompt),), chosen, rejected, self.tools)
+
+
+_NO_PROMPT: Final = "chosen and rejected must begin with the same prompt, or prompt be given"
+
+
+def _common_words(one: str, other: str) -> str:
+    """What two texts begin with, less a word that ends differently, and less the last word where
+    one text is only the beginning of the other."""
+    common = one[: shared(one, other)]
+    behind = [text[len(common) :][:1] for text in (one, other)]
+    if not all(behind):
+        common = re.sub(r"\S*\Z", "", common.rstrip())
+    elif any(character.isalnum() for character in behind):
+        # Scripts without spaces between words may be cut anywhere.
+        common = re.sub(r"[A-Za-z0-9]*\Z", "", common)
+    return common.rstrip()
 
 
 def _preference(
@@ -117,6 +148,11 @@ def _preference(
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not any(message.role == "assistant" for message in answer):
             raise DataError(f"{name} must have an assistant's answer behind the prompt, got none")
+        if answer[0].role not in ANSWERING:
+            raise DataError(
+                f"{name} must go on with a message of the assistant behind the prompt, got "
+                f"{answer[0].role}"
+            )
     return Preference(
         Conversation(prompt + chosen, len(prompt), tools),
         Conversation(prompt + rejected, len(prompt), tools),
@@ -126,8 +162,9 @@ def _preference(
 def parse_preference(row: Any, index: Place | None = None) -> Preference:
     """What a row of preferences says.
 
-    A row has ``chosen`` and ``rejected``, and ``prompt`` unless both are conversations, of which
-    then the longest common beginning is the prompt. Each is text or a list of messages.
+    A row has ``chosen`` and ``rejected``, and perhaps ``prompt``. Each is text or a list of
+    messages. Without a prompt both are conversations or both are texts, and their longest common
+    beginning is the prompt; of texts, the longest that ends with a whole word.
 
     Args:
         row: a mapping with these keys.
@@ -142,11 +179,13 @@ def parse_preference(row: Any, index: Place | None = None) -> Preference:
     missing = [key for key in _ImplicitRow.keys if row.get(key) is None]
     if missing:
         raise DataError(
-            f"{name} must have prompt, chosen, rejected; or chosen, rejected as conversations; "
+            f"{name} must have prompt, chosen, rejected; or chosen, rejected that begin alike; "
             f"got {', '.join(map(str, row)) or 'no columns'} without {' and '.join(missing)}"
         )
-    kind: type[_ImplicitRow | _ExplicitRow]
-    kind = _ImplicitRow if row.get("prompt") is None else _ExplicitRow
+    kind: type[_ExplicitRow | _TextRow | _ImplicitRow] = _ExplicitRow
+    if row.get("prompt") is None:
+        texts = all(isinstance(row[key], str) for key in _ImplicitRow.keys)
+        kind = _TextRow if texts else _ImplicitRow
     columns = checked(kind, row, name)
     try:
         return columns.read()

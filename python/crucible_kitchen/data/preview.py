@@ -74,33 +74,43 @@ class Preview:
         return pieces(datum, self.tokenizer)
 
 
+Placed = tuple[Sequence[Any], Sequence[Place]]
+"""Rows, and of each its place in the data set."""
+
+
 def look(
-    rows: Sequence[Any], places: Sequence[Place], read: Callable[[Any, Place], Seen | Left]
+    train: Placed, held_out: Placed, read: Callable[[Any, Place], Seen | Left]
 ) -> tuple[list[Seen], dict[str, int]]:
     """Read every row, and say of all that cannot be used which they are and why.
 
     Args:
-        places: of each row, its place in the data set.
+        train, held_out: the rows of a run; what cannot be used of either would end it.
         read: what becomes of one.
+    Returns:
+        The rows that would be trained, and how many are left out by the reason.
     Raises:
         DataError: some cannot be used; the message names the first of them.
     """
     seen: list[Seen] = []
     left: dict[str, int] = {}
     problems: list[str] = []
-    for row, place in zip(rows, places, strict=True):
-        try:
-            found = read(row, place)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        if isinstance(found, Left):
-            left[found.why] = left.get(found.why, 0) + 1
-        else:
-            seen.append(found)
+    for kind, (rows, places) in (("", train), ("held out: ", held_out)):
+        for row, place in zip(rows, places, strict=True):
+            try:
+                found = read(row, place)
+            except DataError as error:
+                problems.append(f"{kind}{error}")
+                continue
+            if kind:
+                continue
+            if isinstance(found, Left):
+                left[found.why] = left.get(found.why, 0) + 1
+            else:
+                seen.append(found)
     if problems:
         more = len(problems) - _MOST_PROBLEMS
-        lines = [f"{len(problems):,} of {len(rows):,} rows cannot be used:"]
+        count = len(train[0]) + len(held_out[0])
+        lines = [f"{len(problems):,} of {count:,} rows cannot be used:"]
         lines += [f"  {problem}" for problem in problems[:_MOST_PROBLEMS]]
         raise DataError("\n".join([*lines, *([f"  and {more:,} more"] if more > 0 else [])]))
     return seen, left

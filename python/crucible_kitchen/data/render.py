@@ -87,10 +87,11 @@ def _joined(pieces: list[Piece], tokenizer: Tokenizer) -> Rendered:
 def _without_template(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> Rendered:
     messages = conversation.messages
     roles = [message.role for message in messages]
-    if roles != ["user", "assistant"] or messages[1].tool_calls or conversation.tools:
+    more = conversation.tools or messages[-1].tool_calls or messages[-1].thinking
+    if roles != ["user", "assistant"] or more:
         raise DataError(
             "the tokenizer has no chat template, and without one a row must be text, or one prompt "
-            f"and one completion; got messages of {', '.join(roles)}"
+            f"and one completion in words; got messages of {', '.join(roles)}"
         )
     trained = chosen(conversation, train_on)
     return _joined(

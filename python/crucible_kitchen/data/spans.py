@@ -10,7 +10,7 @@ messages must only add text. That is checked, and a template that breaks it is a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import jinja2
@@ -95,10 +95,14 @@ def mark(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> Mar
         DataError: the template refuses the messages, or is not a prefix code where it must be.
     """
     picked = chosen(conversation, train_on)
+    render = _renderer(tokenizer, conversation.tools)
     if not picked:
-        return Marked(_renderer(conversation, tokenizer)(conversation.messages, False), ())
+        return Marked(render(conversation.messages, False), ())
     messages = conversation.messages[: picked[-1] + 1]
-    template = _Template(messages, _renderer(conversation, tokenizer))
+    if conversation.tools:
+        _check_shows_tools(messages, render, _renderer(tokenizer, ()))
+    _check_shows_calls(messages, picked, render)
+    template = _Template(messages, render)
     if train_on == "all_tokens":
         spans = [(0, len(template.text))]
     elif train_on == "completion_only":
@@ -111,12 +115,12 @@ def mark(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> Mar
 Render = Callable[[Sequence[Message], bool], str]
 
 
-def _renderer(conversation: Conversation, tokenizer: Tokenizer) -> Render:
+def _renderer(tokenizer: Tokenizer, tools: Sequence[dict[str, Any]]) -> Render:
     # Only templates that know tools are called with them.
-    extra: dict[str, Any] = {"tools": list(conversation.tools)} if conversation.tools else {}
+    extra: dict[str, Any] = {"tools": list(tools)} if tools else {}
 
     def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        plain = [message.to_dict() for message in messages]
+        plain = [_as_templates_read(message) for message in messages]
         try:
             text: str = tokenizer.apply_chat_template(
                 plain, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
@@ -126,6 +130,49 @@ def _renderer(conversation: Conversation, tokenizer: Tokenizer) -> Render:
         return text
 
     return render
+
+
+def _as_templates_read(message: Message) -> dict[str, Any]:
+    """A message for templates, which have two names for what an assistant thinks."""
+    plain = message.to_dict()
+    return plain if message.thinking is None else {**plain, "reasoning_content": message.thinking}
+
+
+def _check_shows_tools(messages: Sequence[Message], render: Render, without: Render) -> None:
+    """Refuse a template that would have the model call tools it was never shown.
+
+    Raises:
+        DataError: it does.
+    """
+    if render(messages, False) == without(messages, False):
+        raise DataError(
+            "the chat template leaves tools away; a model whose template shows them can learn from "
+            "such rows, or tools be left out of them"
+        )
+
+
+def _check_shows_calls(messages: Sequence[Message], picked: Sequence[int], render: Render) -> None:
+    """Refuse a template that leaves away tool calls, or what a trained message thinks.
+
+    What was thought in earlier turns many leave away, at inference too.
+
+    Raises:
+        DataError: it does; the message of the conversation is named.
+    """
+    for k, message in enumerate(messages):
+        silent: dict[str, Any] = {"tool_calls": ()} if message.tool_calls else {}
+        if message.thinking and k in picked:
+            silent["thinking"] = None
+        for name, nothing in silent.items():
+            changed = [*messages[:k], replace(message, **{name: nothing}), *messages[k + 1 :]]
+            if render(messages, False) == render(changed, False):
+                raise DataError(
+                    f"the chat template leaves away {name} of message {k}; a model whose template "
+                    "shows them can learn from such rows"
+                )
+
+
+_ONE_ANSWER: Final = "train_on='last_assistant' with one row per answer does not need it"
 
 
 class _Template:
@@ -139,7 +186,12 @@ class _Template:
         """Where the content of message `k` begins, behind its header."""
         before = self._messages[:k]
         if self._messages[k].role == "assistant" and before:
-            return self._prefix(self._render(before, True), f"the beginning of answer {k}")
+            return self._prefix(
+                self._render(before, True),
+                f"the place of answer {k}",
+                "an answer must begin where the template, asked for one, ends: a model with such a "
+                "template, or a chat_template.jinja of one's own in its folder, trains it",
+            )
         return self._prefix(self._header(k), f"the header of message {k}")
 
     def end(self, k: int) -> int:
@@ -154,20 +206,20 @@ class _Template:
             self._render((*self._messages[:k], Message(self._messages[k].role, content)), False)
             for content in ("0", "1")
         )
-        return one[: _shared(one, two)]
+        return one[: shared(one, two)]
 
-    def _prefix(self, part: str, what: str) -> int:
+    def _prefix(self, part: str, what: str, advice: str = _ONE_ANSWER) -> int:
         if self.text.startswith(part):
             return len(part)
-        at = _shared(self.text, part)
+        at = shared(self.text, part)
         raise DataError(
             f"the chat template renders {what} differently on its own than within the conversation "
             f"({part[at : at + 30]!r} instead of {self.text[at : at + 30]!r}), so what to train "
-            "cannot be found; train_on='last_assistant' with one row per answer does not need it"
+            f"cannot be found; {advice}"
         )
 
 
-def _shared(one: str, two: str) -> int:
+def shared(one: str, two: str) -> int:
     """How many characters two texts have in common at their beginning."""
     pairs = enumerate(zip(one, two, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))

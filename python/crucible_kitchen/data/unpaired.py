@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from crucible_kitchen.data.formats import Columns, Completion, Label, Place, Prompt, Tools, checked
+from crucible_kitchen.data.formats import Answer, Columns, Place, Prompt, Tools, YesOrNo, checked
 from crucible_kitchen.errors import DataError
 
 
@@ -15,8 +15,8 @@ class _LabelledRow(Columns):
 
     keys = ("prompt", "completion", "label")
     prompt: Prompt
-    completion: Completion
-    label: Label
+    completion: Answer
+    label: YesOrNo
     tools: Tools = ()
 
 

@@ -136,7 +136,9 @@ class LoopConfig(RecipeConfig):
         description="keep the model of the lowest eval_loss as checkpoints/best, and end with it",
     )
     max_time: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="stop behind the step in which this is up: seconds, or text such as 1h30m"
+        None,
+        description="stop behind the step in which this is up: seconds, or text such as 1h30m; a "
+        "run that is taken up again has it anew",
     )
     save_every: Whole = Field(0, description="save a checkpoint every so many steps; 0: never")
     keep_last: Whole = Field(2, description="checkpoints to keep; 0: all")
@@ -223,6 +225,11 @@ class LoopConfig(RecipeConfig):
             raise ValueError(
                 f"eval_every must be above 0 for early_stopping={self.early_stopping}, which goes "
                 "by evaluations, got 0"
+            )
+        if self.eval_rows == 0 and (self.early_stopping or self.save_best):
+            asked = "early_stopping" if self.early_stopping else "save_best"
+            raise ValueError(
+                f"eval_rows must be above 0 for {asked}, which goes by the held-out loss, got 0"
             )
         if self.early_stopping_gain and not (self.early_stopping or self.save_best):
             raise ValueError(

@@ -77,7 +77,9 @@ class DPO(Recipe):
             "answers are all good, or all bad",
         )
         equal_answers: Literal["error", "drop"] = Field(
-            "error", description="what becomes of a pair whose two answers are the same"
+            "error",
+            description="what becomes of a pair whose two answers are the same, or were judged "
+            "equal",
         )
         reference_model: Text | None = Field(
             None,

@@ -52,7 +52,9 @@ class RewardModeling(Recipe):
             "answers are all good, or all bad",
         )
         equal_answers: Literal["error", "drop"] = Field(
-            "error", description="what becomes of a pair whose two answers are the same"
+            "error",
+            description="what becomes of a pair whose two answers are the same; of a comparator "
+            "also of one that was judged equal",
         )
         comparator: bool = Field(
             False,

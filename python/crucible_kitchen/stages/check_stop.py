@@ -22,8 +22,9 @@ def check_stop(
 
     Args:
         early_stopping: evaluations in a row that may bring nothing; 0 for no bound.
-        max_time: seconds from the start of the run, all of it counted; None for no bound. A step
-            is never cut: the run ends behind the one in which the time is up.
+        max_time: seconds from the start of the run, or since it was taken up again, all of it
+            counted; None for no bound. A step is never cut: the run ends behind the one in which
+            the time is up.
         evaluations_since_best: how many in a row have brought nothing.
     """
     if step >= total_steps:
@@ -31,7 +32,8 @@ def check_stop(
     if early_stopping and evaluations_since_best >= early_stopping:
         return f"eval_loss has not fallen for {evaluations_since_best} evaluations"
     if max_time is not None:
-        spent = time.time() - float(ctx.get_metadata("started_at"))
+        began = ctx.get_metadata("resumed_at", ctx.get_metadata("started_at"))
+        spent = time.time() - float(began)
         if spent >= max_time:
             return f"max_time = {max_time:g} s is up"
     return ""

@@ -18,6 +18,7 @@ def preview_pairs(
     train_rows: Sequence[Row],
     train_places: Sequence[Place],
     held_out_rows: Sequence[Row],
+    held_out_places: Sequence[Place],
     tokenizer: Tokenizer,
     max_length: int,
     truncation: str,
@@ -48,7 +49,8 @@ def preview_pairs(
         names = _COMPARED if comparator else _names(made.judgement, scored)
         return Seen(place, dict(zip(names, map(shifted, made.sides), strict=True)), made.cut)
 
-    seen, left = data.look(train_rows, train_places, read)
+    train, held_out = (train_rows, train_places), (held_out_rows, held_out_places)
+    seen, left = data.look(train, held_out, read)
     return Preview(seen, left, len(held_out_rows), max_length, tokenizer)
 
 

@@ -16,6 +16,7 @@ def preview_rows(
     train_rows: Sequence[Row],
     train_places: Sequence[Place],
     held_out_rows: Sequence[Row],
+    held_out_places: Sequence[Place],
     tokenizer: Tokenizer,
     train_on: str,
     max_length: int,
@@ -38,5 +39,6 @@ def preview_rows(
         made = data.prepare_row(row, place, tokenizer, **how)
         return Left(made) if isinstance(made, str) else Seen(place, {"": made.datum}, made.cut)
 
-    seen, left = data.look(train_rows, train_places, read)
+    train, held_out = (train_rows, train_places), (held_out_rows, held_out_places)
+    seen, left = data.look(train, held_out, read)
     return Preview(seen, left, len(held_out_rows), max_length, tokenizer)

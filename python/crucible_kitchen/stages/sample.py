@@ -7,7 +7,7 @@ from typing import Any
 
 from crucible_kitchen.data import PlainText, parse_row
 from crucible_kitchen.graph import stage
-from crucible_kitchen.ports import Completer, Row
+from crucible_kitchen.ports import Completer, Row, Tokenizer
 from crucible_kitchen.types import Message
 
 Sample = dict[str, Any]
@@ -16,6 +16,8 @@ Sample = dict[str, Any]
 @stage(writes="answers")
 def sample(
     held_out_rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    max_length: int,
     step: int,
     samples: int,
     sample_tokens: int,
@@ -25,7 +27,9 @@ def sample(
     """The likeliest answers to the first held-out prompts; none without a completer.
 
     Args:
-        held_out_rows: rows that are never trained.
+        held_out_rows: rows that are never trained. Those that ask nothing, such as plain text, or
+            ask in more than `max_length` tokens, are passed over.
+        tokenizer: of the model that answers.
         step: optimizer steps taken by the model that answers.
         samples: how many prompts.
         sample_tokens: most tokens of an answer.
@@ -40,10 +44,12 @@ def sample(
         if len(answers) == samples:
             break
         example = parse_row(row)
-        # Plain text asks nothing.
         if isinstance(example, PlainText):
             continue
         asked, wanted = split_answer(example.messages)
+        words = tokenizer.encode("\n".join(message.content for message in asked))
+        if not asked or len(words) > max_length:
+            continue
         answer = completer.complete(asked, max_tokens=sample_tokens, temperature=0.0)
         answers.append(
             {

@@ -97,13 +97,18 @@ class Message(Record):
     def coerce(cls, value: Any) -> Message:
         """`value` as a `Message`: one already, or a mapping that holds its fields.
 
+        ``reasoning_content`` is another name of ``thinking``; keys without a value are left out.
+
         Raises:
             TypeError, ValueError: it is neither, or as the constructor.
         """
         if isinstance(value, cls):
             return value
         if isinstance(value, Mapping):
-            return cls.from_dict(value)
+            said = {key: item for key, item in value.items() if item is not None}
+            if "reasoning_content" in said:
+                said.setdefault("thinking", said.pop("reasoning_content"))
+            return cls.from_dict(said)
         raise TypeError(f"Message: value must be a Message or a mapping, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:

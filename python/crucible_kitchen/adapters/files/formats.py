@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crucible_kitchen.adapters.disk import speaking_our_errors
+from crucible_kitchen.adapters.rows import without_nulls
 from crucible_kitchen.errors import DataError, PortError
 from crucible_kitchen.ports import Row
 
@@ -88,10 +89,10 @@ def _parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+        rows = pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"dataset_store: {path} must be a Parquet file: {error}") from error
-    return rows
+    return [without_nulls(row) for row in rows]
 
 
 def _arrow(path: Path) -> list[Row]:
@@ -104,10 +105,10 @@ def _arrow(path: Path) -> list[Row]:
             is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
             file.seek(0)
             opened = pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file)
-            rows: list[Row] = opened.read_all().to_pylist()
+            rows = opened.read_all().to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"dataset_store: {path} must be an Arrow file: {error}") from error
-    return rows
+    return [without_nulls(row) for row in rows]
 
 
 def _pyarrow(path: Path) -> None:

@@ -16,6 +16,7 @@ from crucible_kitchen.adapters.rows import (
     check_options,
     no_such_split,
     whole_number,
+    without_nulls,
 )
 from crucible_kitchen.errors import ConfigError, DataError, PortError
 from crucible_kitchen.ports import BatchIterator, Row
@@ -38,12 +39,12 @@ class ArrowRows(Sequence[Row]):
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self.dataset)
+        return map(without_nulls, self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.picked(range(*index.indices(len(self))))
-        return self.dataset[operator.index(index)]
+        return without_nulls(self.dataset[operator.index(index)])
 
     def picked(self, indices: Sequence[int]) -> ArrowRows:
         """The rows at `indices`, without reading them."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from crucible_kitchen.adapters.rows import without_nulls
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.ports import Row
 
@@ -48,7 +49,7 @@ class Stream:
     def rows(self) -> Iterator[Row]:
         """Every row, read as it is asked for."""
         with self.reading():
-            yield from map(dict, self.dataset)
+            yield from map(without_nulls, self.dataset)
 
 
 class StreamBatches:
