@@ -37,6 +37,31 @@ def test_base_asks_the_model_before_the_training(trained, capsys) -> None:
     assert of_run.strip() != "one two three"
 
 
+def test_a_terminal_is_a_chat_that_remembers_what_was_said(trained, capsys, monkeypatch) -> None:
+    from crucible_kitchen.adapters.local import Completer
+
+    typed, asked = ["Count from 3.", "  ", "And from 5?"], []
+    stream = Completer.stream_complete
+
+    def listened(self, messages, **options):
+        asked.append([(message["role"], message["content"]) for message in messages])
+        return stream(self, messages, **options)
+
+    def read(prompt: str) -> str:
+        if not typed:
+            raise EOFError
+        return typed.pop(0)
+
+    monkeypatch.setattr(Completer, "stream_complete", listened)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", read)
+    assert main(["complete", trained[1], "--system", "Count.", "--max-tokens", "40"]) == 0
+    first, second = asked
+    assert first == [("system", "Count."), ("user", "Count from 3.")]
+    said = capsys.readouterr().out.splitlines()[0]
+    assert second == [*first, ("assistant", said), ("user", "And from 5?")]
+
+
 def test_a_run_without_an_adapter_says_so(trained, tmp_path, capsys) -> None:
     for name in ("config.json", "events.jsonl"):
         (tmp_path / name).write_text(Path(trained[1], name).read_text())

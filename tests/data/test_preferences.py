@@ -23,6 +23,10 @@ GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "con
         {"chosen": [Q, GOOD], "rejected": [Q, BAD]},
         {"prompt": None, "chosen": [Q, GOOD], "rejected": [Q, BAD]},
         {"prompt": "Q", "chosen": "good", "rejected": "bad one", "margin": "", "tie": "false"},
+        {
+            "chosen": "\n\nHuman: Q\n\nAssistant: good",
+            "rejected": "\n\nHuman: Q\n\nAssistant: bad one",
+        },
     ],
 )
 def test_forms_say_the_same(row) -> None:
@@ -49,6 +53,7 @@ def test_an_implicit_prompt_is_the_longest_common_beginning() -> None:
         ("It is 40.", "It is 45.", "It is"),
         ("Well? Yes, sir", "Well? Yes!", "Well? Yes"),
         ("Well?\n\nYes", "Well?\n\nYes, it is", "Well?"),
+        ("Write: Human: a", "Write: Human: b", "Write: Human:"),
         ("\u95ee\u7b54\u56db", "\u95ee\u7b54\u4e94", "\u95ee\u7b54"),
     ],
 )

@@ -368,6 +368,17 @@ def test_a_finished_run_gives_its_result_and_runs_nothing(tmp_path: Path) -> Non
     assert again.context.metadata["run_id"] == first.context.metadata["run_id"]
 
 
+def test_a_finished_run_takes_no_other_configuration(tmp_path: Path) -> None:
+    value = workflow("w")[count_up]
+    run(value, {"rate": 1, "gone": 1}, run_dir=tmp_path, checkpoint="stage")
+    with pytest.raises(
+        ConfigError, match=r"has finished.*with:\n  - config rate: 1 before, 2 now$"
+    ):
+        run(value, {"rate": 2}, run_dir=tmp_path, resume=True, allow_changed=True)
+    again = run(value, {"rate": 1, "new": 1}, run_dir=tmp_path, resume=True, allow_changed=True)
+    assert again.context.state["count"] == 1, "keys of another version change nothing"
+
+
 def test_a_torn_line_is_ignored_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     value = workflow("w")[loop("l", over=range(5))[body("l.item")]]
     with pytest.raises(StageError):

@@ -62,6 +62,8 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"train_on": "assistant"}, "train_on must be 'last_assistant'"),
         ({"model": ""}, "model must"),
         ({"model": None}, "model must be text, got None"),
+        ({"lora_targets": ["q_proj", 1]}, "lora_targets.1 must be text, got 1"),
+        ({"seed": 2**64}, "seed must be less than 18446744073709551616"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_wanted(fields, said) -> None:

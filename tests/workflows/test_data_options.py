@@ -238,8 +238,16 @@ def test_preferences_are_packed_by_pairs(tmp_path) -> None:
         ({"dataset": []}, "dataset must"),
         ({"dataset": [{"name": "a"}, {"name": "a"}]}, "a list of data sets that differ"),
         ({"dataset": [{"name": "a", "weight": 1.0}, {"name": "b"}]}, "all or none have a weight"),
-        ({"dataset": [{"name": "a", "weight": 0.0}]}, "dataset"),
-        ({"dataset": [{"nam": "a"}]}, "dataset"),
+        (
+            {"dataset": [{"name": "a", "weight": 0.0}]},
+            "\n  - dataset.0.weight must be above 0, got 0.0",
+        ),
+        (
+            {"dataset": [{"name": "a", "wieght": 1.0}]},
+            "\n  - unknown key 'wieght' of dataset.0; did you mean 'weight'?",
+        ),
+        ({"dataset": [{"weight": 1.0}]}, "\n  - dataset.0.name must be given, got {'weight': 1.0}"),
+        ({"dataset": ["a"]}, "\n  - dataset.0 must be a mapping, got 'a'"),
         ({"dataset": [{"name": "a"}], "dataset_options": {"config": "x"}}, "dataset_options must"),
         ({"max_rows": 0}, "max_rows must be at least 1"),
         ({"pack_tokens": 0}, "pack_tokens must be at least 1"),

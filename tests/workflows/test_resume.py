@@ -263,10 +263,15 @@ STEPPED = ("{}/epochs[0]/batches[1]/optim_step", "after")
 EVALUATES = ("{}/epochs[1]/batches[0]/*evaluate*", "before")
 READS = ("{}/epochs[1]/reads_on/reference_logprobs", "before")
 WINDOWS = {"window_rows": 4, "max_steps": 5, "epochs": None, "gradient_accumulation": 1}
+PACKED_PAIRS = {"max_length": 64, "pack_tokens": 160}
 REAL: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
-    ("sft", {"sample_tokens": 4}, [FORWARD, STEPPED, EVALUATES]),
-    ("reward", {}, [FORWARD]),
-    ("dpo", {"sample_tokens": 4}, [FORWARD]),
+    (
+        "sft",
+        {"sample_tokens": 4, "max_length": 64, "pack_tokens": 80},
+        [FORWARD, STEPPED, EVALUATES],
+    ),
+    ("reward", PACKED_PAIRS, [FORWARD]),
+    ("dpo", {"sample_tokens": 4, **PACKED_PAIRS}, [FORWARD]),
     ("dpo", {"sample_tokens": 4, **WINDOWS}, [READS]),
 ]
 
@@ -324,7 +329,7 @@ def rows_for(recipe: str) -> list[dict[str, str]]:
 def test_a_real_model_goes_on_bit_for_bit(
     number: int, real_runs: list[tuple[Path, list[int]]]
 ) -> None:
-    """With dropout, shuffling and accumulated gradients; the optimizer's state is compared too."""
+    """With dropout, packs, shuffling and accumulated gradients, and the optimizer's state."""
     kills = REAL[number][2]
     folder, ended = real_runs[number]
     assert ended == [0, *[signal.SIGKILL, 0] * len(kills)]

@@ -18,16 +18,18 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def train(model, tmp_path):
+def train(model, tmp_path, monkeypatch):
     """Train sixteen rows of many lengths for two epochs; the weights of the adapter."""
+    monkeypatch.setenv("CRUCIBLE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "rows.jsonl"
+    answers = [" ".join(["one two three"] * (1 + n % 4)) for n in range(16)]
     rows = [
-        {"prompt": f"Count to {n}.", "completion": " ".join(["one two three"] * (1 + n % 4))}
-        for n in range(16)
+        {"prompt": f"Count to {n}.", "completion": one, "chosen": one, "rejected": "I will not"}
+        for n, one in enumerate(answers)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def train(**config):
+    def train(recipe="sft", **config):
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         fixed = {
             "model": model,
@@ -39,7 +41,7 @@ def train(model, tmp_path):
             "dtype": "float32",
             "samples": 0,
         }
-        ck.run("sft", {**fixed, **config}, run_dir=folder, handlers=())
+        ck.run(recipe, {**fixed, **config}, run_dir=folder, handlers=())
         return load_file(folder / "adapter" / "adapter_model.safetensors")
 
     return train
@@ -55,11 +57,12 @@ def distance(one, other) -> float:
     return float((flat[0] - flat[1]).norm() / flat[0].norm())
 
 
-def test_eight_rows_at_once_and_two_times_four_train_the_same_weights(train) -> None:
-    whole = train(batch_size=8)
-    assert distance(whole, train(batch_size=2, gradient_accumulation=4)) < 1e-6
-    assert distance(whole, train(batch_size=1, gradient_accumulation=8)) < 1e-6
-    assert distance(whole, train(batch_size=8, seed=1)) > 1e-3, "the measure sees a difference"
+@pytest.mark.parametrize("recipe", ["sft", "dpo", "reward"])
+def test_eight_rows_at_once_and_two_times_four_train_the_same_weights(train, recipe) -> None:
+    whole = train(recipe, batch_size=8)
+    assert distance(whole, train(recipe, batch_size=2, gradient_accumulation=4)) < 1e-6
+    assert distance(whole, train(recipe, batch_size=1, gradient_accumulation=8)) < 1e-6
+    assert distance(whole, train(recipe, batch_size=8, seed=1)) > 1e-3, "it sees a difference"
 
 
 def test_activations_computed_again_train_the_same_weights_with_dropout_too(train) -> None:
@@ -69,9 +72,10 @@ def test_activations_computed_again_train_the_same_weights_with_dropout_too(trai
     assert distance(kept, train(batch_size=4)) > 1e-4, "dropout matters"
 
 
-def test_packed_rows_and_rows_one_by_one_train_the_same_weights(train) -> None:
+@pytest.mark.parametrize("recipe", ["sft", "dpo", "reward"])
+def test_packed_rows_and_rows_one_by_one_train_the_same_weights(train, recipe) -> None:
     # The whole data set is one step either way, so only its cut into passes differs.
-    options = {"max_length": 96, "epochs": 3}
-    packed = train(**options, pack_tokens=160, gradient_accumulation=16)
-    alone = train(**options, batch_size=1, gradient_accumulation=16)
+    options = {"max_length": 80, "epochs": 3}
+    packed = train(recipe, **options, pack_tokens=160, gradient_accumulation=16)
+    alone = train(recipe, **options, batch_size=1, gradient_accumulation=16)
     assert distance(packed, alone) < 1e-6

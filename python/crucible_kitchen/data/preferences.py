@@ -105,24 +105,6 @@ class _ImplicitRow(Columns):
         return _preference(prompt, *tails, self.tools)
 
 
-class _TextRow(Columns):
-    """Two texts whose common beginning is the prompt, up to the end of a word."""
-
-    keys = ("chosen", "rejected")
-    chosen: str
-    rejected: str
-    tools: Tools = ()
-
-    def read(self) -> Preference:
-        prompt = _common_words(self.chosen, self.rejected)
-        if not prompt:
-            raise DataError(_NO_PROMPT)
-        chosen, rejected = (
-            (Message("assistant", text[len(prompt) :]),) for text in (self.chosen, self.rejected)
-        )
-        return _preference((Message("user", prompt),), chosen, rejected, self.tools)
-
-
 _NO_PROMPT: Final = "chosen and rejected must begin with the same prompt, or prompt be given"
 
 
@@ -137,6 +119,43 @@ def _common_words(one: str, other: str) -> str:
         # Scripts without spaces between words may be cut anywhere.
         common = re.sub(r"[A-Za-z0-9]*\Z", "", common)
     return common.rstrip()
+
+
+class _TextRow(Columns):
+    """Two texts whose common beginning is the prompt: the same turns, or else the same words."""
+
+    keys = ("chosen", "rejected")
+    chosen: str
+    rejected: str
+    tools: Tools = ()
+
+    def read(self) -> Preference:
+        turns = _turns(self.chosen), _turns(self.rejected)
+        if all(turns):
+            return _ImplicitRow(chosen=turns[0], rejected=turns[1], tools=self.tools).read()
+        prompt = _common_words(self.chosen, self.rejected)
+        if not prompt:
+            raise DataError(_NO_PROMPT)
+        chosen, rejected = (
+            (Message("assistant", text[len(prompt) :]),) for text in (self.chosen, self.rejected)
+        )
+        return _preference((Message("user", prompt),), chosen, rejected, self.tools)
+
+
+_SPEAKERS: Final = {"Human": "user", "Assistant": "assistant"}
+_TURN: Final = re.compile(rf"(?:\A\s*|\n\n)({'|'.join(_SPEAKERS)}):")
+
+
+def _turns(text: str) -> tuple[Message, ...]:
+    """The turns of a transcript of ``Human:`` and ``Assistant:``; none of another text.
+
+    Source: Bai et al. 2022, whose data set is written so, https://arxiv.org/abs/2204.05862
+    """
+    before, *rest = _TURN.split(text)
+    if before:
+        return ()
+    said = zip(rest[0::2], rest[1::2], strict=True)
+    return tuple(Message(_SPEAKERS[who], words.strip()) for who, words in said)
 
 
 def _preference(
@@ -164,7 +183,8 @@ def parse_preference(row: Any, index: Place | None = None) -> Preference:
 
     A row has ``chosen`` and ``rejected``, and perhaps ``prompt``. Each is text or a list of
     messages. Without a prompt both are conversations or both are texts, and their longest common
-    beginning is the prompt; of texts, the longest that ends with a whole word.
+    beginning is the prompt; of texts, the longest that ends with a whole word, but a transcript of
+    ``Human:`` and ``Assistant:`` is a conversation.
 
     Args:
         row: a mapping with these keys.

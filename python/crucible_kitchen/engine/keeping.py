@@ -74,7 +74,8 @@ class Keeping:
         """Begin the journal, or put back what is there; the context to run with.
 
         Raises:
-            ConfigError: the run was begun with something else, or another process is running it.
+            ConfigError: the run was begun with something else, has finished with another
+                configuration, or another process is running it.
         """
         now = resume.about(workflow, base, seed, self.policy, dict(base.adapters))
         vault = Vault(self.run_dir / FOLDER, ports, fsync=self.policy.fsync)
@@ -89,6 +90,7 @@ class Keeping:
             resume.refuse_changes(story.about, now, self.run_dir)
         base = base.replace(_metadata={**base.metadata, **story.about["metadata"]})
         if self.finished:
+            resume.refuse_late_changes(story.about["config"], now["config"], self.run_dir)
             return resume.finished_context(story, base, vault)
         self._journal = Journal(self.run_dir, story.length)
         vault.restore(story.handles)

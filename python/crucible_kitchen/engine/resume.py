@@ -72,6 +72,26 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: P
         )
 
 
+def refuse_late_changes(before: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse other values of the configuration once a run has finished: nothing would read them.
+
+    Raises:
+        ConfigError: with those that differ. Keys that are there only before or now, as they are
+            with another version, do not count.
+    """
+    both = before.keys() & now.keys()
+    differ = _differences(
+        *({key: one[key] for key in before if key in both} for one in (before, now))
+    )
+    lines = [f"  - config {difference}" for difference in differ]
+    if lines:
+        raise ConfigError(
+            "\n".join(
+                [f"resume: {run_dir} has finished, and nothing of it would run with:", *lines]
+            )
+        )
+
+
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys([*before, *now]):
         if key not in now:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from crucible_kitchen.errors import ConfigError, did_you_mean
 from crucible_kitchen.graph import Workflow
@@ -96,27 +97,38 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 
 def _sentences(error: ValidationError, cls: type[BaseModel]) -> list[str]:
-    """One line a field; the branches of a union are joined."""
-    by_field: dict[str, list[str]] = {}
-    values: dict[str, Any] = {}
+    """One line a field, or one for each wrong part of its value."""
+    by_field: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        key = str(detail["loc"][0]) if detail["loc"] else ""
-        if detail["type"] == "extra_forbidden":
-            by_field[key] = [f"  - unknown key {key!r}; {did_you_mean(key, cls.model_fields)}"]
-            continue
-        wanted = _wanted(str(detail["type"]), str(detail["msg"]))
-        if wanted not in by_field.setdefault(key, []):
-            by_field[key].append(wanted)
-        values.setdefault(key, detail["input"])
-    lines = []
-    for key, wants in by_field.items():
-        if key not in values:
-            lines += wants
-        elif key:
-            lines.append(f"  - {key} must be {' or '.join(wants)}, got {_shown(values[key])}")
-        else:
-            lines += [f"  - {want}" for want in wants]
+        by_field.setdefault(str(detail["loc"][0]) if detail["loc"] else "", []).append(detail)
+    lines: list[str] = []
+    for key, details in by_field.items():
+        # Of a union one branch fits but for some parts, whose place comes behind field and branch.
+        parts = [detail for detail in details if len(detail["loc"]) > 2]
+        lines += [_part(detail, cls) for detail in parts] or [_field(key, details, cls)]
     return lines
+
+
+def _field(key: str, details: Sequence[ErrorDetails], cls: type[BaseModel]) -> str:
+    """What is wrong with a field; the branches of a union are joined."""
+    if details[0]["type"] == "extra_forbidden":
+        return f"  - unknown key {key!r}; {did_you_mean(key, cls.model_fields)}"
+    wants = dict.fromkeys(_wanted(detail) for detail in details)
+    if not key:
+        return "\n".join(f"  - {want}" for want in wants)
+    return f"  - {key} must be {' or '.join(wants)}, got {_shown(details[0]['input'])}"
+
+
+def _part(detail: ErrorDetails, cls: type[BaseModel]) -> str:
+    """What is wrong with one entry of a field's value, which is named by its place."""
+    key, _, *inner = map(str, detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        inside = cls.model_json_schema()["$defs"].values()
+        known = {name for one in inside for name in one.get("properties", ())}
+        where = ".".join([key, *inner[:-1]])
+        return f"  - unknown key {inner[-1]!r} of {where}; {did_you_mean(inner[-1], known)}"
+    where = f"a key of {key}" if inner[-1] == "[key]" else ".".join([key, *inner])
+    return f"  - {where} must be {_wanted(detail)}, got {_shown(detail['input'])}"
 
 
 _KINDS = {
@@ -126,14 +138,17 @@ _KINDS = {
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "missing": "given",
     "finite_number": "finite",
 }
 
 
-def _wanted(kind: str, message: str) -> str:
-    if kind in _KINDS:
-        return _KINDS[kind]
-    message = message.removeprefix("Value error, ")
+def _wanted(detail: ErrorDetails) -> str:
+    if detail["type"] in _KINDS:
+        return _KINDS[detail["type"]]
+    message = detail["msg"].removeprefix("Value error, ")
     for start in ("Input should be ", "Input should "):
         message = message.removeprefix(start)
     return message.replace("greater than or equal to", "at least").replace("greater than", "above")

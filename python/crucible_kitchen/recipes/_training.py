@@ -117,7 +117,9 @@ class LoopConfig(RecipeConfig):
         description="folder of a run or of its adapter, of the same lora_rank and targets, whose "
         "training goes on; null: a fresh update",
     )
-    seed: Whole = Field(0, description="of the update, of dropout and of the order of rows")
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = Field(
+        0, description="of the update, of dropout and of the order of rows"
+    )
     eval_every: Whole = Field(
         20, description="evaluate every so many steps, besides first and last; 0: only those"
     )
