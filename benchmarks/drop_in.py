@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -153,17 +153,26 @@ def serve(pipe: Connection, task: Task, patched: bool) -> None:
             pipe.send((losses, list(seconds), gradients, peak_bytes("cpu")))
 
 
-def measure(task: Task, turns: int) -> dict[str, Any]:
-    """Seconds a step of both, their ratio and that of their memory.
+def side_by_side(
+    work: Callable[[Connection, Any, bool], None], task: Any, turns: int, agreement: float
+) -> dict[str, Any]:
+    """Seconds and memory of a patched and an unpatched process, and their ratios.
+
+    Args:
+        work: what each process runs: its end of a pipe, the task, and whether it is patched. Asked
+            for a turn it gives losses, seconds of each step, gradients of the first, and bytes.
+        task: what is handed to it.
+        turns: that are counted; one before them packs weights and warms caches.
+        agreement: how far, relatively, losses and gradients may differ.
 
     Raises:
-        WrongResult: losses or gradients are not the same.
+        WrongResult: they differ by more.
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for patched in (True, False):
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, task, patched), daemon=True)
+        process = context.Process(target=work, args=(theirs, task, patched), daemon=True)
         process.start()
         theirs.close()  # so that a process that dies is an end of file here
         pipes.append(ours)
@@ -174,9 +183,9 @@ def measure(task: Task, turns: int) -> dict[str, Any]:
         for i, pipe in enumerate(pipes):
             pipe.send("train")
             answers[i] = pipe.recv()
-            if turn:  # the first turn packs weights and warms caches
+            if turn:
                 taken[i] += answers[i][1]
-        _agree(answers)
+        _agree(answers, agreement)
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send("end")
         process.join()
@@ -185,22 +194,24 @@ def measure(task: Task, turns: int) -> dict[str, Any]:
         "patched_s": patched_s.median,
         "plain_s": plain_s.median,
         "ratio": plain_s.over(patched_s),
+        "patched_bytes": answers[0][3],
+        "plain_bytes": answers[1][3],
         "memory_ratio": answers[1][3] / answers[0][3],
         "losses": answers[0][0],
         "plain_losses": answers[1][0],
     }
 
 
-def _agree(answers: Sequence[Any]) -> None:
+def _agree(answers: Sequence[Any], agreement: float = AGREEMENT) -> None:
     (losses, _, gradients, _), (wants, _, want_gradients, _) = answers
     for got, want in zip(losses, wants, strict=True):
-        if not abs(got - want) <= AGREEMENT * abs(want):
-            raise WrongResult(f"drop_in: a loss must be {want}, got {got}")
+        if not abs(got - want) <= agreement * abs(want):
+            raise WrongResult(f"patched: a loss must be {want}, got {got}")
     for name, want in want_gradients.items():
         error = ((gradients[name] - want) ** 2).sum() ** 0.5
-        if not error <= AGREEMENT * (want**2).sum() ** 0.5:
+        if not error <= agreement * (want**2).sum() ** 0.5:
             raise WrongResult(
-                f"drop_in: the gradient of {name} must be that of TRL, off by {error}"
+                f"patched: the gradient of {name} must be that of the unpatched, off by {error}"
             )
 
 
@@ -224,7 +235,7 @@ def main() -> None:
     for kind in given.kinds:
         started = time.monotonic()
         task = Task(folder, kind, given.rows, given.length, given.steps, given.threads, given.clock)
-        row = found[kind] = measure(task, given.turns)
+        row = found[kind] = side_by_side(serve, task, given.turns, AGREEMENT)
         print(
             f"TRL {kind:<12} {row['plain_s']:.2f} s a step, patched {row['patched_s']:.2f} s: "
             f"{row['ratio']:.2f}x, memory {row['memory_ratio']:.2f}x  "

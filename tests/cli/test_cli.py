@@ -245,3 +245,29 @@ def test_ctrl_c_is_130_after_the_clean_up() -> None:
     told = [json.loads(line) for line in events.read_text().splitlines()]
     assert any(e["kind"] == "stage.stop" and e["path"].endswith("close_session") for e in told)
     assert Path("out/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--port", "65536"),
+        ("--port", "-1"),
+        ("--max-models", "0"),
+        ("--max-sequence", "0"),
+        ("--max-waiting", "none"),
+        ("--max-body", "0.5"),
+    ],
+)
+def test_a_server_with_impossible_limits_is_not_started(capsys, option: str, value: str) -> None:
+    said = refused(capsys, "serve", "--model", "noop", option, value)
+    assert f"{option}: must be a whole number of at least" in said
+    assert f"got '{value}'" in said
+
+
+def test_a_server_that_others_can_reach_wants_keys(capsys) -> None:
+    Path("keys").write_text("# ours\ntml-one\nother\n")
+    serve = ("serve", "--model", "noop", "--port", "0")
+    said = refused(capsys, *serve, "--host", "0.0.0.0")
+    assert "a server that others can reach needs --api-keys" in said
+    assert "begin with tml-; key 2 does not" in refused(capsys, *serve, "--api-keys", "keys")
+    assert "cannot be read" in refused(capsys, *serve, "--api-keys", "nokeys")

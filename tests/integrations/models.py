@@ -72,15 +72,15 @@ def batch() -> dict[str, torch.Tensor]:
 def step(model: nn.Module, **more: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and gradients of one training step."""
     model.zero_grad()
-    loss = model(**batch(), **more).loss
+    loss = model(**{**batch(), **more}).loss
     loss.backward()
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return loss.detach(), grads
 
 
-def assert_same_step(model: nn.Module, plain: nn.Module, tolerance: float) -> None:
+def assert_same_step(model: nn.Module, plain: nn.Module, tolerance: float, **more: object) -> None:
     """Equal loss and gradients, relative to the size of each."""
-    (loss, grads), (want, wants) = step(model), step(plain)
+    (loss, grads), (want, wants) = step(model, **more), step(plain, **more)
     assert abs(loss - want) <= tolerance * abs(want)
     assert grads.keys() == wants.keys()
     for name, grad in wants.items():

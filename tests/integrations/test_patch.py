@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers
 
 import crucible_kitchen as ck
 from crucible_kitchen.integrations.patching import ARCHITECTURES
 
-from .models import CONFIGS, assert_same_step, step, tiny, with_lora
+from .models import CONFIGS, SIZES, assert_same_step, step, tiny, with_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -68,6 +69,37 @@ def test_in_bfloat16(name: str) -> None:
 
 def distance(got: dict[str, torch.Tensor], wants: dict[str, torch.Tensor]) -> float:
     return float(sum((got[name] - want).square().sum() for name, want in wants.items()))
+
+
+def test_the_language_model_in_one_that_sees() -> None:
+    """Gemma 3 from 4B on; tokens of an image look at each other, by a mask that is the model's."""
+    config = transformers.Gemma3Config(
+        text_config={**SIZES, "head_dim": 8},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 8,
+            "patch_size": 4,
+        },
+        mm_tokens_per_image=4,
+        image_token_index=95,
+    )
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    model = with_lora(made, target_modules=r".*language_model.*(q|up)_proj").train()
+    plain = copy.deepcopy(model)
+    report = ck.patch(model)
+    assert Counter(part.op for part in report.patched) == {"lora_linear": 4, "rms_norm": 13}
+    assert "the model around it makes its masks" in {part.reason for part in report.left}
+    pixels = torch.randn(2, 3, 8, 8)
+    tokens = torch.randint(3, 90, (2, 11))
+    tokens[:, 2:6] = 95
+    seeing = {"input_ids": tokens, "labels": tokens, "token_type_ids": (tokens == 95).long()}
+    assert_same_step(model, plain, FLOAT32, **seeing, pixel_values=pixels)
+    report.undo()
+    assert_same_step(model, plain, 0.0, **seeing, pixel_values=pixels)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from safetensors.torch import load
 
 tinker = pytest.importorskip("tinker", reason="pip install 'crucible-kitchen[tinker]'")
 
@@ -22,6 +23,10 @@ KINDS = (
     types.SaveWeightsRequest,
     types.SaveWeightsForSamplerRequest,
     types.CreateSamplingSessionRequest,
+    types.SaveWeightsExternalRequest,
+    types.CopyWeightsRequest,
+    types.SessionSearchRequest,
+    types.SessionSearchCursor,
 )
 MESSAGES = ("ForwardBackwardRequest", "Datum", "Chunk", "Tensor")
 
@@ -216,6 +221,122 @@ def samplers(door):
     assert "sampling_session_seq_id: 40" in taken["error"]
 
 
+def external(door):
+    model = door.model()
+    named = {"path": "out", "ttl_seconds": 3600}
+    path = door.of("save_weights_external", model, **named)["path"]
+    assert path == f"tinker://{model}/external_weights/out"
+    assert (
+        "there are external weights 'out'"
+        in door.of("save_weights_external", model, **named)["error"]
+    )
+    (listed,) = door.get(f"training_runs/{model}/checkpoints")["checkpoints"]
+    assert (listed["checkpoint_type"], listed["tinker_path"]) == ("external", path)
+    assert listed["size_bytes"] > 0
+    assert listed["expires_at"] is not None
+    wrong = {"model_id": model, "seq_id": door.number(model), "path": "other"}
+    door.refused("save_weights_external", "age_enc", **wrong, age_encryption_recipients=["age1x"])
+    given = door.get(
+        f"training_runs/{model}/checkpoints/external_weights/out/external_weights_urls"
+    )
+    assert set(given["urls"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    address = given["urls"]["adapter_model.safetensors"]
+    got = door.client.get(address)
+    assert got.status_code == 200
+    assert len(load(got.content)) > 0
+    for wrong in (address[:-1] + "x", address.replace("expires=", "expires=9"), address + "%c3%a9"):
+        refused = door.client.get(wrong)
+        assert refused.status_code == 404
+        assert "holds no longer" in refused.json()["detail"]
+    door.of("save_weights", model, path="kept")
+    no = door.client.get(
+        f"/api/v1/training_runs/{model}/checkpoints/weights/kept/external_weights_urls"
+    )
+    assert (no.status_code, "external_weights" in no.json()["detail"]) == (400, True)
+
+
+def copying(door):
+    model = door.model()
+    door.loss(model)
+    door.of("optim_step", model, adam_params={"learning_rate": 1e-2})
+    path = door.of("save_weights", model, path="a")["path"]
+    want = door.loss(model)
+    there = {"source_path": path, "destination_project_id": "archive"}
+    copied = door.post("copy_weights", **there, ttl_seconds=3600)["tinker_path"]
+    run = copied.split("/")[2]
+    (shown,) = door.get(f"training_runs/{run}/checkpoints")["checkpoints"]
+    assert (shown["checkpoint_id"], shown["tinker_path"]) == ("weights/a", copied)
+    assert shown["expires_at"] is not None
+    found = door.get("training_runs", project_id="archive")["training_runs"]
+    assert [one["training_run_id"] for one in found] == [run]
+    door.refused("optim_step", f"go on from {copied}", model_id=run, seq_id=1)
+    here = {"source_path": path, "session_id": door.session, "model_seq_id": 60}
+    for _ in range(2):  # one that comes twice is done once
+        other = door.post("copy_weights", **here)["tinker_path"]
+        assert other == f"tinker://{door.session}:train:60/weights/a"
+    keyed = {"X-Idempotency-Key": "one"}
+    twice = [door.client.post("/api/v1/copy_weights", json=there, headers=keyed) for _ in range(2)]
+    assert twice[0].json() == twice[1].json()
+    assert twice[0].json()["tinker_path"] != copied
+    door.client.delete(f"/api/v1/training_runs/{model}/checkpoints/weights/a")
+    for number, source in ((61, copied), (62, other)):
+        new = {"session_id": door.session, "model_seq_id": number, "path": source}
+        assert door.loss(door.done("load_weights", **new, optimizer=True)["model_id"]) == want
+    door.refused("copy_weights", "no checkpoint", [404], **here)
+    source = door.of("save_weights", model, path="b")["path"]
+    taken = {**here, "source_path": source}
+    door.refused("copy_weights", f"{door.session}:train:60 is taken", **taken)
+    door.refused("copy_weights", "destination_project_id", source_path=source)
+    door.refused("copy_weights", "come together", source_path=source, session_id=door.session)
+    there["source_path"] = source
+    door.refused("copy_weights", "weights_access_token", **there, weights_access_token="t")
+    headers = {"X-Tinker-Weights-Access-Token": "t"}
+    answer = door.client.post("/api/v1/copy_weights", json=there, headers=headers)
+    assert (answer.status_code, "weights_access_token" in answer.text) == (400, True)
+
+
+def searching(door):
+    names = ["Nightly one", "nightly two", "Daily"]
+    made = [
+        door.post("create_session", display_name=name, project_id="s", user_metadata={"n": name})
+        for name in names
+    ]
+    ids = [one["session_id"] for one in made]
+    door.post(f"sessions/{ids[1]}/finish", reason={"type": "errored"}, detail="out of flour")
+    door.post("session_heartbeat", session_id=ids[0])
+
+    def found(**asked):
+        page = door.post("sessions/search", **{"project_ids": ["s"], **asked})
+        return [ids.index(one["session_id"]) for one in page["sessions"]]
+
+    assert found() == [2, 1, 0]  # newest first
+    assert found(display_name="NIGHTLY one") == [0]
+    assert found(display_name="daily", session_id=ids[0]) == [2, 0]
+    assert found(session_id=ids[1]) == [1]
+    assert found(user_metadata={"n": "Daily"}) == [2]
+    assert found(user_metadata={"n": "Daily", "m": "x"}) == []
+    assert found(project_ids=[]) == []
+    assert found(owner={"type": "accessible"}) == [2, 1, 0]
+    assert found(owner={"type": "user", "owner_urns": ["somebody"]}) == []
+    finished = {"type": "client_finished"}
+    assert found(statuses=[finished]) == [1]
+    assert found(statuses=[{**finished, "reasons": ["success"]}]) == []
+    assert found(statuses=[{"type": "active"}, {"type": "failed"}]) == [0]
+    first = door.post("sessions/search", project_ids=["s"], limit=2)
+    assert first["sessions"][0]["owner"] == "local"
+    assert first["sessions"][1]["status"]["detail"] == "out of flour"
+    assert found(cursor=first["next_cursor"]) == [0]
+    assert "next_cursor" not in door.post("sessions/search", project_ids=["s"], limit=3)
+    for name, wrong in (("limit", 0), ("display_name", ""), ("statuses", []), ("cursor", {})):
+        door.refused("sessions/search", name, **{name: wrong})
+    moved = door.client.put(f"/api/v1/sessions/{ids[2]}/project", json={"project_id": "t"})
+    assert moved.status_code == 200
+    assert found() == [1, 0]
+    storage = door.get("billing/usage/checkpoints/current")["data"]
+    assert all(one["checkpoint_count"] and one["size_bytes"] for one in storage)
+    assert door.get("billing/usage/checkpoints/current", project_id="s")["data"] == []
+
+
 def batches(door):
     model = door.model()
     one = door.loss(model)
@@ -330,6 +451,18 @@ SHOWN = {
     samplers: {
         "SaveWeightsForSamplerRequest": "sampling_session_seq_id",
         "CreateSamplingSessionRequest": "sampling_session_seq_id session_id base_model model_path",
+    },
+    external: {
+        "SaveWeightsExternalRequest": "model_id path seq_id ttl_seconds age_encryption_recipients",
+    },
+    copying: {
+        "CopyWeightsRequest": "source_path session_id model_seq_id destination_project_id "
+        "ttl_seconds weights_access_token",
+    },
+    searching: {
+        "SessionSearchRequest": "session_id project_ids user_metadata display_name owner statuses "
+        "limit cursor",
+        "SessionSearchCursor": "last_created_at last_session_id",
     },
     batches: {
         "ForwardBackwardRequest": "model_id seq_id data loss_fn",

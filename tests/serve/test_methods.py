@@ -104,7 +104,7 @@ CALLS = {
             at.rest.get_current_checkpoint_storage_usage()
         ),
         "get_external_weights_urls": lambda at: at.rest.get_external_weights_urls(
-            f"tinker://{at.run}/external_weights/x"
+            f"tinker://{at.run}/external_weights/out"
         ),
         "get_sampler": lambda at: at.rest.get_sampler(at.sampler._sampling_session_id),
         "get_server_capabilities": lambda at: at.rest.get_server_capabilities(),
@@ -154,6 +154,7 @@ def at(server):
     training = service.create_lora_training_client(server.model, rank=4).result()
     for name in ("kept", "gone-1", "gone-2"):
         path = training.save_state(name).result().path
+    training.save_weights_external("out").result()
     yield SimpleNamespace(
         connect=connect,
         model=server.model,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import random
-import threading
 import time
 
 import numpy as np
@@ -13,11 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crucible_kitchen import ports
 from crucible_kitchen.adapters import noop
 from crucible_kitchen.serve import Kitchen, State
 from crucible_kitchen.serve.state import NotFound, Refused
-from crucible_kitchen.serve.work import Busy, Later, Work
 
 testclient = pytest.importorskip(
     "fastapi.testclient", reason="pip install 'crucible-kitchen[serve]'"
@@ -152,7 +148,7 @@ def test_what_cannot_be_done_is_said(client, path, body, status, said):
 
 
 def test_a_request_that_this_server_does_not_have_keeps_nobody_waiting(client, model):
-    lost = _post(client, "save_weights_external", model_id=model, seq_id=1, name="x")
+    lost = _post(client, "save_weights_elsewhere", model_id=model, seq_id=1, path="x")
     assert lost.status_code == 404
     step = _post(client, "optim_step", model_id=model, seq_id=2)
     assert _result(client, step).json()["metrics"]["step:max"] == 1.0
@@ -182,6 +178,30 @@ def test_an_option_that_is_not_supported_is_refused_by_name(client, model):
     assert "does not support topk_sample_logprobs" in str(topk.json())
     topk = _result(client, _post(client, "asample", **sample, topk_prompt_logprobs=3)).json()
     assert "has no top-k log probabilities" in topk["error"]  # the dry server's client has none
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("create_model", {"base_model": "noop", "model_seq_id": 10**300}),
+        ("create_model", {"base_model": "noop", "lora_config": {"seed": 2**64}}),
+        ("load_weights", {"path": "tinker://a/weights/b", "model_seq_id": 2**63}),
+        ("create_sampling_session", {"base_model": "noop", "sampling_session_seq_id": 10**300}),
+    ],
+)
+def test_numbers_that_no_program_counts_to_are_refused(client, path, body):
+    session = _post(client, "create_session").json()["session_id"]
+    answer = _post(client, path, **{"session_id": session, "model_seq_id": 0, **body})
+    assert answer.status_code == 422, answer.text
+
+
+def test_a_run_tells_when_it_was_last_asked_for_something(client, model):
+    def asked():
+        return client.get(f"/api/v1/training_runs/{model}").json()["last_request_time"]
+
+    before = asked()
+    _post(client, "optim_step", model_id=model, seq_id=1)
+    assert asked() > before
 
 
 def test_more_models_than_allowed_is_an_error_of_the_client(client, model):
@@ -248,60 +268,11 @@ def test_a_body_that_is_too_long_is_refused(kitchen):
         assert client.post("/api/v1/forward_backward", content=pieces()).status_code == 411
 
 
-def test_a_queue_that_is_full_says_so():
-    work, gate = Work(2), threading.Event()
-    work.do(None, gate.wait)
-    work.do(None, gate.wait)
-    with pytest.raises(Busy, match="2 requests wait already"):
-        work.do(None, gate.wait)
-    gate.set()
-    work.close()
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.permutations(range(1, 9)))
-def test_any_order_of_arrival_is_done_in_the_models_order(order):
-    work, done = Work(100), []
-    promises = [
-        work.do_in_order("m", number, lambda number=number: done.append(number)) for number in order
-    ]
-    for promise in promises:
-        promise.future.result(timeout=10)
-    work.close()
-    assert done == list(range(1, 9))
-
-
-def test_quick_work_runs_at_once_unless_something_is_before_it():
-    work, gate, here = Work(10), threading.Event(), threading.get_ident
-    first = work.do_in_order("m", 1, here, quick=True)
-    assert first.future.result(timeout=0) == here()
-    work.do(None, gate.wait)
-    second = work.do_in_order("m", 2, here, quick=True)
-    assert not second.future.done()
-    gate.set()
-    assert second.future.result(timeout=10) != here()
-    work.close()
-
-
-def test_work_that_another_thread_ends_leaves_the_next_to_begin():
-    """And an error of it, or of reading its result, is that promise's own."""
-    work, futures = Work(2), [concurrent.futures.Future() for _ in range(3)]
-    promises = [
-        work.do_in_order("m", 1, lambda: Later(ports.Future.of(futures[0]), str)),
-        work.do_in_order("m", 2, lambda: Later(ports.Future.of(futures[1]), int)),
-    ]
-    with pytest.raises(Busy):
-        work.do(None, str)
-    futures[1].set_result("no number")
-    futures[0].set_result(7)
-    assert promises[0].future.result(timeout=10) == "7"
-    with pytest.raises(ValueError, match="no number"):
-        promises[1].future.result(timeout=10)
-    third = work.do_in_order("m", 3, lambda: Later(ports.Future.of(futures[2]), str))
-    futures[2].set_exception(RuntimeError("broke"))
-    with pytest.raises(RuntimeError, match="broke"):
-        third.future.result(timeout=10)
-    work.close()
+def test_a_result_that_was_sent_is_counted(client, model, kitchen):
+    asked = _forward(client, _batch(model, 1))
+    size = len(_result(client, asked).content)
+    _result(client, asked)
+    assert kitchen.work._sent == {asked.json()["request_id"]: size}
 
 
 def test_no_request_waits_for_one_that_a_server_before_this_one_got(tmp_path):
@@ -391,12 +362,14 @@ def test_a_checkpoint_whose_time_is_over_is_gone(tmp_path):
 PATHS = [
     *("create_session", "create_model", "load_weights", "get_info", "optim_step", "save_weights"),
     *("asample", "save_weights_for_sampler", "create_sampling_session", "retrieve_future"),
-    *("weights_info", "session_heartbeat", "client/config"),
+    *("weights_info", "session_heartbeat", "client/config", "save_weights_external"),
+    *("copy_weights", "sessions/search"),
 ]
 NAMES = [
     *("session_id", "model_id", "model_seq_id", "base_model", "seq_id", "path", "lora_config"),
     *("adam_params", "prompt", "sampling_params", "num_samples", "sampling_session_id"),
-    *("request_id", "tinker_path", "optimizer"),
+    *("request_id", "tinker_path", "optimizer", "source_path", "destination_project_id"),
+    *("user_metadata", "statuses", "cursor", "owner", "limit"),
 ]
 NOISE = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=8),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from crucible_kitchen.bootstrap import ADAPTERS
@@ -32,6 +32,22 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapters", metavar="name", help="adapter of every port of the recipe, such as noop"
     )
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """What reads an argument that must be a whole number within bounds, for argparse."""
+    wanted = f"a whole number of at least {low}" + ("" if high is None else f", at most {high}")
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
+        return number
+
+    return read
 
 
 def read_config(pairs: Sequence[str]) -> dict[str, Any]:

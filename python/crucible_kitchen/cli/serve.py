@@ -13,6 +13,8 @@ from typing import Final
 from crucible_kitchen import bootstrap
 from crucible_kitchen.errors import ConfigError
 
+from ._arguments import whole
+
 HELP = "serve models of this machine to programs written for the Tinker API"
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 # Clients refuse keys that begin otherwise.
@@ -39,7 +41,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="a model to serve; may be given again; noop: a dry server, without a model",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8700, help="port; 0 takes any that is free")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=8700, help="port; 0 takes any that is free"
+    )
     parser.add_argument(
         "--state-dir",
         type=Path,
@@ -49,10 +53,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-keys", type=Path, help="file with a key a line; needed off the loopback"
     )
-    parser.add_argument("--max-models", type=int, default=8, help="models open at a time")
-    parser.add_argument("--max-sequence", type=int, default=8192, help="tokens of a sequence")
-    parser.add_argument("--max-waiting", type=int, default=4096, help="requests that may wait")
-    parser.add_argument("--max-body", type=int, default=64, help="MiB of a request")
+    parser.add_argument("--max-models", type=whole(1), default=8, help="models open at a time")
+    parser.add_argument("--max-sequence", type=whole(1), default=8192, help="tokens of a sequence")
+    parser.add_argument("--max-waiting", type=whole(1), default=4096, help="requests that may wait")
+    parser.add_argument("--max-body", type=whole(1), default=64, help="MiB of a request")
 
 
 def main(arguments: argparse.Namespace) -> int:

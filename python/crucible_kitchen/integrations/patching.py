@@ -34,6 +34,8 @@ ARCHITECTURES = (
     "smollm3",
     "stablelm",
 )
+# Models that see, too: the language model inside is one of those above, and computed as one.
+AROUND = ("gemma3",)
 # Of a loss, between the model's own code and ours: some hundred operations, rounded differently.
 _AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -62,8 +64,9 @@ def patch(model: nn.Module, *, loss: bool = True) -> PatchReport:
         loss: False keeps the logits of training steps, for a script that reads them.
 
     Returns:
-        What computes each module now, or why it was left alone; `undo()` takes the patch out. A
-        model of another architecture is left alone as a whole.
+        What computes each module now, or why it was left alone; `undo()` takes the patch out. Of a
+        model that also sees images it is about the language model in it; one of another
+        architecture is left alone as a whole.
 
     Raises:
         ConfigError: the model is patched already, compiled, sharded, or without weights.
@@ -71,10 +74,13 @@ def patch(model: nn.Module, *, loss: bool = True) -> PatchReport:
     """
     _refuse_unready(model)
     inner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    is_around = inner is not None and inner.config.model_type in AROUND
+    if is_around:
+        inner = inner.get_decoder()  # type: ignore[union-attr]
     if inner is None or inner.config.model_type not in ARCHITECTURES:
         return _left_alone(model, inner)
     switch = Switch()
-    rows = list(_rows(inner, loss))
+    rows = list(_rows(inner, loss, is_around=is_around))
     chosen = [row for row in rows if row.forward is not None]
     if not chosen:
         return PatchReport(type(inner).__name__, tuple(row.part for row in rows))
@@ -123,11 +129,15 @@ def _left_alone(model: nn.Module, inner: PreTrainedModel | None) -> PatchReport:
     return PatchReport(kind, (Part("", kind, reason=reason),))
 
 
-def _rows(model: PreTrainedModel, loss: bool) -> Iterator[_Row]:
-    """Every module that computes something, with its new forward or the reason against one."""
+def _rows(model: PreTrainedModel, loss: bool, *, is_around: bool) -> Iterator[_Row]:
+    """Every module that computes something, with its new forward or the reason against one.
+
+    Args:
+        is_around: whether a larger model is, which takes the loss and makes the masks.
+    """
     fuser = Fuser()
     inside: set[nn.Module] = set()
-    padding = _why_padded(model.base_model)
+    padding = "the model around it makes its masks" if is_around else _why_padded(model.base_model)
     last = _last_layer(model.base_model)
     for path, module in model.named_modules():
         found: Candidate | str | None = None

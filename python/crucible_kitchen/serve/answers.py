@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from crucible_kitchen.types import OptimStepResult
 
-from .state import Checkpoint, Run, SessionRecord, moment
+from .state import KINDS, Checkpoint, Run, SessionRecord, moment
+
+# A server at home has one owner, whose all of it is.
+OWNER: Final = "local"
 
 
 def run_answer(run: Run, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -17,11 +19,11 @@ def run_answer(run: Run, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "training_run_id": run.id,
         "base_model": run.base_model,
-        "model_owner": "local",
+        "model_owner": OWNER,
         "is_lora": True,
         "lora_rank": run.rank,
-        "last_request_time": moment(run.time),
-        "user_metadata": _text(run.user_metadata),
+        "last_request_time": moment(max(run.time, run.asked)),
+        "user_metadata": as_text(run.user_metadata),
         "corrupted": False,
     }
     for kind, name in (
@@ -36,15 +38,14 @@ def run_answer(run: Run, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
 
 def checkpoint_answer(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint as the protocol shows it."""
-    files = [p for p in Path(checkpoint.weights).rglob("*") if p.is_file()]
     return {
         "checkpoint_id": f"{checkpoint.kind}/{checkpoint.name}",
-        "checkpoint_type": "training" if checkpoint.kind == "weights" else "sampler",
+        "checkpoint_type": KINDS[checkpoint.kind],
         "time": moment(checkpoint.time),
         "tinker_path": run.path(checkpoint),
-        "size_bytes": sum(file.stat().st_size for file in files),
+        "size_bytes": checkpoint.size,
         "public": checkpoint.public,
-        "user_metadata": _text(checkpoint.user_metadata),
+        "user_metadata": as_text(checkpoint.user_metadata),
         "expires_at": None if checkpoint.expires is None else moment(checkpoint.expires),
     }
 
@@ -65,7 +66,7 @@ def session_answer(session: SessionRecord, runs: Sequence[str]) -> dict[str, Any
         "training_run_ids": list(runs),
         "sampler_ids": list(session.samplers),
         "created_at": moment(session.time),
-        "user_metadata": _text(session.user_metadata),
+        "user_metadata": as_text(session.user_metadata),
         "display_name": session.display_name,
         "tags": session.tags,
         "project_id": session.project_id,
@@ -74,7 +75,27 @@ def session_answer(session: SessionRecord, runs: Sequence[str]) -> dict[str, Any
     }
 
 
-def _text(metadata: Mapping[str, Any] | None) -> dict[str, str] | None:
+def storage_answer(
+    checkpoints: Iterable[tuple[str | None, Checkpoint]], project: str | None
+) -> dict[str, Any]:
+    """What checkpoints take on the disk by the project of their session, or of one project."""
+    sizes: dict[str | None, list[int]] = {}
+    for of, checkpoint in checkpoints:
+        if project in (None, of):
+            sizes.setdefault(of, []).append(checkpoint.size)
+    data = [
+        {
+            "project_id": of,
+            "checkpoint_count": len(taken),
+            "size_bytes": sum(taken),
+            "size_gigabytes": sum(taken) / 1e9,
+        }
+        for of, taken in sizes.items()
+    ]
+    return {"data": data}
+
+
+def as_text(metadata: Mapping[str, Any] | None) -> dict[str, str] | None:
     """Metadata as the protocol has it: programs may give any values, and are shown text."""
     if metadata is None:
         return None

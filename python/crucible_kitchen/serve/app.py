@@ -15,6 +15,7 @@ from crucible_kitchen.errors import CrucibleError
 
 from . import bodies, wire
 from .admission import Admission
+from .downloads import add_downloads
 from .endpoint import Endpoint
 from .kitchen import Kitchen
 from .records import add_records
@@ -49,6 +50,7 @@ def make_app(
     add_models(router, kitchen)
     add_programs(router, kitchen)
     add_records(router, kitchen)
+    add_downloads(router, kitchen.state)
     app = FastAPI(title="crucible serve", docs_url=None, redoc_url=None, routes=router.routes)
     app.state.kitchen = kitchen
     app.add_middleware(Admission, keys=api_keys, max_body_bytes=max_body_bytes)
@@ -135,7 +137,11 @@ def add_models(router: APIRouter, kitchen: Kitchen) -> None:
 
     @router.post("/retrieve_future")
     async def retrieve(body: bodies.Retrieve) -> Response:
-        return await _answer(kitchen.work.get(body.request_id))
+        promise = kitchen.work.get(body.request_id)
+        answer = await _answer(promise)
+        if answer.media_type == wire.MEDIA_TYPE:
+            kitchen.work.sent(promise, len(answer.body))
+        return answer
 
     @router.post("/forward_backward", openapi_extra=_BINARY)
     async def forward_backward(request: Request) -> dict[str, Any]:
@@ -172,6 +178,10 @@ def add_models(router: APIRouter, kitchen: Kitchen) -> None:
     @router.post("/save_weights_for_sampler")
     async def save_for_sampler(body: bodies.SaveForSampler) -> dict[str, Any]:
         return promised(kitchen.models.save_for_sampler(body), model_id=body.model_id)
+
+    @router.post("/save_weights_external")
+    async def save_external(body: bodies.SaveExternal) -> dict[str, Any]:
+        return promised(kitchen.models.save_external(body), model_id=body.model_id)
 
     @router.post("/create_sampling_session")
     async def create_sampler(body: bodies.CreateSampling) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from crucible_kitchen.types import AdamParams
 
@@ -14,6 +14,8 @@ Lifetime = Annotated[int, Field(gt=0, le=10 * 366 * 86_400)]
 # What a random generator starts from.
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Metadata = Mapping[str, Any]
+# What a program counts its requests and models by.
+Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Body(BaseModel):
@@ -35,7 +37,7 @@ class Lora(Body):
     """The update to train; its scale is 32 / rank."""
 
     rank: int = Field(default=32, ge=1, le=512)
-    seed: int | None = None
+    seed: Seed | None = None
     train_unembed: bool = True
     train_mlp: bool = True
     train_attn: bool = True
@@ -79,7 +81,7 @@ class Finish(Body):
 class CreateModel(OfSession):
     """A model to train."""
 
-    model_seq_id: int = Field(ge=0)
+    model_seq_id: Number
     base_model: str
     lora_config: Lora = Lora()
     user_metadata: Metadata | None = None
@@ -90,9 +92,9 @@ class LoadWeights(Body):
     """A model to train on from a checkpoint: a new one of a session, or one that is open."""
 
     session_id: str = ""
-    model_seq_id: int = Field(0, ge=0)
+    model_seq_id: Number = 0
     model_id: str | None = None
-    seq_id: int = Field(0, ge=0)
+    seq_id: Number = 0
     path: str
     optimizer: bool = False
     user_metadata: Metadata | None = None
@@ -109,7 +111,7 @@ class OfModel(Body):
 class Ordered(OfModel):
     """A request that has its place in a model's order, the first of which is 1."""
 
-    seq_id: int = Field(ge=1)
+    seq_id: Number = Field(ge=1)
 
 
 class Place(BaseModel):
@@ -118,7 +120,7 @@ class Place(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model_id: str
-    seq_id: int = Field(ge=1)
+    seq_id: Number = Field(ge=1)
 
 
 class Adam(Body):
@@ -160,16 +162,23 @@ class SaveForSampler(Ordered):
     """Weights to draw with; without a path they go when the server does."""
 
     path: str | None = None
-    sampling_session_seq_id: int | None = Field(None, ge=0)
+    sampling_session_seq_id: Number | None = None
     kind: Literal["snapshot"] = "snapshot"
     ttl_seconds: Lifetime | None = None
     user_metadata: Metadata | None = None
 
 
+class SaveExternal(Ordered):
+    """Weights to write for others to download."""
+
+    path: str
+    ttl_seconds: Lifetime | None = None
+
+
 class CreateSampling(OfSession):
     """A model to draw from."""
 
-    sampling_session_seq_id: int | None = Field(None, ge=0)
+    sampling_session_seq_id: Number | None = None
     base_model: str | None = None
     model_path: str | None = None
 
@@ -194,7 +203,7 @@ class Sample(Body):
     sampling_session_id: str | None = None
     base_model: str | None = None
     model_path: str | None = None
-    seq_id: int | None = None
+    seq_id: Number | None = None
     prompt_logprobs: bool | None = False
     topk_prompt_logprobs: int = Field(0, ge=0, le=1024)
     prompt_logprobs_last_n: int | None = Field(None, ge=1)
@@ -211,6 +220,56 @@ class Path(Body):
     """About a checkpoint."""
 
     tinker_path: str
+
+
+class Copy(Body):
+    """A checkpoint to copy: into a session, or into a new one of a project."""
+
+    source_path: str
+    session_id: str | None = None
+    model_seq_id: Number | None = None
+    destination_project_id: str | None = None
+    ttl_seconds: Lifetime | None = None
+
+
+class Project(Body):
+    """Where a session belongs."""
+
+    project_id: str = Field(min_length=1)
+
+
+class Status(Body):
+    """How sessions are that are searched for."""
+
+    type: Literal["active", "cancelled", "failed", "client_finished"]
+    reasons: list[Literal["success", "errored", "interrupted"]] | None = Field(None, min_length=1)
+
+
+class Owner(Body):
+    """Whose sessions are searched for: one's own and those that one sees are all of a server's."""
+
+    type: Literal["own", "accessible", "user"] = "own"
+    owner_urns: list[str] | None = None
+
+
+class Cursor(Body):
+    """The session after which a page of a search begins."""
+
+    last_created_at: AwareDatetime
+    last_session_id: str
+
+
+class Search(Body):
+    """Sessions to find; what is absent finds all."""
+
+    session_id: str | None = None
+    display_name: str | None = Field(None, min_length=1)
+    project_ids: list[str] | None = None
+    user_metadata: Mapping[str, str] = {}
+    owner: Owner = Owner()
+    statuses: list[Status] | None = Field(None, min_length=1)
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Cursor | None = None
 
 
 class Ttl(Body):

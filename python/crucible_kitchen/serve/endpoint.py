@@ -30,8 +30,10 @@ class Endpoint(APIRoute):
         super().__init__(path, endpoint, **options)
         hints = get_type_hints(endpoint)
         hints.pop("return", None)
-        self._kinds: list[type] = list(hints.values())
-        self._own = all(issubclass(kind, (Body, Request)) for kind in self._kinds)
+        self._kinds: list[Any] = list(hints.values())
+        self._own = all(
+            isinstance(kind, type) and issubclass(kind, (Body, Request)) for kind in self._kinds
+        )
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

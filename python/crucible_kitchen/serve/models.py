@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -158,9 +159,18 @@ class Models:
         """Write weights to draw with, or only make a sampler of them where they get no name."""
         return self._saved(self._saves.write_for_sampler, body)
 
+    def save_external(self, body: bodies.SaveExternal) -> Promise:
+        """Write weights to be downloaded."""
+        return self._saved(self._saves.write_external, body)
+
     def seen(self, session_id: str) -> None:
         """Note a sign of a program."""
         self._seen[session_id] = time.monotonic()
+
+    def is_heard(self, session_id: str) -> bool:
+        """Whether a program has given a sign lately."""
+        since = time.monotonic() - self._catalogue.silent_s
+        return self._seen.get(session_id, -math.inf) > since
 
     def skip(self, body: bytes, why: str) -> None:
         """Give up the place of a request that cannot be read, so that none waits for it for ever.
@@ -228,9 +238,8 @@ class Models:
 
     def _close_silent(self) -> None:
         """Close models of programs that ended without a word, as those that were killed do."""
-        since = time.monotonic() - self._catalogue.silent_s
         for model_id in list(self._open):
-            if self._seen[self._state.run(model_id).session_id] <= since:
+            if not self.is_heard(self._state.run(model_id).session_id):
                 self._begun.discard(model_id)
                 self._close(model_id)
 
@@ -259,7 +268,9 @@ class Models:
         # had its place after them would wait for ever.
         if model_id not in self._begun:
             raise self._closed(model_id)
-        self.seen(self._state.run(model_id).session_id)
+        run = self._state.run(model_id)
+        run.asked = time.time()
+        self.seen(run.session_id)
         return self._work.do_in_order(model_id, number, work, quick=quick)
 
     def _saved(self, write: Callable[[Run, Session, Any], Any], body: bodies.Ordered) -> Promise:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from . import bodies
-from .answers import checkpoint_answer, run_answer, session_answer
+from .answers import checkpoint_answer, run_answer, session_answer, storage_answer
+from .copies import copy_weights
 from .kitchen import Kitchen
-from .state import Checkpoint, Run
+from .search import search_sessions
+from .state import Checkpoint, Refused, Run
 
-# Whose records are asked for: a server at home has one owner, whose all of them are.
+# Whose records are asked for: all of a server's have one owner.
 Scope = Literal["owned", "accessible"]
+# Of a request to copy: what makes it one where it comes twice, and a right to another's weights.
+_KEY: Final = "x-idempotency-key"
+_TOKEN: Final = "x-tinker-weights-access-token"
+
 Count = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
@@ -72,6 +78,18 @@ def add_records(router: APIRouter, kitchen: Kitchen) -> None:
         shown = [checkpoint_answer(*pair) for pair in pairs[offset : offset + limit]]
         return {"checkpoints": shown, "cursor": _cursor(offset, limit, len(pairs))}
 
+    @router.post("/copy_weights")
+    async def copy(body: bodies.Copy, request: Request) -> dict[str, str]:
+        if _TOKEN in request.headers:
+            raise Refused("copy_weights: this server does not support weights_access_token")
+        return {"tinker_path": copy_weights(state, body, request.headers.get(_KEY))}
+
+    @router.get("/billing/usage/checkpoints/current")
+    async def storage(project_id: str | None = None) -> dict[str, Any]:
+        pairs = [(run, c) for run in list(state.runs.values()) for c in state.checkpoints(run)]
+        owned = [(state.session(run.session_id).project_id, c) for run, c in pairs]
+        return storage_answer(owned, project_id)
+
     @router.post("/weights_info")
     async def weights_info(body: bodies.Path) -> dict[str, Any]:
         run, _ = state.find(body.tinker_path)
@@ -91,6 +109,17 @@ def add_records(router: APIRouter, kitchen: Kitchen) -> None:
     ) -> dict[str, Any]:
         newest = sorted(state.sessions.values(), key=lambda session: -session.time)
         return {"sessions": [one.id for one in newest[offset : offset + limit]]}
+
+    @router.post("/sessions/search")
+    async def search(body: bodies.Search) -> dict[str, Any]:
+        return search_sessions(state, body, kitchen.models.is_heard)
+
+    @router.put("/sessions/{session_id}/project")
+    async def assign(session_id: str, body: bodies.Project) -> dict[str, Any]:
+        one = state.session(session_id)
+        one.project_id = body.project_id
+        state.save(one)
+        return {}
 
     @router.get("/sessions/{session_id}")
     async def session(session_id: str, access_scope: Scope = "owned") -> dict[str, Any]:

@@ -7,12 +7,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from crucible_kitchen.ports import Session, TrainingClient
 
 from . import bodies
 from .state import Checkpoint, Refused, Run, State
+
+_EXTERNAL: Final = "external_weights"
 
 
 class Saves:
@@ -58,6 +60,16 @@ class Saves:
         sampler_id = self._new_sampler(run.session_id, path, body.sampling_session_seq_id)
         return {**answer, "sampling_session_id": sampler_id}
 
+    def write_external(
+        self, run: Run, session: Session, body: bodies.SaveExternal
+    ) -> dict[str, Any]:
+        """Weights to be downloaded, in PEFT's format."""
+        if any(c.kind == _EXTERNAL and c.name == body.path for c in self._state.checkpoints(run)):
+            raise Refused(f"path: there are external weights {body.path!r}; delete them first")
+        weights = self._adapter(session, self._state.new_folder(run, _EXTERNAL, body.path))
+        path = self._state.add(run, _checkpoint(_EXTERNAL, body.path, body, weights, None))
+        return {"path": path, "type": "save_weights_external"}
+
     def _adapter(self, session: Session, folder: Path) -> str:
         written = self._client.save_weights_for_sampler(session, secrets.token_hex(8)).result()
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,11 +80,14 @@ class Saves:
 def _checkpoint(
     kind: str,
     name: str,
-    body: bodies.SaveWeights | bodies.SaveForSampler,
+    body: bodies.SaveWeights | bodies.SaveForSampler | bodies.SaveExternal,
     weights: str,
     state: str | None,
 ) -> Checkpoint:
     now = time.time()
     expires = None if body.ttl_seconds is None else now + body.ttl_seconds
-    metadata = None if body.user_metadata is None else dict(body.user_metadata)
-    return Checkpoint(kind, name, weights, state, now, expires, user_metadata=metadata)
+    said = None if isinstance(body, bodies.SaveExternal) else body.user_metadata
+    metadata = None if said is None else dict(said)
+    made = Checkpoint(kind, name, weights, state, now, expires, user_metadata=metadata)
+    made.size = sum(file.stat().st_size for file in made.files.values())
+    return made

@@ -21,13 +21,17 @@ from urllib.parse import quote
 
 from crucible_kitchen.errors import CrucibleError
 
-KINDS: Final = {"weights": "training", "sampler_weights": "sampler"}
+KINDS: Final = {
+    "weights": "training",
+    "sampler_weights": "sampler",
+    "external_weights": "external",
+}
 """Second part of a checkpoint's path -> what the protocol calls its type."""
 
 ALPHA: Final = 32.0
 """The protocol's scale of an update is this over its rank."""
 
-_PATH: Final = re.compile(r"tinker://([^/]+)/(weights|sampler_weights)/([^/]+)")
+_PATH: Final = re.compile(rf"tinker://([^/]+)/({'|'.join(KINDS)})/([^/]+)")
 _NAME: Final = re.compile(r"[\w.-]{1,128}")
 
 
@@ -48,6 +52,7 @@ class Checkpoint:
         weights: folder of the adapter.
         state: folder of the whole session, where the optimizer is kept too.
         time, expires: seconds since the epoch.
+        size: bytes of the weights.
     """
 
     kind: str
@@ -58,11 +63,24 @@ class Checkpoint:
     expires: float | None = None
     public: bool = False
     user_metadata: dict[str, Any] | None = None
+    size: int = 0
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files of the weights, by their names in the folder."""
+        folder = Path(self.weights)
+        return {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
 
 
 @dataclass
 class Run:
-    """A model that is, or was, trained."""
+    """A model that is, or was, trained.
+
+    Args:
+        time, asked: seconds since the epoch: of its beginning, and of the last request for it that
+            was there when the record was saved.
+        copied_from: path of the checkpoint that it was made to hold a copy of.
+    """
 
     id: str
     session_id: str
@@ -75,6 +93,8 @@ class Run:
     user_metadata: dict[str, Any] | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
     train_unembed: bool = False
+    asked: float = 0.0
+    copied_from: str | None = None
 
     @property
     def targets(self) -> list[str]:
@@ -169,7 +189,7 @@ class State:
         """
         parts = _PATH.fullmatch(path)
         if parts is None:
-            raise Refused(f"path must be tinker://RUN/weights|sampler_weights/NAME, got {path!r}")
+            raise Refused(f"path must be tinker://RUN/{'|'.join(KINDS)}/NAME, got {path!r}")
         run = self.run(parts[1])
         for checkpoint in self.checkpoints(run):
             if (checkpoint.kind, checkpoint.name) == (parts[2], parts[3]):

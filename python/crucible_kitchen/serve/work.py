@@ -16,6 +16,8 @@ from crucible_kitchen import ports
 from .state import NotFound, Refused
 
 _KEPT: Final = 20_000
+# Of binary results that were sent: a client whose connection broke asks for one again at once.
+_KEPT_BYTES: Final = 64 << 20
 
 
 class Busy(Refused):
@@ -54,9 +56,10 @@ class Work:
 
     Args:
         most: requests that may wait.
+        kept_bytes: most of binary results that were sent and are kept to be sent again.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, kept_bytes: int = _KEPT_BYTES) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crucible-serve")
         self._most, self._waiting, self._handed = most, 0, 0
         self._lock = threading.Lock()
@@ -65,6 +68,9 @@ class Work:
         self._promises: OrderedDict[str, Promise] = OrderedDict()
         self._again: dict[tuple[Any, ...], Promise] = {}
         self._lines: dict[str, _Line] = {}
+        # Id of a binary result that was sent -> its size.
+        self._sent: OrderedDict[str, int] = OrderedDict()
+        self._sent_bytes, self._kept_bytes = 0, kept_bytes
 
     def do(self, key: tuple[Any, ...] | None, work: Callable[[], Any]) -> Promise:
         """Run `work` after all that was asked before.
@@ -112,6 +118,19 @@ class Work:
             raise NotFound(f"no request {request_id!r}; the server may have been started anew")
         return promise
 
+    def sent(self, promise: Promise, size: int) -> None:
+        """Note that a binary result was sent; where such take too much memory, the oldest go.
+
+        One that nobody has taken yet stays.
+        """
+        with self._lock:
+            if promise.id in self._sent or promise.id not in self._promises:
+                return
+            self._sent[promise.id] = size
+            self._sent_bytes += size
+            while self._sent_bytes > self._kept_bytes and len(self._sent) > 1:
+                self._drop(next(iter(self._sent)))
+
     @property
     def waiting(self) -> int:
         """How many requests wait or are being worked on."""
@@ -139,11 +158,18 @@ class Work:
         self._promises[promise.id] = promise
         if key is not None:
             self._again[key] = promise
-        while len(self._promises) > _KEPT:
-            _, old = self._promises.popitem(last=False)
-            if old.key is not None:
-                self._again.pop(old.key, None)
+        while len(self._promises) > max(_KEPT, self._most):
+            done = (one.id for one in self._promises.values() if one.future.done())
+            if (oldest := next(done, None)) is None:
+                break
+            self._drop(oldest)
         return promise, True
+
+    def _drop(self, request_id: str) -> None:
+        old = self._promises.pop(request_id)
+        self._sent_bytes -= self._sent.pop(request_id, 0)
+        if old.key is not None:
+            self._again.pop(old.key, None)
 
     def _start(self, promise: Promise, work: Callable[[], Any], quick: bool = False) -> None:
         if quick and not self._handed:

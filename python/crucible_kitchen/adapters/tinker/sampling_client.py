@@ -12,7 +12,7 @@ from crucible_kitchen.adapters.open_sessions import OpenSessions
 from crucible_kitchen.ports import Future, Params, Prompt, Session, SessionConfig, Tokenizer
 from crucible_kitchen.types import ModelInput, SampledSequence, SamplingParams
 
-from .service import Line, Service
+from .service import Line, Service, made
 
 
 class TinkerSampler(Session):
@@ -52,7 +52,7 @@ class SamplingClient(ports.SamplingClient):
         path = config.checkpoint_path
         source = {"base_model": config.model} if path is None else {"model_path": path}
         with self._service.speaking_our_errors(f"draw from {path or config.model}"):
-            client = self._client.create_sampling_client(**source).result()
+            client = made(self._client.create_sampling_client(**source))
         session = TinkerSampler(
             f"tinker-sampler-{next(self._ids)}", config, client, Line(self._service)
         )

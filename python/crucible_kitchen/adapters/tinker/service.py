@@ -50,9 +50,12 @@ class Service:
             return sdk.ServiceClient(base_url=self._base_url, api_key=self._api_key)
 
     def disconnect(self, client: Any) -> None:
-        """End a client's session there."""
+        """End a client's session there; older SDKs only stop to give signs of it."""
         with self.speaking_our_errors("close the session"):
-            client.close("success").result()
+            if hasattr(client, "close"):
+                client.close("success").result()
+            else:
+                client.holder.close()
 
     def tokenizer(self, client: Any, model: str) -> Tokenizer:
         """The tokenizer of a client's model, which the SDK loads."""
@@ -85,6 +88,21 @@ class Service:
         return PortError(f"{self.port}: could not {doing}: {said or type(error).__name__}")
 
 
+def made(asked: Any) -> Any:
+    """A client that the SDK was asked for: newer ones promise it, older ones give it."""
+    return asked.result() if hasattr(asked, "result") else asked
+
+
+def _future(asked: Any) -> concurrent.futures.Future[Any]:
+    """The plain future in one of the SDK's; older ones give it bare, or without a way to it."""
+    if isinstance(asked, concurrent.futures.Future):
+        return asked
+    if not hasattr(asked, "future"):
+        asked = asked.holder.run_coroutine_threadsafe(asked.result_async())
+    plain: concurrent.futures.Future[Any] = asked.future()
+    return plain
+
+
 class Line:
     """Results of one session, which come in the order in which they were asked for."""
 
@@ -109,7 +127,7 @@ class Line:
             raised: what the caller's own code has raised by then, which comes unchanged.
         """
         ours: concurrent.futures.Future[T] = concurrent.futures.Future()
-        theirs: concurrent.futures.Future[Any] = asked.future()
+        theirs = _future(asked)
         with self._lock:
             self._waiting.append(_Asked(theirs, ours, read, doing, raised))
         theirs.add_done_callback(lambda _: self._hand_over())

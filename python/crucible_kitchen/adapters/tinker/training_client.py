@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,7 +32,7 @@ from crucible_kitchen.types import (
     TensorData,
 )
 
-from .service import Line, Service, checkpoint_name, lora_options
+from .service import Line, Service, checkpoint_name, lora_options, made
 
 
 class TinkerSession(Session):
@@ -80,7 +81,7 @@ class TrainingClient(ports.TrainingClient):
                     asked = service.create_lora_training_client(base_model=config.model, **options)
                 else:
                     asked = self._from_state(service, config.checkpoint_path)
-                client = asked.result()
+                client = made(asked)
         except BaseException:
             with suppress(PortError):  # what failed first is what is told
                 self._service.disconnect(service)
@@ -116,18 +117,29 @@ class TrainingClient(ports.TrainingClient):
         checked = check_datums(datums, None)
         one = self._open[session]
         raised: list[BaseException] = []
+        values: list[float] = []
 
         def loss(_: Any, logprobs: Any) -> Any:
             try:
-                return fn(checked, logprobs)
+                value, metrics = fn(checked, logprobs)
+                values.append(float(value.detach()))
             except BaseException as error:  # given to the caller as it is
                 raised.append(error)
                 raise
+            return value, metrics
 
         def read(output: Any) -> ForwardBackwardResult:
-            return _result(output, output.metrics["loss:sum"])
+            output.metrics["loss:sum"] = values[0]  # older SDKs leave that of the surrogate there
+            return _result(output, values[0])
 
-        asked = one.client.forward_backward_custom([self._datum(d) for d in checked], loss)
+        try:
+            asked = one.client.forward_backward_custom([self._datum(d) for d in checked], loss)
+        except BaseException as error:
+            # Older SDKs call `fn` before they answer; what it raises is the future's all the same.
+            if not raised:
+                raise
+            asked = concurrent.futures.Future()
+            asked.set_exception(error)
         return one.line.add(asked, read, "compute a custom loss", raised)
 
     def optim_step(
@@ -158,7 +170,7 @@ class TrainingClient(ports.TrainingClient):
         one = self._open[session]
         one.line.drain()
         with self._service.speaking_our_errors(f"load the checkpoint {path}"):
-            one.client = self._from_state(one.service, path).result()
+            one.client = made(self._from_state(one.service, path))
 
     def save_weights_for_sampler(self, session: Session, name: str) -> Future[str]:
         """See `ports.TrainingClient.save_weights_for_sampler`."""
