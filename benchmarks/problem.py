@@ -84,6 +84,7 @@ class Problem:
 
     def forward_and_backward(self, forward: Callable[..., Any], args: tuple[Any, ...]) -> Call:
         """A call of `forward` on leaves, and of its gradients."""
+        forward = self._around(forward)
         wanted = [leaf for i in self.gradients for leaf in _tensors(args[i])]
         upstream: list[Tensor] = []  # drawn by the first call, which is never timed
 
@@ -118,11 +119,18 @@ class Problem:
 
     def peers(self) -> dict[str, Call]:
         """What others take on the same work, by name: peers/<op>.py."""
-        name = f"{__package__}.peers.{self.op}"
-        if importlib.util.find_spec(name) is None:
-            return {}
-        calls: dict[str, Call] = importlib.import_module(name).calls(self)
+        module = self._peers_module()
+        calls: dict[str, Call] = module.calls(self) if module else {}
         return calls
+
+    def _around(self, op: Callable[..., Any]) -> Callable[..., Any]:
+        """The op with what its users call beside it, where peers/<op>.py has such an `around`."""
+        around = getattr(self._peers_module(), "around", None)
+        return around(op) if around else op
+
+    def _peers_module(self) -> ModuleType | None:
+        name = f"{__package__}.peers.{self.op}"
+        return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
     def takers(self, backends: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Those of the backends that take the inputs; and why each other one does not."""
@@ -157,13 +165,16 @@ def cases_of(op: str) -> ModuleType:
     return importlib.import_module(f"crucible_kitchen.kernels.{op}.cases")
 
 
-def sizes_of(op: str, device: str) -> dict[str, Any]:
+def sizes_of(op: str, device: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """The sizes worth timing on a device; a processor would take minutes over those of Llama."""
     cases = cases_of(op)
     sizes: dict[str, Any] = getattr(cases, "BENCHMARK_SIZES", cases.SIZES)
-    if device == "cpu":
-        return {name: size for name, size in sizes.items() if not name.startswith("llama")}
-    return sizes
+    return {
+        name: size
+        for name, size in sizes.items()
+        if dtype in getattr(size, "dtypes", (dtype,))
+        and not (device == "cpu" and name.startswith("llama"))
+    }
 
 
 def named_sizes(op: str) -> dict[str, Any]:

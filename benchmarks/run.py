@@ -102,7 +102,8 @@ def save(
 def _problems(name: str, options: Options) -> list[Problem]:
     if name not in ops.OPS:
         raise ConfigError(f"bench: no op {name!r}; {did_you_mean(name, (*ops.OPS, 'step'))}")
-    sizes = sizes_of(name, options.device)
+    dtype = getattr(torch, options.dtype)
+    sizes = sizes_of(name, options.device, dtype)
     if options.sizes:
         known = named_sizes(name)
         for size in options.sizes:
@@ -111,5 +112,4 @@ def _problems(name: str, options: Options) -> list[Problem]:
                     f"bench: {name} has no size {size!r}; {did_you_mean(size, known)}"
                 )
         sizes = {size: known[size] for size in options.sizes}
-    dtype = getattr(torch, options.dtype)
     return [Problem(name, key, size, dtype, options.device) for key, size in sizes.items()]

@@ -1,12 +1,14 @@
-"""torch's own AdamW on the same tensors, fused and foreach."""
+"""torch's own AdamW on the same tensors, fused and foreach, and its clipping before it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from crucible_kitchen import ops
 from crucible_kitchen.benchmarks.problem import Call, Problem
 
 
@@ -16,6 +18,16 @@ def calls(problem: Problem) -> dict[str, Call]:
         "torch fused": _step_of(problem, fused=True),
         "torch foreach": _step_of(problem, foreach=True),
     }
+
+
+def around(step: Callable[..., None]) -> Callable[..., None]:
+    """The step and, where it clips, the norm before it."""
+
+    def call(params: list[Tensor], grads: list[Tensor], *moments: Any, **options: Any) -> None:
+        norm = ops.grad_norm(grads) if options.get("max_norm") else None
+        step(params, grads, *moments, norm=norm, **options)
+
+    return call
 
 
 def _step_of(problem: Problem, **how: Any) -> Call:
@@ -33,6 +45,8 @@ def _step_of(problem: Problem, **how: Any) -> Call:
         }
 
     def call() -> list[Tensor]:
+        if max_norm := options.get("max_norm"):
+            torch.nn.utils.clip_grad_norm_(mine, max_norm)
         optimizer.step()
         states = [optimizer.state[param] for param in mine]
         moments = (state[name] for name in ("exp_avg", "exp_avg_sq") for state in states)

@@ -30,7 +30,7 @@ struct Arguments {
   adamw_step::Options options;
   bool stochastic_rounding;
 
-  bool eight_bit() const { return !lists[4].empty(); }
+  bool has_scales() const { return !lists[4].empty(); }
 };
 
 Arguments arguments_of(const Lists& lists, py::object norm, const std::vector<std::int64_t>& steps,
@@ -52,7 +52,7 @@ void check_lengths(const Arguments& a) {
   };
   for (std::size_t i = 1; i < 4; ++i) check(kNames[i], a.lists[i].size());
   check("steps", a.steps.size());
-  if (!a.eight_bit() && a.lists[5].empty()) return;
+  if (!a.has_scales() && a.lists[5].empty()) return;
   for (std::size_t i = 4; i < 6; ++i) check(kNames[i], a.lists[i].size());
 }
 
@@ -77,7 +77,7 @@ TensorRef tensor_at(const Arguments& a, std::size_t list, std::size_t i, bool on
 
 float* scales_at(const Arguments& a, std::size_t list, std::size_t i, std::int64_t numel,
                  bool on_cuda) {
-  if (!a.eight_bit()) return nullptr;
+  if (!a.has_scales()) return nullptr;
   const TensorRef scales = tensor_at(a, list, i, on_cuda);
   check_dtype(kOp, kNames[list], scales, {kFloat32});
   check_shape(kOp, kNames[list], scales, "[BLOCKS]", {adamw_step::blocks_of(numel)});
@@ -85,15 +85,24 @@ float* scales_at(const Arguments& a, std::size_t list, std::size_t i, std::int64
   return scales.data_as<float>();
 }
 
-adamw_step::Tensors tensors_at(const Arguments& a, std::size_t i, bool on_cuda) {
+// What the first running mean is kept in, as all others must be.
+DataType moments_of(const Arguments& a) {
+  if (a.has_scales()) return kUInt8;
+  if (a.lists[2].empty()) return kFloat32;
+  const TensorRef first(kOp, kNames[2], a.lists[2][0]);
+  check_dtype(kOp, kNames[2], first, {kFloat32, kBFloat16});
+  return first.dtype();
+}
+
+adamw_step::Tensors tensors_at(const Arguments& a, std::size_t i, DataType moments, bool on_cuda) {
   const TensorRef param = tensor_at(a, 0, i, on_cuda);
   const TensorRef grad = tensor_at(a, 1, i, on_cuda);
   const TensorRef exp_avg = tensor_at(a, 2, i, on_cuda);
   const TensorRef exp_avg_sq = tensor_at(a, 3, i, on_cuda);
   check_dtype(kOp, "params", param, {kFloat32, kBFloat16});
   check_dtype(kOp, "grads", grad, {kFloat32, kBFloat16});
-  check_dtype(kOp, "exp_avgs", exp_avg, {a.eight_bit() ? kUInt8 : kFloat32});
-  check_dtype(kOp, "exp_avg_sqs", exp_avg_sq, {a.eight_bit() ? kUInt8 : kFloat32});
+  check_dtype(kOp, "exp_avgs", exp_avg, {moments});
+  check_dtype(kOp, "exp_avg_sqs", exp_avg_sq, {moments});
   if (!is_dense(param) || !same_layout(param, grad) || !same_layout(param, exp_avg) ||
       !same_layout(param, exp_avg_sq)) {
     refuse_value(kOp, element_of(0, i) +
@@ -124,14 +133,18 @@ const double* norm_of(const Arguments& a, bool on_cuda) {
 
 adamw_step::Step step_of(const Arguments& a, bool on_cuda) {
   check_lengths(a);
+  const DataType moments = moments_of(a);
   adamw_step::Step step{{},
                         adamw_step::constants_of(a.options),
                         {norm_of(a, on_cuda), a.options.max_norm, a.options.grad_scale},
-                        a.stochastic_rounding,
-                        a.eight_bit()};
+                        moments == kUInt8      ? adamw_step::Moments::kEightBit
+                        : moments == kBFloat16 ? adamw_step::Moments::kBFloat16
+                                               : adamw_step::Moments::kFloat32,
+                        a.stochastic_rounding};
   const std::size_t count = a.lists[0].size();
   step.tensors.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) step.tensors.push_back(tensors_at(a, i, on_cuda));
+  for (std::size_t i = 0; i < count; ++i)
+    step.tensors.push_back(tensors_at(a, i, moments, on_cuda));
   return step;
 }
 

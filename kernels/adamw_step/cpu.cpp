@@ -4,34 +4,19 @@
 
 #include "../common/entry.h"
 #include "../common/threads.h"
+#include "cpu_run.h"
 #include "launch.h"
 
 namespace crucible::adamw_step::cpu {
 namespace {
 
 constexpr std::int64_t kChunk = 16384;  // of whole blocks
-static_assert(kChunk % kBlock == 0);
+static_assert(kChunk % kBlock == 0 && kBlock % vectors::kPair == 0);
 
 struct Chunk {
   const Tensors* tensors;
   std::int64_t first;
 };
-
-// The elements [first, first + count) of a tensor, with their running means in m and v.
-template <typename P, typename G, bool kStochastic>
-void update_run(const Tensors& t, const Constants& constants, float grad_factor, std::int64_t first,
-                std::int32_t count, float* __restrict__ m, float* __restrict__ v) {
-  auto* __restrict__ p = static_cast<P*>(t.param) + first;
-  const auto* __restrict__ g = static_cast<const G*>(t.grad) + first;
-  const auto element = static_cast<std::uint32_t>(first);
-  // Copies: through the references, the stores could change them.
-  const Constants c = constants;
-  const Corrections at = t.corrections;
-  for (std::int32_t i = 0; i < count; ++i) {
-    const float next = update(c, at, widen(p[i]), grad_factor * widen(g[i]), m[i], v[i]);
-    narrow<kStochastic>(next, at.key, element + static_cast<std::uint32_t>(i), p[i]);
-  }
-}
 
 // A block of codes as float32.
 template <bool kSigned>
@@ -54,8 +39,8 @@ float encode_block(const float* __restrict__ wide, std::int32_t count,
 }
 
 template <typename P, typename G, bool kStochastic>
-void update_eight_bit(const Tensors& t, const Constants& c, float grad_factor, std::int64_t first,
-                      std::int64_t end) {
+void update_eight_bit(const Tensors& t, const Run<P, G, float, kStochastic>& run,
+                      std::int64_t first, std::int64_t end) {
   float m[kBlock], v[kBlock];
   for (std::int64_t at = first; at < end; at += kBlock) {
     const auto count = static_cast<std::int32_t>(std::min(kBlock, end - at));
@@ -65,7 +50,7 @@ void update_eight_bit(const Tensors& t, const Constants& c, float grad_factor, s
     float& v_scale = t.exp_avg_sq_scales[at / kBlock];
     decode_block<true>(m_codes, m_scale, count, m);
     decode_block<false>(v_codes, v_scale, count, v);
-    update_run<P, G, kStochastic>(t, c, grad_factor, at, count, m, v);
+    run.update(at, at + count, m, v);
     m_scale = encode_block<true>(m, count, m_codes);
     v_scale = encode_block<false>(v, count, v_codes);
   }
@@ -74,14 +59,19 @@ void update_eight_bit(const Tensors& t, const Constants& c, float grad_factor, s
 template <typename P, typename G, bool kStochastic>
 void update_chunk(const Step& step, float grad_factor, const Chunk& chunk) {
   const Tensors& t = *chunk.tensors;
-  const std::int64_t end = std::min(t.numel, chunk.first + kChunk);
-  if (step.eight_bit) {
-    update_eight_bit<P, G, kStochastic>(t, step.constants, grad_factor, chunk.first, end);
+  const std::int64_t first = chunk.first, end = std::min(t.numel, first + kChunk);
+  if (step.moments == Moments::kBFloat16) {
+    const Run<P, G, BFloat16, kStochastic> run(step.constants, t, grad_factor);
+    run.update(first, end, static_cast<BFloat16*>(t.exp_avg) + first,
+               static_cast<BFloat16*>(t.exp_avg_sq) + first);
+    return;
+  }
+  const Run<P, G, float, kStochastic> run(step.constants, t, grad_factor);
+  if (step.moments == Moments::kEightBit) {
+    update_eight_bit(t, run, first, end);
   } else {
-    update_run<P, G, kStochastic>(t, step.constants, grad_factor, chunk.first,
-                                  static_cast<std::int32_t>(end - chunk.first),
-                                  static_cast<float*>(t.exp_avg) + chunk.first,
-                                  static_cast<float*>(t.exp_avg_sq) + chunk.first);
+    run.update(first, end, static_cast<float*>(t.exp_avg) + first,
+               static_cast<float*>(t.exp_avg_sq) + first);
   }
 }
 

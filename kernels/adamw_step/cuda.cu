@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "../common/entry.h"
 #include "../common/tables.h"
@@ -17,6 +18,10 @@ constexpr int kLanes = 32;  // of a warp
 // A warp takes the elements that share a scale, so their largest magnitude is found within it.
 constexpr int kPerThread = static_cast<int>(kBlock) / kLanes;
 constexpr std::int64_t kPerBlock = std::int64_t{kThreads} * kPerThread;
+
+// M is the type of running means in memory: float, BFloat16, or that of codes.
+template <typename M>
+constexpr bool kEightBit = std::is_same_v<M, std::uint8_t>;
 
 struct Shared {
   Constants constants;
@@ -39,12 +44,14 @@ struct Lane {
 
 // All loads before the first store: many of them in flight hide the memory's latency. Elements
 // past the end are zeros, which change no maximum.
-template <typename P, typename G, bool kEightBit>
+template <typename P, typename G, typename M>
 __device__ Lane load(const Tensors& t, std::int64_t first) {
   const auto* __restrict__ p = static_cast<const P*>(t.param);
   const auto* __restrict__ g = static_cast<const G*>(t.grad);
+  const auto* __restrict__ m = static_cast<const M*>(t.exp_avg);
+  const auto* __restrict__ v = static_cast<const M*>(t.exp_avg_sq);
   float m_scale = 1.0F, v_scale = 1.0F;
-  if constexpr (kEightBit) {
+  if constexpr (kEightBit<M>) {
     m_scale = t.exp_avg_scales[first / kBlock];
     v_scale = t.exp_avg_sq_scales[first / kBlock];
   }
@@ -55,21 +62,23 @@ __device__ Lane load(const Tensors& t, std::int64_t first) {
     if (k >= t.numel) continue;
     lane.p[i] = widen(p[k]);
     lane.g[i] = widen(g[k]);
-    if constexpr (kEightBit) {
-      lane.m[i] = decode<true>(static_cast<const std::uint8_t*>(t.exp_avg)[k]) * m_scale;
-      lane.v[i] = decode<false>(static_cast<const std::uint8_t*>(t.exp_avg_sq)[k]) * v_scale;
+    if constexpr (kEightBit<M>) {
+      lane.m[i] = decode<true>(m[k]) * m_scale;
+      lane.v[i] = decode<false>(v[k]) * v_scale;
     } else {
-      lane.m[i] = static_cast<const float*>(t.exp_avg)[k];
-      lane.v[i] = static_cast<const float*>(t.exp_avg_sq)[k];
+      lane.m[i] = widen(m[k]);
+      lane.v[i] = widen(v[k]);
     }
   }
   return lane;
 }
 
-template <bool kEightBit>
+template <typename M>
 __device__ void store_moments(const Tensors& t, const Lane& lane, std::int64_t first) {
+  auto* __restrict__ m = static_cast<M*>(t.exp_avg);
+  auto* __restrict__ v = static_cast<M*>(t.exp_avg_sq);
   float m_largest = 0.0F, v_largest = 0.0F;
-  if constexpr (kEightBit) {
+  if constexpr (kEightBit<M>) {
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       m_largest = fmaxf(m_largest, fabsf(lane.m[i]));
@@ -86,35 +95,35 @@ __device__ void store_moments(const Tensors& t, const Lane& lane, std::int64_t f
   for (int i = 0; i < kPerThread; ++i) {
     const std::int64_t k = first + i * kLanes + threadIdx.x % kLanes;
     if (k >= t.numel) continue;
-    if constexpr (kEightBit) {
-      static_cast<std::uint8_t*>(t.exp_avg)[k] = encode<true>(lane.m[i] / divisor(m_largest));
-      static_cast<std::uint8_t*>(t.exp_avg_sq)[k] = encode<false>(lane.v[i] / divisor(v_largest));
+    if constexpr (kEightBit<M>) {
+      m[k] = encode<true>(lane.m[i] / divisor(m_largest));
+      v[k] = encode<false>(lane.v[i] / divisor(v_largest));
     } else {
-      static_cast<float*>(t.exp_avg)[k] = lane.m[i];
-      static_cast<float*>(t.exp_avg_sq)[k] = lane.v[i];
+      narrow<false>(lane.m[i], 0, 0, m[k]);
+      narrow<true>(lane.v[i], t.corrections.square_key, static_cast<std::uint32_t>(k), v[k]);
     }
   }
 }
 
 // The elements of this warp, from `first` on.
-template <typename P, typename G, bool kStochastic, bool kEightBit>
+template <typename P, typename G, typename M, bool kStochastic>
 __device__ void update_warp(const Tensors& t, const Constants& c, float grad_factor,
                             std::int64_t first) {
-  Lane lane = load<P, G, kEightBit>(t, first);
+  Lane lane = load<P, G, M>(t, first);
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const std::int64_t k = first + i * kLanes + threadIdx.x % kLanes;
     const float next =
         update(c, t.corrections, lane.p[i], grad_factor * lane.g[i], lane.m[i], lane.v[i]);
     if (k < t.numel) {
-      narrow<kStochastic>(next, t.corrections.key, static_cast<std::uint32_t>(k),
+      narrow<kStochastic>(next, t.corrections.param_key, static_cast<std::uint32_t>(k),
                           static_cast<P*>(t.param)[k]);
     }
   }
-  store_moments<kEightBit>(t, lane, first);
+  store_moments<M>(t, lane, first);
 }
 
-template <bool kStochastic, bool kEightBit>
+template <typename M, bool kStochastic>
 __global__ void __launch_bounds__(kThreads)
     update_kernel(const __grid_constant__ Launched table, const __grid_constant__ Shared shared) {
   float grad_factor;
@@ -126,13 +135,23 @@ __global__ void __launch_bounds__(kThreads)
   if (first >= t.numel) return;  // all lanes of a warp alike
   const Constants& c = shared.constants;
   if (t.param_is_bfloat16) {
-    t.grad_is_bfloat16
-        ? update_warp<BFloat16, BFloat16, kStochastic, kEightBit>(t, c, grad_factor, first)
-        : update_warp<BFloat16, float, kStochastic, kEightBit>(t, c, grad_factor, first);
+    t.grad_is_bfloat16 ? update_warp<BFloat16, BFloat16, M, kStochastic>(t, c, grad_factor, first)
+                       : update_warp<BFloat16, float, M, kStochastic>(t, c, grad_factor, first);
   } else {
-    t.grad_is_bfloat16
-        ? update_warp<float, BFloat16, kStochastic, kEightBit>(t, c, grad_factor, first)
-        : update_warp<float, float, kStochastic, kEightBit>(t, c, grad_factor, first);
+    t.grad_is_bfloat16 ? update_warp<float, BFloat16, M, kStochastic>(t, c, grad_factor, first)
+                       : update_warp<float, float, M, kStochastic>(t, c, grad_factor, first);
+  }
+}
+
+template <bool kStochastic>
+auto kernel_of(Moments moments) {
+  switch (moments) {
+    case Moments::kFloat32:
+      return update_kernel<float, kStochastic>;
+    case Moments::kBFloat16:
+      return update_kernel<BFloat16, kStochastic>;
+    default:
+      return update_kernel<std::uint8_t, kStochastic>;
   }
 }
 
@@ -140,9 +159,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void launch(const Step& step, void* stream) {
   const auto kernel =
-      step.stochastic_rounding
-          ? (step.eight_bit ? update_kernel<true, true> : update_kernel<true, false>)
-          : (step.eight_bit ? update_kernel<false, true> : update_kernel<false, false>);
+      step.stochastic_rounding ? kernel_of<true>(step.moments) : kernel_of<false>(step.moments);
   const Shared shared{step.constants, step.guard};
   in_tables<Launched>("adamw_step", step.tensors, kPerBlock, [&](const Launched& table) {
     kernel<<<table.blocks(), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(table, shared);

@@ -14,7 +14,7 @@ namespace crucible::adamw_step {
 struct Tensors {
   void* param;
   const void* grad;
-  void* exp_avg;             // float32, or 8-bit codes
+  void* exp_avg;             // as Moments says
   void* exp_avg_sq;          // likewise
   float* exp_avg_scales;     // the largest magnitude of each block of codes
   float* exp_avg_sq_scales;  // likewise
@@ -24,12 +24,15 @@ struct Tensors {
   bool grad_is_bfloat16;
 };
 
+// What the running means of all tensors of a step are kept in.
+enum class Moments { kFloat32, kBFloat16, kEightBit };
+
 struct Step {
   std::vector<Tensors> tensors;
   Constants constants;
   Guard guard;
-  bool stochastic_rounding;
-  bool eight_bit;  // the running means of all tensors, else of none
+  Moments moments;
+  bool stochastic_rounding;  // of parameters in bfloat16
 };
 
 struct Options {
@@ -57,8 +60,8 @@ inline Constants constants_of(const Options& o) {
 inline Corrections corrections_of(const Options& o, std::int64_t step, std::uint32_t tensor) {
   const auto t = static_cast<double>(step);
   return {static_cast<float>(o.lr / (1.0 - std::pow(o.beta1, t))),
-          static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t))),
-          hash_key(o.seed, tensor)};
+          static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, t))), hash_key(o.seed, tensor),
+          hash_key(o.seed, ~tensor)};
 }
 
 inline std::int64_t blocks_of(std::int64_t numel) { return (numel + kBlock - 1) / kBlock; }

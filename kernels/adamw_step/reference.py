@@ -55,27 +55,32 @@ def adamw_step(
             quantize_into(v, exp_avg_sq_scales[i], v64, signed=False)
         else:
             m.copy_(m64)
-            v.copy_(v64)
-        if stochastic_rounding and p.dtype == torch.bfloat16:
-            p.copy_(round_stochastically(p64.float(), tensor=i, seed=seed))
-        else:
-            p.copy_(p64)
+            v.copy_(_rounded(v64, v.dtype, ~i, seed))
+        p.copy_(_rounded(p64, p.dtype, i, seed) if stochastic_rounding else p64)
 
 
-def round_stochastically(x: Tensor, *, tensor: int, seed: int) -> Tensor:
+def _rounded(exact: Tensor, dtype: torch.dtype, coordinate: int, seed: int) -> Tensor:
+    """Stochastically to bfloat16; as it is for other dtypes."""
+    if dtype != torch.bfloat16:
+        return exact
+    return round_stochastically(exact.float(), coordinate=coordinate, seed=seed)
+
+
+def round_stochastically(x: Tensor, *, coordinate: int, seed: int) -> Tensor:
     """Round float32 to bfloat16, up with the probability of the fraction cut off.
 
-    The noise is a hash of seed, tensor and element, so it is the same on every backend and for
-    every number of threads.
+    The noise is a hash of seed, coordinate and element, so it is the same on every backend and for
+    every number of threads. Two neighbours share a hash: the even one has its lower half.
 
     Args:
         x: float32, finite.
-        tensor: place of x in the list of parameters.
+        coordinate: i for parameter i, ~i for its running mean of squares.
         seed: 64 bits; take another one each step.
     """
-    key = mix(seed_key(seed) ^ tensor)
+    key = mix(seed_key(seed) ^ (coordinate & BITS))
     element = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
-    noise = mix_tensor(element & BITS ^ key) >> 16
+    shared = mix_tensor(element >> 1 ^ key)
+    noise = torch.where(element % 2 == 1, shared >> 16, shared & 0xFFFF)
     bits = x.flatten().view(torch.int32).to(torch.int64) + noise
     cut = (bits >> 16 << 16).to(torch.int32).view(torch.float32)
     return cut.view(x.shape).to(torch.bfloat16)

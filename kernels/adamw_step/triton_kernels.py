@@ -68,7 +68,9 @@ def _update(
     tl.store(v_ptr, v, mask=inside)
     if STOCHASTIC:
         key = mix(seed_key.to(tl.uint32) ^ tl.load(sizes + tensor * 2 + 1).to(tl.uint32))
-        bits = p.to(tl.uint32, bitcast=True) + (mix(element.to(tl.uint32) ^ key) >> 16)
+        shared = mix((element >> 1).to(tl.uint32) ^ key)  # by two neighbours
+        noise = tl.where(element % 2 == 1, shared >> 16, shared & 0xFFFF)
+        bits = p.to(tl.uint32, bitcast=True) + noise
         p = ((bits >> 16) << 16).to(tl.float32, bitcast=True)
     tl.store(p_ptr, p.to(like_param.dtype.element_ty), mask=inside)
 
@@ -95,6 +97,7 @@ def adamw_step(
     """One step in place; arguments as in reference.py, each tensor dense and wide."""
     assert not exp_avg_scales, "moments in 8 bits were refused"
     assert not exp_avg_sq_scales
+    assert all(moment.dtype == torch.float32 for moment in exp_avgs), "as were those in bfloat16"
     steps = [step] * len(params) if isinstance(step, int) else step
     groups: dict[tuple[torch.dtype, torch.dtype], list[int]] = defaultdict(list)
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):

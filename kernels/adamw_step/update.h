@@ -23,9 +23,10 @@ struct Constants {
 
 // What depends on the tensor: its number of steps and its place in the list.
 struct Corrections {
-  float step_size;        // lr / (1 - beta1^t)
-  float root_correction;  // 1 / sqrt(1 - beta2^t)
-  std::uint32_t key;      // of the rounding noise
+  float step_size;           // lr / (1 - beta1^t)
+  float root_correction;     // 1 / sqrt(1 - beta2^t)
+  std::uint32_t param_key;   // of the noise that rounds p
+  std::uint32_t square_key;  // and v
 };
 
 // What gradients are multiplied by, and whether they are taken at all: known on the device alone.
@@ -48,18 +49,23 @@ CRUCIBLE_HOST_DEVICE bool takes_step(const Guard& guard, float& factor) {
   return true;
 }
 
-// p after the step; m and v in place.
-CRUCIBLE_HOST_DEVICE float update(const Constants& c, const Corrections& at, float p, float g,
-                                  float& m, float& v) {
+struct Root {
+  CRUCIBLE_HOST_DEVICE float operator()(float x) const { return sqrtf(x); }
+};
+
+// p after the step; m and v in place. Numbers are float, or vectors of it with their own root.
+template <typename Number, typename RootOf = Root>
+CRUCIBLE_HOST_DEVICE Number update(const Constants& c, const Corrections& at, Number p, Number g,
+                                   Number& m, Number& v, RootOf root = {}) {
   m = c.beta1 * m + c.one_minus_beta1 * g;
   v = c.beta2 * v + c.one_minus_beta2 * (g * g);
-  return c.decay * p - at.step_size * m / (sqrtf(v) * at.root_correction + c.eps);
+  return c.decay * p - at.step_size * m / (root(v) * at.root_correction + c.eps);
 }
 
-// Up with the probability of the fraction that is cut off.
-CRUCIBLE_HOST_DEVICE BFloat16 round_stochastically(float x, std::uint32_t key,
-                                                   std::uint32_t element) {
-  return cut(bits_of(x), mix(element ^ key) >> 16);
+// 16 random bits. Two neighbours share a hash: the even one has its lower half.
+CRUCIBLE_HOST_DEVICE std::uint32_t noise(std::uint32_t key, std::uint32_t element) {
+  const std::uint32_t shared = mix((element >> 1) ^ key);
+  return (element & 1U) != 0 ? shared >> 16 : shared & 0xffffU;
 }
 
 template <bool kStochastic>
@@ -67,10 +73,11 @@ CRUCIBLE_HOST_DEVICE void narrow(float x, std::uint32_t, std::uint32_t, float& i
   into = x;
 }
 
+// To nearest, or up with the probability of the fraction that is cut off.
 template <bool kStochastic>
 CRUCIBLE_HOST_DEVICE void narrow(float x, std::uint32_t key, std::uint32_t element,
                                  BFloat16& into) {
-  into = kStochastic ? round_stochastically(x, key, element) : round_to_nearest(x);
+  into = kStochastic ? cut(bits_of(x), noise(key, element)) : round_to_nearest(x);
 }
 
 }  // namespace crucible::adamw_step

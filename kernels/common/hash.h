@@ -10,13 +10,15 @@ namespace crucible {
 
 // A bijection of 32-bit integers in which every output bit depends on every input bit.
 // Source: https://github.com/skeeto/hash-prospector
-CRUCIBLE_HOST_DEVICE std::uint32_t mix(std::uint32_t h) {
+template <typename Words>
+CRUCIBLE_HOST_DEVICE Words mix_each(Words h) {  // of 32 bits, or of a vector of them
   h ^= h >> 16;
   h *= 0x7feb352dU;
   h ^= h >> 15;
   h *= 0x846ca68bU;
   return h ^ (h >> 16);
 }
+CRUCIBLE_HOST_DEVICE std::uint32_t mix(std::uint32_t h) { return mix_each(h); }
 
 // The part of a hash that depends on the seed and on one coordinate; `mix(element ^ key)` takes in
 // the other.

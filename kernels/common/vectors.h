@@ -44,14 +44,38 @@ CRUCIBLE_INLINE Floats load(const BFloat16* p) {
   std::memcpy(&halves, p, sizeof halves);
   return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
 }
-// Rounds to nearest as `round_to_nearest` does; NaN stays NaN.
-CRUCIBLE_INLINE void store(BFloat16* p, Floats v) {
-  const Words bits = reinterpret_cast<Words>(v);
-  const Words rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  const Words nan = reinterpret_cast<Words>(v != v);
-  const Words kept = (nan & ((bits >> 16) | 0x40U)) | (~nan & rounded);
-  const Halves halves = __builtin_convertvector(kept, Halves);
+// The upper halves of words.
+CRUCIBLE_INLINE void store_upper(BFloat16* p, Words v) {
+  const Halves halves = __builtin_convertvector(v >> 16, Halves);
   std::memcpy(p, &halves, sizeof halves);
+}
+
+// Bits whose upper halves are numbers of bfloat16: v's plus `up`, as `cut` does; NaN stays NaN.
+CRUCIBLE_INLINE Words rounded(Floats v, Words up) {
+  const Words bits = reinterpret_cast<Words>(v);
+  return v != v ? bits | 0x400000U : bits + up;
+}
+// What brings v to the nearest, ties to even, as `round_to_nearest` does.
+CRUCIBLE_INLINE Words half_up(Floats v) {
+  return ((reinterpret_cast<Words>(v) >> 16) & 1U) + 0x7fffU;
+}
+CRUCIBLE_INLINE void store(BFloat16* p, Floats v) { store_upper(p, rounded(v, half_up(v))); }
+
+// Square roots: a compiler makes one instruction of the loop.
+CRUCIBLE_INLINE Floats root(Floats v) {
+  for (int lane = 0; lane < kWidth; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
+  return v;
+}
+
+// Begins to fetch `count` elements that lie `ahead` elements further; they need not be there.
+template <typename T>
+CRUCIBLE_INLINE void prefetch(const T* p, int count, std::int64_t ahead) {
+  constexpr std::uintptr_t kLine = 64;
+  const auto from =
+      reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(ahead) * sizeof(T);
+  for (std::uintptr_t at = 0; at < static_cast<std::uintptr_t>(count) * sizeof(T); at += kLine) {
+    __builtin_prefetch(reinterpret_cast<const void*>(from + at));
+  }
 }
 
 // The lanes added in order.

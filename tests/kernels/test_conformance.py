@@ -125,7 +125,7 @@ def test_one_graph_gives_what_the_op_gives(op: str) -> None:
 
 
 HERE = Path(__file__)
-FILES = (__file__, str(HERE.with_name("test_adamw_guard.py")))
+FILES = (__file__, *(str(HERE.with_name(f"test_adamw_{n}.py")) for n in ("guard", "bfloat16")))
 
 
 def run_again(*options: str, **environment: str) -> None:

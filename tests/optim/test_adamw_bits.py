@@ -86,6 +86,27 @@ def test_eight_bits_take_a_quarter_of_the_memory() -> None:
     assert optimizer.state[small]["exp_avg"].dtype == torch.float32
 
 
+def test_sixteen_bits_train_as_32_do_in_half_the_memory() -> None:
+    narrow, wide = make(), make()
+    first, optimizer = narrow.detach().clone(), AdamW([narrow], **SETTINGS, state_bits=16)
+    train(optimizer, narrow, steps=20)
+    train(AdamW([wide], **SETTINGS), wide, steps=20)
+    assert 0 < (narrow - wide).norm() < 0.02 * (wide - first).norm()
+    assert {t.dtype for n, t in optimizer.state[narrow].items() if n != "step"} == {torch.bfloat16}
+
+
+def test_sixteen_bits_take_over_what_torch_keeps_for_bfloat16_and_give_it_back() -> None:
+    ours, torchs = make(torch.bfloat16), make(torch.bfloat16)
+    theirs = torch.optim.AdamW([torchs], **SETTINGS)
+    train(theirs, torchs, steps=2)
+    mine = AdamW([ours], **SETTINGS, state_bits=16)
+    mine.load_state_dict(theirs.state_dict())
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(mine.state[ours][name], theirs.state[torchs][name])
+    theirs.load_state_dict(mine.state_dict())
+    train(theirs, torchs, steps=1)
+
+
 def test_a_transposed_parameter_is_stepped_as_it_lies_in_memory() -> None:
     plain, turned = make(), nn.Parameter(make().detach().T)
     optimizers = [AdamW([param], **SETTINGS, state_bits=8) for param in (plain, turned)]
@@ -132,7 +153,14 @@ def test_a_master_adds_up_what_bfloat16_would_lose() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{"state_bits": 8}, {"master_weights": True}, {"state_bits": 8, "master_weights": True}]
+    "how",
+    [
+        {"state_bits": 8},
+        {"state_bits": 16},
+        {"master_weights": True},
+        {"state_bits": 8, "master_weights": True},
+        {"state_bits": 16, "master_weights": True},
+    ],
 )
 def test_a_state_goes_on_bit_for_bit(how: dict[str, Any]) -> None:
     whole, resumed = make(torch.bfloat16), make(torch.bfloat16)
@@ -168,7 +196,7 @@ def test_states_of_other_bits_are_taken_over() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     param = make(torch.bfloat16)
-    with pytest.raises(ValueError, match="state_bits must be 8 or 32, got 4"):
+    with pytest.raises(ValueError, match="state_bits must be 8, 16 or 32, got 4"):
         AdamW([param], state_bits=4)
     with pytest.raises(ValueError, match="stochastic_rounding must be False with master_weights"):
         AdamW([param], master_weights=True, stochastic_rounding=True)

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import _C
-from crucible_kitchen.kernels.adamw_step.eight_bit import BLOCK
-from crucible_kitchen.ops._library import refuse_transforms, register
-from crucible_kitchen.ops._refusals import (
-    cpu_refuses,
-    cuda_refuses,
-    in_order_of,
-    same_layout_refuses,
-    several_devices_refuse,
-    triton_refuses,
+from crucible_kitchen.ops._adamw_step_checks import (
+    check_adamw_step,
+    check_norm,
+    check_scales,
+    refuse_cpu,
+    refuse_cuda,
+    refuse_triton,
 )
+from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.ops._refusals import in_order_of, several_devices_refuse
 from crucible_kitchen.ops._table import Kernel, Op
 
 
@@ -47,9 +47,10 @@ def adamw_step(
         params: parameters, any shapes, float32 or bfloat16.
         grads: gradients, shaped as params, float32 or bfloat16; read only. One that lies otherwise
             in memory than its parameter, or has gaps, is copied first.
-        exp_avgs: running means of the gradients, shaped as params, float32; or uint8, all of them,
-            as `kernels.adamw_step.eight_bit` keeps them.
-        exp_avg_sqs: running means of their squares, likewise.
+        exp_avgs: running means of the gradients, shaped as params, float32; or all of them
+            bfloat16, rounded to nearest; or uint8, as `kernels.adamw_step.eight_bit` keeps them.
+        exp_avg_sqs: running means of their squares, in the dtype of exp_avgs. In bfloat16 they are
+            rounded stochastically: a step moves them by less than half of their last bit.
         step: number of this step, counted from 1; one for all or one for each tensor.
         lr: learning rate.
         betas: decay of the two running means per step, in [0, 1).
@@ -62,11 +63,11 @@ def adamw_step(
         max_norm: gradients whose norm, times `grad_scale`, is greater are scaled down to it, as
             `torch.nn.utils.clip_grad_norm_` does; 0: never. It needs `norm`.
         exp_avg_scales: of moments in uint8, one tensor a parameter: a float32 for each block of 256
-            elements, begun or full. Empty with moments in float32.
+            elements, begun or full. Empty with other moments.
         exp_avg_sq_scales: likewise.
         stochastic_rounding: round bfloat16 parameters up or down at random, so that updates
             smaller than half a unit in the last place still add up. Without it, to nearest.
-        seed: of that rounding, 64 bits; take another one each step.
+        seed: of stochastic rounding, 64 bits; take another one each step.
 
     Raises:
         ValueError: lists of different lengths, shapes that differ, a constant out of its range.
@@ -76,10 +77,10 @@ def adamw_step(
     """
     refuse_transforms("adamw_step", takes_lists=True)
     steps = [step] * len(params) if isinstance(step, int) else step
-    _check(params, grads, exp_avgs, exp_avg_sqs, steps, betas)
+    check_adamw_step(params, grads, exp_avgs, exp_avg_sqs, steps, betas)
     scales = (list(exp_avg_scales), list(exp_avg_sq_scales))
-    _check_scales(params, *scales)
-    _check_norm(norm, max_norm)
+    check_scales(params, *scales)
+    check_norm(norm, max_norm)
     with torch.no_grad():
         _adamw_step(
             params,
@@ -101,117 +102,6 @@ def adamw_step(
     # Saved activations and packed copies of a parameter must see that it has changed.
     for changed in (params, exp_avgs, exp_avg_sqs, *scales):
         torch.autograd.graph.increment_version(changed)
-
-
-def _check(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[int],
-    betas: tuple[float, float],
-) -> None:
-    if len(steps) != len(params):
-        raise ValueError(
-            f"adamw_step: step must be one number or {len(params)}, one a tensor, got {len(steps)}"
-        )
-    if steps and min(steps) < 1:
-        raise ValueError(f"adamw_step: step must be counted from 1, got {min(steps)}")
-    for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"adamw_step: {name} must be in [0, 1), got {beta}")
-    # There are hundreds of tensors: map and == stay in C.
-    wanted = list(map(Tensor.size, params))
-    named = (("grads", grads), ("exp_avgs", exp_avgs), ("exp_avg_sqs", exp_avg_sqs))
-    for name, tensors in named:
-        if (got := list(map(Tensor.size, tensors))) != wanted:
-            raise ValueError(_mismatch(name, wanted, got))
-
-
-def _mismatch(name: str, wanted: list[torch.Size], got: list[torch.Size]) -> str:
-    if len(got) != len(wanted):
-        return f"adamw_step: {name} must have {len(wanted)} tensors, as params, got {len(got)}"
-    i = next(i for i, (want, have) in enumerate(zip(wanted, got, strict=True)) if want != have)
-    return (
-        f"adamw_step: {name}[{i}] must have the shape of params[{i}], {list(wanted[i])}, "
-        f"got {list(got[i])}"
-    )
-
-
-def _check_scales(params: Sequence[Tensor], *scales: Sequence[Tensor]) -> None:
-    if not any(scales):
-        return
-    wanted = [(-(-param.numel() // BLOCK),) for param in params]
-    for name, given in zip(("exp_avg_scales", "exp_avg_sq_scales"), scales, strict=True):
-        if (got := [tuple(scale.shape) for scale in given]) != wanted:
-            raise ValueError(
-                f"adamw_step: {name} must have one number for each {BLOCK} elements of each of "
-                f"{len(params)} parameters, got shapes {got}, not {wanted}"
-            )
-
-
-def _check_norm(norm: Tensor | None, max_norm: float) -> None:
-    if not max_norm >= 0:
-        raise ValueError(f"adamw_step: max_norm must be 0 or more, got {max_norm}")
-    if norm is None and max_norm:
-        raise ValueError(f"adamw_step: norm must be given with max_norm = {max_norm}, got None")
-    if norm is not None and (norm.ndim or norm.dtype != torch.float64):
-        raise ValueError(
-            f"adamw_step: norm must be a float64 scalar, got {norm.dtype} of shape "
-            f"{list(norm.shape)}"
-        )
-
-
-_NARROW = {torch.float32, torch.bfloat16}
-
-
-def _dense_refuses(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    exp_avg_scales: Sequence[Tensor] = (),
-    exp_avg_sq_scales: Sequence[Tensor] = (),
-    norm: Tensor | None = None,
-    **_: Any,
-) -> str | None:
-    """Why a kernel that walks flat memory cannot take these, or None."""
-    # Hundreds of tensors: one pass for each question.
-    moments, scales = (*exp_avgs, *exp_avg_sqs), (*exp_avg_scales, *exp_avg_sq_scales)
-    guard = () if norm is None else (norm,)
-    everything = (params, grads, moments, scales, guard)
-    if refused := several_devices_refuse(*everything):
-        return refused
-    for name, tensors in (("params", params), ("grads", grads)):
-        if others := {tensor.dtype for tensor in tensors} - _NARROW:
-            return f"{name} must be float32 or bfloat16, got {others.pop()}"
-    wanted = torch.uint8 if scales else torch.float32
-    if others := {tensor.dtype for tensor in moments} - {wanted}:
-        which = "with scales" if scales else "without scales"
-        name = str(wanted).removeprefix("torch.")
-        return f"exp_avgs and exp_avg_sqs must be {name} {which}, got {others.pop()}"
-    if others := {scale.dtype for scale in scales} - {torch.float32}:
-        return f"the scales must be float32, got {others.pop()}"
-    return same_layout_refuses(params, exp_avgs, exp_avg_sqs)
-
-
-def _triton_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
-    if not params:
-        return "there is no tensor to find the device by"
-    if options.get("exp_avg_scales"):
-        return "the moments are in 8 bits; Triton's kernel has them in float32"
-    return triton_refuses(params[0]) or _dense_refuses(params, *others, **options)
-
-
-def _cuda_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
-    if not params:
-        return "there is no tensor to find the device by"
-    return cuda_refuses(params[0]) or _dense_refuses(params, *others, **options)
-
-
-def _cpu_refuses(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:
-    refused = cpu_refuses(params[0]) if params else None
-    return refused or _dense_refuses(params, *others, **options)
 
 
 def _cuda(*moved: list[Tensor], **options: Any) -> None:
@@ -248,13 +138,13 @@ def _for_the_door(
 ADAMW_STEP = Op(
     "adamw_step",
     kernels=(
-        Kernel("cuda", f"{__name__}:_cuda", _cuda_refuses),
+        Kernel("cuda", f"{__name__}:_cuda", refuse_cuda),
         Kernel(
             "triton",
             "crucible_kitchen.kernels.adamw_step.triton_kernels:adamw_step",
-            _triton_refuses,
+            refuse_triton,
         ),
-        Kernel("cpu", f"{__name__}:_cpu", _cpu_refuses),
+        Kernel("cpu", f"{__name__}:_cpu", refuse_cpu),
         Kernel(
             "reference",
             "crucible_kitchen.kernels.adamw_step.reference:adamw_step",

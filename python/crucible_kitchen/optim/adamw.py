@@ -12,13 +12,15 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from crucible_kitchen import ops
-from crucible_kitchen.kernels.adamw_step.eight_bit import dequantize, quantize
 from crucible_kitchen.optim.global_norm import Unread, global_norm, locals_of
-
-# The running means, and whether their elements may be negative.
-_MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
-# Smaller tensors keep them in float32: they save little, and biases and norms are the touchy ones.
-_SMALLEST_IN_EIGHT_BITS = 4096
+from crucible_kitchen.optim.moments import (
+    MOMENTS,
+    STATE_BITS,
+    bits_of,
+    fresh,
+    restored,
+    scales_of,
+)
 
 
 class AdamW(torch.optim.Optimizer):
@@ -41,11 +43,13 @@ class AdamW(torch.optim.Optimizer):
         max_grad_norm: gradients of a greater global norm are scaled down to it; None or 0: never.
             It holds for all groups together and may be changed between steps.
         stochastic_rounding: round bfloat16 parameters at random, so that small updates add up.
-        seed: of that rounding.
+        seed: of that rounding, and of the running means' in 16 bits.
         master_weights: keep a float32 copy of every bfloat16 or float16 parameter, step on that,
             and round it into the parameter to nearest.
-        state_bits: 32, or 8: both running means of tensors of 4096 elements and more are kept in 8
-            bits an element (`kernels.adamw_step.eight_bit`).
+        state_bits: of an element of both running means. 32: float32. 16: bfloat16, as
+            `torch.optim.AdamW` has them with parameters in bfloat16, but the mean of squares is
+            rounded stochastically: to nearest it would stand still where betas[1] is 0.999. 8:
+            codes (`kernels.adamw_step.eight_bit`) in tensors of 4096 elements and more.
 
     Raises:
         ValueError: a constant is out of its range.
@@ -71,8 +75,8 @@ class AdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         if max_grad_norm is not None and not max_grad_norm >= 0:
             raise ValueError(f"AdamW: max_grad_norm must be 0 or more, got {max_grad_norm}")
-        if state_bits not in (8, 32):
-            raise ValueError(f"AdamW: state_bits must be 8 or 32, got {state_bits}")
+        if state_bits not in STATE_BITS:
+            raise ValueError(f"AdamW: state_bits must be 8, 16 or 32, got {state_bits}")
         if master_weights and stochastic_rounding:
             raise ValueError(
                 "AdamW: stochastic_rounding must be False with master_weights, got True: the "
@@ -184,15 +188,7 @@ class AdamW(torch.optim.Optimizer):
     def _restored(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
         """A state as this optimizer keeps it, of one that may have kept it in other bits."""
         state: dict[str, Any] = {"step": int(saved["step"])}
-        for name, signed in _MOMENTS.items():
-            moment = saved[name].to(param.device, copy=True)
-            if moment.dtype == torch.uint8:
-                scales = saved[_scales(name)].to(param.device, copy=True)
-                if self._is_narrow(param) and moment.stride() == param.stride():
-                    state |= {name: moment, _scales(name): scales}
-                    continue
-                moment = dequantize(moment, scales, signed=signed)
-            self._keep(state, param, name, moment.to(_state_dtype(param)))
+        state |= restored(param, saved, self._bits_of(param))
         if "master" in saved and not self.master_weights:
             raise ValueError(
                 "AdamW: master_weights must be True for a state with masters, got False"
@@ -206,19 +202,8 @@ class AdamW(torch.optim.Optimizer):
     def _has_master(self, param: Tensor) -> bool:
         return self.master_weights and param.dtype in (torch.bfloat16, torch.float16)
 
-    def _is_narrow(self, param: Tensor) -> bool:
-        """Whether its moments are kept in 8 bits."""
-        return self.state_bits == 8 and param.numel() >= _SMALLEST_IN_EIGHT_BITS
-
-    def _keep(self, state: dict[str, Any], param: Tensor, name: str, moment: Tensor) -> None:
-        """Put a moment into the state, in the bits that it has there."""
-        if self._is_narrow(param):
-            # As the parameter lies in memory: the step walks both as they lie.
-            laid = torch.empty_like(param, dtype=torch.float32).copy_(moment)
-            codes, scales = quantize(laid, signed=_MOMENTS[name])
-            state |= {name: codes, _scales(name): scales}
-        else:
-            state[name] = moment
+    def _bits_of(self, param: Tensor) -> int:
+        return bits_of(param, self.state_bits)
 
     def _batches(self) -> Iterator[tuple[int, dict[str, Any], list[Tensor], list[Tensor]]]:
         """Index, group, parameters, gradients: of each group and device that has gradients."""
@@ -245,11 +230,11 @@ class AdamW(torch.optim.Optimizer):
         for param in params:
             state = self.state[param] or self._fresh_state(param)
             state["step"] += 1
-        for eight_bit in (False, True):
-            part = [i for i, p in enumerate(params) if self._is_narrow(p) == eight_bit]
+        for bits in STATE_BITS:
+            part = [i for i, param in enumerate(params) if self._bits_of(param) == bits]
             if part:
                 # Another rounding in each step, group and part, and the same one after a resume.
-                seed = self.seed << 40 ^ index << 32 ^ eight_bit << 48
+                seed = self.seed << 40 ^ index << 32 ^ bits << 48
                 mine = [params[i] for i in part]
                 self._update_part(group, mine, [grads[i] for i in part], norm, seed)
 
@@ -265,8 +250,8 @@ class AdamW(torch.optim.Optimizer):
         states = [self.state[param] for param in params]
         steps = [state["step"] for state in states]
         masters = [s.get("master", p) for s, p in zip(states, params, strict=True)]
-        moments = {name: locals_of([state[name] for state in states]) for name in _MOMENTS}
-        scales = [[s[_scales(name)] for s in states if _scales(name) in s] for name in _MOMENTS]
+        moments = {name: locals_of([state[name] for state in states]) for name in MOMENTS}
+        scales = [[s[scales_of(name)] for s in states if scales_of(name) in s] for name in MOMENTS]
         ops.adamw_step(
             locals_of(masters),
             locals_of(grads),
@@ -290,23 +275,12 @@ class AdamW(torch.optim.Optimizer):
     def _fresh_state(self, param: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[param]
         state["step"] = 0  # a number: hundreds of one-element tensors would cost more than the step
-        if isinstance(param, DTensor) and self._is_narrow(param):
-            raise ValueError("AdamW: state_bits must be 32 for parameters that FSDP shards, got 8")
+        bits = self._bits_of(param)
+        if isinstance(param, DTensor) and bits == 8:
+            raise ValueError(
+                "AdamW: state_bits must be 16 or 32 for parameters that FSDP shards, got 8"
+            )
         if self._has_master(param):
             state["master"] = param.detach().to(torch.float32, copy=True)
-        for name in _MOMENTS:
-            zeros = torch.zeros_like(
-                param, dtype=_state_dtype(param), memory_format=torch.preserve_format
-            )
-            self._keep(state, param, name, zeros)
+        state |= fresh(param, bits)
         return state
-
-
-def _scales(name: str) -> str:
-    """Where the state has the scales of a moment in 8 bits."""
-    return f"{name}_scales"
-
-
-def _state_dtype(param: Tensor) -> torch.dtype:
-    """Of the running means: float32, or float64 with a float64 parameter."""
-    return torch.promote_types(param.dtype, torch.float32)
