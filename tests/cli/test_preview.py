@@ -100,7 +100,7 @@ def test_all_bad_rows_are_named_at_once(capsys) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "13 of 15 rows cannot be used:\n  row 1 must have messages" in captured.err
-    assert "\n  row 3: prompt: must be a list of messages, got int" in captured.err
+    assert "\n  row 3: prompt: must be text or a list of messages, got int" in captured.err
     assert captured.err.rstrip().endswith("and 3 more")
 
 

@@ -77,6 +77,12 @@ def test_text_is_no_conversation():
         ({"messages": [{"role": "user", "contnet": "Q"}]}, "did you mean 'content'"),
         ({"instruction": 5, "output": "A"}, "row 3: instruction: .* valid string, got 5"),
         ({"instruction": "Q", "input": [1], "output": 5}, r"input: .*got \[1\]; output: .*got 5"),
+        ({"prompt": 1, "completion": "A"}, "row 3: prompt: must be text or a list .*, got int"),
+        ({"text": "a\ud83d"}, "row 3: text: must be Unicode, got half of a surrogate pair"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "\udc00"}]},
+            "row 3: messages: must be Unicode",
+        ),
         ({"text": ""}, "row 3: text: .* got ''"),
         ({"conversations": [{"from": "human"}]}, "message 0: must have 'from' and 'value'"),
         (

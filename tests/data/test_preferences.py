@@ -78,7 +78,10 @@ def test_an_implicit_prompt_of_texts_is_their_common_words(chosen, rejected, pro
         ({"chosen": "good", "rejected": "bad"}, "row 7: .*must begin with the same prompt"),
         ({"chosen": "good", "rejected": "good and bad"}, "row 7: .*begin with the same prompt"),
         ({"chosen": [Q, GOOD], "rejected": "bad"}, "row 7: .*must begin with the same prompt"),
-        ({"prompt": 3, "chosen": "good", "rejected": "bad"}, "row 7: prompt: must be a list"),
+        (
+            {"prompt": 3, "chosen": "good", "rejected": "bad"},
+            "row 7: prompt: must be text or a list",
+        ),
         ({"prompt": "Q", "chosen": [{"role": "x"}], "rejected": "bad"}, "row 7: chosen: message 0"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "row 7: .*must begin with the same prompt"),
         ({"chosen": [Q, GOOD], "rejected": [Q]}, "row 7: rejected must have an assistant's answer"),

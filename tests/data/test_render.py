@@ -155,6 +155,19 @@ def test_a_template_that_rewrites_its_past_is_refused_where_that_matters():
     assert shown(render(CHAT, tokenizer, "last_assistant"), tokenizer).endswith("[(thinks)d]")
 
 
+LATER = (
+    "{% for m in messages if m.role != 'system' %}{{ messages[0].content }}{{ m.content }}/"
+    "{% endfor %}"
+)
+
+
+def test_a_message_that_is_written_with_the_next_one_cannot_be_trained_alone():
+    turns = talk(("system", "S"), ("user", "a"))
+    with pytest.raises(DataError, match=r"writes message 0 \(system\) only with what follows it"):
+        render(turns, Templated(LATER), "all_messages")
+    assert shown(render(turns, Templated(LATER), "all_tokens"), Templated(LATER)) == "[Sa/]"
+
+
 def test_a_template_that_refuses_says_why():
     tokenizer = Templated("{{ raise_exception('no system role here') }}")
     with pytest.raises(DataError, match="refuses these messages: no system role here"):

@@ -6,9 +6,10 @@ Neither torch nor transformers is imported here: a tokenizer is whatever has the
 
 from .batches import BatchOrder, normalise_weights
 from .cache import cache_dir, cached_folder
+from .columns import Place
 from .comparator import Comparison, comparison, transcript
 from .datums import Prepared, Statistics, build_datums, prepare, prepare_row
-from .formats import Conversation, Place, PlainText, parse_row, to_messages
+from .formats import Conversation, PlainText, parse_row, to_messages
 from .mixture import MixturePart, mix
 from .packing import best_fit
 from .pairs import (

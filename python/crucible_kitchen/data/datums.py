@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from crucible_kitchen.data.formats import Conversation, Place, PlainText, parse_row
+from crucible_kitchen.data.columns import Place
+from crucible_kitchen.data.formats import Conversation, PlainText, parse_row
 from crucible_kitchen.data.render import Rendered, render
 from crucible_kitchen.data.spans import check_train_on
 from crucible_kitchen.data.truncate import check_truncation, truncated

@@ -9,9 +9,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from crucible_kitchen.data.columns import Place
 from crucible_kitchen.data.comparator import compared
 from crucible_kitchen.data.datums import TOO_LONG, shifted, to_last_trained
-from crucible_kitchen.data.formats import Conversation, Place
+from crucible_kitchen.data.formats import Conversation
 from crucible_kitchen.data.preferences import (
     Judgement,
     Preference,

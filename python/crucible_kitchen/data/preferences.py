@@ -8,11 +8,10 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field
 
-from crucible_kitchen.data.formats import (
+from crucible_kitchen.data.columns import (
     ANSWERING,
     Columns,
     Completion,
-    Conversation,
     Number,
     Place,
     Prompt,
@@ -20,6 +19,7 @@ from crucible_kitchen.data.formats import (
     YesOrNo,
     checked,
 )
+from crucible_kitchen.data.formats import Conversation
 from crucible_kitchen.data.spans import shared
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import Message

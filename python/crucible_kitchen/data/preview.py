@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from crucible_kitchen.data.formats import Place
+from crucible_kitchen.data.columns import Place
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.ports import Tokenizer
 from crucible_kitchen.types import Datum

@@ -108,7 +108,7 @@ def mark(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> Mar
     elif train_on == "completion_only":
         spans = [(template.answer_start(picked[0]), len(template.text))]
     else:
-        spans = [(template.answer_start(k), template.end(k)) for k in picked]
+        spans = [template.span(k) for k in picked]
     return Marked(template.text, tuple(spans))
 
 
@@ -181,6 +181,16 @@ class _Template:
     def __init__(self, messages: Sequence[Message], render: Render) -> None:
         self._messages, self._render = messages, render
         self.text = render(messages, False)
+
+    def span(self, k: int) -> tuple[int, int]:
+        """Where the content of message `k` stands, its end-of-turn included."""
+        start, end = self.answer_start(k), self.end(k)
+        if start >= end and self._messages[k].content.strip():
+            raise DataError(
+                f"the chat template writes message {k} ({self._messages[k].role}) only with what "
+                "follows it, so it cannot be trained alone; train_on='all_tokens' trains all"
+            )
+        return start, end
 
     def answer_start(self, k: int) -> int:
         """Where the content of message `k` begins, behind its header."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from crucible_kitchen.data.formats import Answer, Columns, Place, Prompt, Tools, YesOrNo, checked
+from crucible_kitchen.data.columns import Answer, Columns, Place, Prompt, Tools, YesOrNo, checked
 from crucible_kitchen.errors import DataError
 
 
