@@ -40,9 +40,18 @@ def test_an_input_stands_behind_its_instruction():
     assert said({"instruction": "Add", "input": "1 2", "output": "3"})[0] == ("user", "Add\n\n1 2")
 
 
-def test_a_sharegpt_system_prompt_comes_first():
-    row = {"system": "S", "conversations": [{"from": "human", "value": "Q"}]}
-    assert said(row) == [("system", "S"), ("user", "Q")]
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"instruction": "Q", "output": "A"},
+    ],
+)
+def test_a_system_prompt_of_its_own_column_comes_first(row):
+    assert said({"system": "S", **row}) == [("system", "S"), ("user", "Q"), ("assistant", "A")]
+    assert said({"system": "", **row}) == [("user", "Q"), ("assistant", "A")]
+    prompts = [parse_row({**row, **more}).prompt_messages for more in ({}, {"system": "S"})]
+    assert prompts in ([1, 2], [None, None])
 
 
 def test_the_prompt_keeps_its_length_and_its_tools():

@@ -57,6 +57,11 @@ class Format(Columns):
         """What the row says."""
 
 
+def _system(text: str | None) -> tuple[Message, ...]:
+    """What a row says before its conversation, if it says something."""
+    return (Message("system", text),) if text else ()
+
+
 class _MessagesRow(Format):
     keys = ("messages",)
     messages: Messages
@@ -73,8 +78,7 @@ class _ShareGptRow(Format):
     tools: Tools = ()
 
     def read(self) -> Conversation:
-        first = (Message("system", self.system),) if self.system else ()
-        return Conversation(first + self.conversations, tools=self.tools)
+        return Conversation(_system(self.system) + self.conversations, tools=self.tools)
 
 
 class _PromptRow(Format):
@@ -94,10 +98,12 @@ class _InstructionRow(Format):
     instruction: str
     input: str | None = None
     output: str
+    system: str | None = None
 
     def read(self) -> Conversation:
-        prompt = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
-        return Conversation((Message("user", prompt), Message("assistant", self.output)), 1)
+        asked = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        prompt = (*_system(self.system), Message("user", asked))
+        return Conversation((*prompt, Message("assistant", self.output)), len(prompt))
 
 
 class _TextRow(Format):
