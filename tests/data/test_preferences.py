@@ -40,6 +40,14 @@ def test_forms_say_the_same(row) -> None:
     ]
 
 
+@pytest.mark.parametrize("prompt", ["Q", [S, Q]])
+def test_answers_may_repeat_the_prompt_behind_a_system_message(prompt) -> None:
+    row = {"prompt": prompt, "chosen": [S, Q, GOOD], "rejected": [S, Q, BAD]}
+    for side in parse_preference(row):
+        assert [message.role for message in side.messages] == ["system", "user", "assistant"]
+        assert side.prompt_messages == 2
+
+
 def test_an_implicit_prompt_is_the_longest_common_beginning() -> None:
     shared = [Q, GOOD, {"role": "user", "content": "more"}]
     row = {"chosen": [*shared, GOOD], "rejected": [*shared, BAD]}
@@ -88,7 +96,11 @@ def test_an_implicit_prompt_of_texts_is_their_common_words(chosen, rejected, pro
         ({"chosen": [Q], "rejected": [Q, BAD]}, "row 7: chosen must have an assistant's answer"),
         ({"prompt": "Q", "chosen": [Q], "rejected": [BAD]}, "row 7: chosen must have an assistant"),
         (
-            {"prompt": "Q", "chosen": [S, Q, GOOD], "rejected": [S, Q, BAD]},
+            {"prompt": "R", "chosen": [S, Q, GOOD], "rejected": [S, Q, BAD]},
+            "row 7: chosen must go on with a message of the assistant .* got system",
+        ),
+        (
+            {"prompt": "Q", "chosen": [S, Q, GOOD], "rejected": [Q, BAD]},
             "row 7: chosen must go on with a message of the assistant .* got system",
         ),
     ],

@@ -67,7 +67,7 @@ def parse_judgement(row: Any, place: Place) -> Judgement:
 
 
 class _ExplicitRow(Columns):
-    """An explicit prompt; the answers may repeat it."""
+    """An explicit prompt; the answers may repeat it, behind a system message that they share."""
 
     keys = ("prompt", "chosen", "rejected")
     prompt: Prompt
@@ -76,11 +76,14 @@ class _ExplicitRow(Columns):
     tools: Tools = ()
 
     def read(self) -> Preference:
-        count = len(self.prompt)
-        answers = self.chosen, self.rejected
-        if all(answer[:count] == self.prompt for answer in answers):
-            answers = self.chosen[count:], self.rejected[count:]
-        return _preference(self.prompt, *answers, self.tools)
+        prompt, chosen, rejected = self.prompt, self.chosen, self.rejected
+        before = 0
+        if chosen[0] == rejected[0] and chosen[0].role in ("system", "developer"):
+            before = int(prompt[0] != chosen[0])
+        end = before + len(prompt)
+        if chosen[before:end] == rejected[before:end] == prompt:
+            prompt, chosen, rejected = chosen[:end], chosen[end:], rejected[end:]
+        return _preference(prompt, chosen, rejected, self.tools)
 
 
 class _ImplicitRow(Columns):
