@@ -62,11 +62,11 @@ using Unaligned = float __attribute__((vector_size(4 * kWidth), aligned(4), may_
 
 constexpr std::int64_t groups(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
-// Parts of at most kSlice, nearly equal and of whole pairs.
+// Parts of at most `most`, nearly equal and of whole pairs.
 struct Slices {
-  explicit Slices(std::int64_t depth)
+  explicit Slices(std::int64_t depth, std::int64_t most = kSlice)
       : depth(depth),
-        size(2 * groups(groups(depth, std::max<std::int64_t>(1, groups(depth, kSlice))), 2)) {}
+        size(2 * groups(groups(depth, std::max<std::int64_t>(1, groups(depth, most))), 2)) {}
   // Calls f(first, count, is_last) for each slice in order; once, with 0, for an empty reduction.
   template <typename F>
   void each(F&& f) const {
@@ -114,7 +114,8 @@ struct PairPanel {
 inline B panel_at(const float* data) { return {data, kColumns}; }
 inline PairPanel panel_at(const BFloat16* data) { return {data, 2 * kColumns}; }
 
-// A second product of the same rows and columns, added in the same registers; depth 0 for none.
+// A second product of the same rows and columns, added in the same registers, after what C holds
+// where that is added too; depth 0 for none.
 struct Tail {
   A a;
   B b;
@@ -201,9 +202,16 @@ inline __attribute__((always_inline)) void add_products(const PairRows& a, const
 #endif
 
 template <int kAcross>
-inline __attribute__((always_inline)) void start_row(const float* from, Vector (&sums)[kAcross]) {
-  sums[0] = load(from);
-  if constexpr (kAcross > 1) sums[1] = load(from + kWidth);
+inline __attribute__((always_inline)) void add_row(const C& c, std::int64_t i,
+                                                   Vector (&sums)[kAcross]) {
+  const float* from = c.data + i * c.stride;
+  float row[kAcross * kWidth] = {};
+  if (c.columns < kAcross * kWidth) {
+    for (int j = 0; j < c.columns; ++j) row[j] = from[j];
+    from = row;
+  }
+  sums[0] += load(from);
+  if constexpr (kAcross > 1) sums[1] += load(from + kWidth);
 }
 
 template <int kAcross>
@@ -228,13 +236,15 @@ inline void put_part_of_row(const C& c, std::int64_t i, Vector (&sums)[kAcross])
 
 template <int kAcross, Rows kLie, typename Left, typename Right, int... kRow>
 inline __attribute__((always_inline)) void tile_of(const Left& a, const Right& b,
-                                                   std::int64_t depth, const Tail& tail, const C& c,
-                                                   const float* start,
+                                                   std::int64_t depth, const Tail& tail, C c,
                                                    std::integer_sequence<int, kRow...> rows) {
   Vector sums[sizeof...(kRow)][kAcross] = {};
-  if (start != nullptr) (start_row<kAcross>(start + kRow * kColumns, sums[kRow]), ...);
   add_products<kAcross, kLie>(a, b, depth, sums, rows);
-  if (tail.depth > 0) add_products<kAcross, Rows::kApart>(tail.a, tail.b, tail.depth, sums, rows);
+  if (tail.depth > 0) {
+    if (c.accumulate) (add_row<kAcross>(c, kRow, sums[kRow]), ...);
+    c.accumulate = false;
+    add_products<kAcross, Rows::kApart>(tail.a, tail.b, tail.depth, sums, rows);
+  }
   if (c.columns == kAcross * kWidth) {
     (put_row<kAcross>(c, kRow, sums[kRow]), ...);
   } else {
@@ -243,24 +253,23 @@ inline __attribute__((always_inline)) void tile_of(const Left& a, const Right& b
 }
 
 template <int kCount, int kAcross, Rows kLie, typename Left, typename Right>
-void tile(const Left& a, const Right& b, std::int64_t depth, const Tail& tail, const C& c,
-          const float* start) {
-  tile_of<kAcross, kLie>(a, b, depth, tail, c, start, std::make_integer_sequence<int, kCount>());
+void tile(const Left& a, const Right& b, std::int64_t depth, const Tail& tail, const C& c) {
+  tile_of<kAcross, kLie>(a, b, depth, tail, c, std::make_integer_sequence<int, kCount>());
 }
 
 // A tile of exactly as many rows.
 template <int kMost, int kAcross, Rows kLie, typename Left, typename Right>
 inline void tile_of_size(int count, const Left& a, const Right& b, std::int64_t depth,
-                         const Tail& tail, const C& c, const float* start) {
-  if (count == kMost) return tile<kMost, kAcross, kLie>(a, b, depth, tail, c, start);
+                         const Tail& tail, const C& c) {
+  if (count == kMost) return tile<kMost, kAcross, kLie>(a, b, depth, tail, c);
   if constexpr (kMost > 1) {
-    tile_of_size<kMost - 1, kAcross, kLie>(count, a, b, depth, tail, c, start);
+    tile_of_size<kMost - 1, kAcross, kLie>(count, a, b, depth, tail, c);
   }
 }
 
 template <Rows kLie, typename Left, typename Right, typename F>
 inline void multiply(std::int64_t count, Left a, const Right& b, std::int64_t depth, Tail tail, C c,
-                     const float* start, F&& after_tile) {
+                     F&& after_tile) {
   if (count <= 0) return;
   const std::int64_t tiles = groups(count, kRows);
   const std::int64_t size = count / tiles, larger = count - size * tiles;
@@ -268,11 +277,10 @@ inline void multiply(std::int64_t count, Left a, const Right& b, std::int64_t de
     const std::int64_t rows = i < larger ? size + 1 : size;
     const auto tile = c.columns <= kWidth ? tile_of_size<kRows, 1, kLie, Left, Right>
                                           : tile_of_size<kRows, kVectors, kLie, Left, Right>;
-    tile(static_cast<int>(rows), a, b, depth, tail, c, start);
+    tile(static_cast<int>(rows), a, b, depth, tail, c);
     a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
     tail.a.data += rows * tail.a.stride;
     c.data += rows * c.stride;
-    if (start != nullptr) start += rows * kColumns;
     after_tile();
   }
 }
@@ -284,19 +292,17 @@ struct Nothing {
 };
 
 // `count` rows of A against one panel: C[count, c.columns] (+)= A B + tail. In tiles of nearly the
-// same size: one of a row or two would wait for its own sums. With `start`, [count, kColumns], the
-// sums go on from there, and end as if its products had been a part of these. Calls after_tile()
-// after each.
+// same size: one of a row or two would wait for its own sums. Calls after_tile() after each.
 template <Rows kLie, typename F = Nothing>
 inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Tail tail, C c,
-                     const float* start = nullptr, F&& after_tile = {}) {
-  internal::multiply<kLie>(count, a, b, depth, tail, c, start, after_tile);
+                     F&& after_tile = {}) {
+  internal::multiply<kLie>(count, a, b, depth, tail, c, after_tile);
 }
 #if defined(__AVX512BF16__)
 template <Rows kLie, typename F = Nothing>
 inline void multiply(std::int64_t count, PairRows a, const PairPanel& b, std::int64_t depth,
-                     Tail tail, C c, const float* start = nullptr, F&& after_tile = {}) {
-  internal::multiply<kLie>(count, a, b, depth, tail, c, start, after_tile);
+                     Tail tail, C c, F&& after_tile = {}) {
+  internal::multiply<kLie>(count, a, b, depth, tail, c, after_tile);
 }
 #endif
 

@@ -8,6 +8,10 @@
 
 #include "bfloat16.h"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace crucible::vectors {
 
 #if defined(__AVX512F__)
@@ -112,6 +116,11 @@ struct Whole {
 };
 struct Part {  // the first `count` lanes; the others read as 0 and are not written
   int count;
+#if defined(__AVX512F__)
+  CRUCIBLE_INLINE __mmask16 mask() const { return static_cast<__mmask16>((1U << count) - 1U); }
+  CRUCIBLE_INLINE Floats get(const float* p) const { return _mm512_maskz_loadu_ps(mask(), p); }
+  CRUCIBLE_INLINE void put(float* p, Floats v) const { _mm512_mask_storeu_ps(p, mask(), v); }
+#endif
   template <typename T>
   CRUCIBLE_INLINE Floats get(const T* p) const {
     T lanes[kWidth] = {};

@@ -140,9 +140,9 @@ void score(const Rows& head, std::int64_t rows, const P* panels, std::int64_t to
            std::int64_t H, float* logits, std::int64_t stride, F&& after_tile) {
   gemm::Slices(H).each([&](std::int64_t h, std::int64_t count, bool) {
     for (std::int64_t t = 0; t < tokens; t += kColumns) {
-      gemm::multiply<gemm::Rows::kApart>(
-          rows, Rows{head.data + h, head.stride}, gemm::panel_at(panels + t * H + h * kColumns),
-          count, {}, {logits + t, stride, kColumns, h > 0}, nullptr, after_tile);
+      gemm::multiply<gemm::Rows::kApart>(rows, Rows{head.data + h, head.stride},
+                                         gemm::panel_at(panels + t * H + h * kColumns), count, {},
+                                         {logits + t, stride, kColumns, h > 0}, after_tile);
     }
   });
 }
@@ -154,7 +154,7 @@ void gather(const gemm::A& head, std::int64_t rows, const float* entries,
             std::int64_t stride, F&& after_tile) {
   for (std::int64_t t = 0; t < tokens; t += kColumns) {
     gemm::multiply<gemm::Rows::kTogether>(H, head, {entries + t, entries_stride}, rows, {},
-                                          {sums + t, stride, kColumns, true}, nullptr, after_tile);
+                                          {sums + t, stride, kColumns, true}, after_tile);
   }
 }
 

@@ -172,7 +172,7 @@ class SumGradients {
     gemm::each_panel(H, [&](std::int64_t h, int columns) {
       gemm::multiply<gemm::Rows::kApart>(
           rows, {logits_of(first), stride}, {straight_ + h * tokens_, kColumns}, tokens_, {},
-          {out_.dw_VH + first * H + h, H, columns, first_token_ > 0}, nullptr, next_head);
+          {out_.dw_VH + first * H + h, H, columns, first_token_ > 0}, next_head);
     });
   }
 

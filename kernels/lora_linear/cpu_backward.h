@@ -5,6 +5,7 @@
 // on the threads nor on the updates beside it (cpu_shares.h).
 #pragma once
 
+#include "cpu_few_rows.h"
 #include "cpu_shares.h"
 
 namespace crucible::lora_linear::cpu {
@@ -17,7 +18,8 @@ class BackwardPass {
         shares_(pass),
         panels_(pass,
                 [&](const Linear& linear, const Update& u) {
-                  return numel_b(linear, u) + (a_stays(u) ? 0 : gemm::panels_numel(pass.K, u.R));
+                  if (few(u)) return std::int64_t{0};
+                  return gemm::panels_numel(u.R, linear.N) + gemm::panels_numel(pass.K, u.R);
                 }),
         rank_(highest_rank(pass)),
         columns_(most_columns(pass)),
@@ -30,8 +32,9 @@ class BackwardPass {
     float* const memory = scratch.take(panels_.numel() + shares_.kept_numel());
     kept_ = memory + panels_.numel();
     panels_.pack(memory, threads, [&](const Linear& linear, const Update& u, float* to) {
-      if (!b_stays(u)) pack_straight(u.lora_b_NR, linear.N, u.R, to);
-      if (!a_stays(u)) pack_straight(u.lora_a_RK, u.R, p_.K, to + numel_b(linear, u));
+      if (few(u)) return;
+      pack_straight(u.lora_b_NR, linear.N, u.R, to);
+      pack_straight(u.lora_a_RK, u.R, p_.K, to + gemm::panels_numel(u.R, linear.N));
     });
     const auto items = static_cast<std::int64_t>(shares_.items().size());
     parallel(items, threads, [&](auto next) {
@@ -61,26 +64,24 @@ class BackwardPass {
     float* wide;  // [rows, K]: dx, then x
     float* seen;  // [rows, K]: what an update adds to dx or sees of x
     float* panel;
-    float* sums;    // [rows, kColumns]
     float* scaled;  // s x A^T, [rows, R]
     float* alone;   // dA or dB^T of an update that one block has whole
-    std::vector<Addend> addends;
+    std::vector<Run> runs;
   };
 
   Room take(gemm::Scratch& memory) const {
     const std::int64_t rows = shares_.most_rows();
     const auto layers = static_cast<std::int64_t>(p_.linears.size());
     const std::int64_t wide = rows * p_.K, panel = gemm::kSlice * gemm::kColumns;
-    const std::int64_t sums = rows * gemm::kColumns, scaled = rows * rank_;
+    const std::int64_t scaled = rows * rank_;
     Room room{};
     room.dyb = memory.take(layers * rows * rank_ + rows * columns_ + (drops_ ? 2 : 1) * wide +
-                           panel + sums + scaled + rank_ * std::max(p_.K, columns_));
+                           panel + scaled + rank_ * std::max(p_.K, columns_));
     room.dy = room.dyb + layers * rows * rank_;
     room.wide = room.dy + rows * columns_;
     room.seen = room.wide + wide;
     room.panel = drops_ ? room.seen + wide : room.seen;
-    room.sums = room.panel + panel;
-    room.scaled = room.sums + sums;
+    room.scaled = room.panel + panel;
     room.alone = room.scaled + scaled;
     return room;
   }
@@ -124,6 +125,7 @@ class BackwardPass {
     if (u.db_NR.data == nullptr) return;
     const float* xa = u.xa + (part.first - u.first) * u.R;
     for (std::int64_t i = 0; i < part.rows * u.R; ++i) room.scaled[i] = u.scale * xa[i];
+    if (few(u)) return outer(part.rows, dy, N, {room.scaled, u.R}, u.R, u.db_NR);
     float* const sums = part.alone ? room.alone : kept(l, part) + u.R * p_.K;
     sum_rows(u.R, room.scaled, dy, N, part, {sums, N, gemm::kColumns, part.accumulate}, room);
     if (!part.alone) return;
@@ -140,6 +142,7 @@ class BackwardPass {
     const Update& u = update_of(l, part);
     if (u.da_RK.data == nullptr) return;
     const gemm::A wide = seen(u.drop, x, part.first - u.first, part.rows, p_.K, room.seen);
+    if (few(u)) return outer(part.rows, {dyb, u.R}, u.R, wide, p_.K, u.da_RK);
     gemm::C da{kept(l, part), p_.K, gemm::kColumns, part.accumulate};
     if (part.alone) da = result_of(u.da_RK, 0, p_.K, room.alone);
     sum_rows(u.R, dyb, wide, p_.K, part, da, room);
@@ -170,99 +173,88 @@ class BackwardPass {
     const Update& u = update_of(l, part);
     if (u.da_RK.data == nullptr && !wants_x_) return;
     const std::int64_t N = p_.linears[l].N;
-    const Operand b = operand_of(u.lora_b_NR, N, u.R, u.rows, panels_.of(l, part.update));
-    gemm::Slices(N).each([&](std::int64_t n, std::int64_t count, bool) {
-      gemm::each_panel(u.R, [&](std::int64_t r, int size) {
-        gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, 0, n),
-                                           b.at(r, n, size, count, nullptr), count, {},
-                                           {dyb + r, u.R, size, n > 0});
+    if (few(u)) {
+      typed(u.lora_b_NR, 0, 0, [&](auto* b) {
+        product<1, kChains>(part.rows, dy, b, u.lora_b_NR.stride, N, u.R, dyb, u.R, false);
       });
-    });
+    } else {
+      const float* const b = panels_.of(l, part.update);
+      gemm::Slices(N, kLowSlice).each([&](std::int64_t n, std::int64_t count, bool) {
+        gemm::each_panel(u.R, [&](std::int64_t r, int size) {
+          gemm::multiply<gemm::Rows::kApart>(part.rows, from(dy, 0, n),
+                                             gemm::panel_at(b + r * N + n * gemm::kColumns), count,
+                                             {}, {dyb + r, u.R, size, n > 0});
+        });
+      });
+    }
     for (std::int64_t i = 0; i < part.rows * u.R; ++i) dyb[i] *= u.scale;
   }
 
   void add_dx(std::size_t l, const Block& block, const gemm::A& dy, const gemm::C& dx,
               Room& room) const {
     const Linear& linear = p_.linears[l];
-    const bool begun = add_seen(l, block, dx, room) || l > 0;
-    find_addends(l, block, room);
+    room.runs.clear();
+    shares_.each_part(block, [&](const Part& part) {
+      const Update& u = update_of(l, part);
+      const float* const dyb = dyb_of(l, block, part, room);
+      const std::int64_t at = part.first - block.first;
+      // What an update of few rows adds, dx begins with; of one that drops too, for it reaches only
+      // what it saw.
+      const bool begins = few(u) || u.drop.threshold != 0;
+      if (begins) begin(l, part, dyb, dx.data + at * dx.stride, dx.stride, room);
+      add_run(room.runs, {at, part.rows, begins || l > 0, dyb, begins ? nullptr : a_of(l, part),
+                          begins ? 0 : u.R});
+    });
     as_operand(linear.y_MN, linear.weight, block.first, linear.N, dy,
-               [&](const auto& rows) { add_dyw(linear, block, rows, dx, begun, room); });
+               [&](const auto& rows) { add_dyw(linear, rows, dx, room); });
   }
 
   // dy W and what the updates add, dy in either form.
   template <typename Dy>
-  void add_dyw(const Linear& linear, const Block& block, const Dy& dy, const gemm::C& dx,
-               bool begun, const Room& room) const {
+  void add_dyw(const Linear& linear, const Dy& dy, const gemm::C& dx, const Room& room) const {
     gemm::Slices(linear.N).each([&](std::int64_t n, std::int64_t count, bool last) {
       gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
         const auto weight = weight_panel(dy, linear.weight, k, linear.N, n, count, room.panel);
-        const gemm::C to = at(dx, 0, k, size, n > 0 || begun);
-        if (last) {
-          multiply_with(room.addends, from(dy, 0, n), weight, count, k, to, {room.sums, nullptr});
-        } else {
-          gemm::multiply<gemm::Rows::kApart>(block.rows, from(dy, 0, n), weight, count, {}, to);
-        }
+        multiply_runs(room.runs, from(dy, 0, n), weight, count, k, last, at(dx, 0, k, size, n > 0));
       });
     });
   }
 
-  // An update that drops reaches only what it saw, so it cannot ride: dx begins with it. Whether
-  // one does.
-  bool add_seen(std::size_t l, const Block& block, const gemm::C& dx, const Room& room) const {
-    bool begun = false;
-    shares_.each_part(
-        block, [&](const Part& part) { begun = begun || update_of(l, part).drop.threshold != 0; });
-    if (!begun) return false;
-    shares_.each_part(block, [&](const Part& part) {
-      const Update& u = update_of(l, part);
-      float* const to = dx.data + (part.first - block.first) * dx.stride;
-      if (u.drop.threshold != 0) {
-        add_seen(u, part, dyb_of(l, block, part, room), a_of(l, part), to, dx.stride, l > 0, room);
-      } else if (l == 0) {
-        for (std::int64_t i = 0; i < part.rows; ++i) std::fill_n(to + i * dx.stride, p_.K, 0.0F);
-      }
-    });
-    return true;
-  }
-
-  // Of one update; onto what is there already, or over it.
-  void add_seen(const Update& u, const Part& part, const float* dyb, const Operand& a, float* to,
-                std::int64_t stride, bool onto, const Room& room) const {
-    gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
-      gemm::multiply<gemm::Rows::kApart>(part.rows, {dyb, u.R}, a.at(k, 0, size, u.R, nullptr), u.R,
-                                         {}, {room.seen + k, p_.K, size, false});
-    });
-    for (std::int64_t i = 0; i < part.rows; ++i, to += stride) {
+  // D A of one update: onto what the layers before have made of dx, or as the first that is there.
+  void begin(std::size_t l, const Part& part, const float* dyb, float* dx, std::int64_t stride,
+             const Room& room) const {
+    const Update& u = update_of(l, part);
+    if (u.drop.threshold == 0) return add_dyba(l, part, dyb, dx, stride, l > 0);
+    add_dyba(l, part, dyb, room.seen, p_.K, false);
+    for (std::int64_t i = 0; i < part.rows; ++i, dx += stride) {
       float* const from = room.seen + i * p_.K;
-      keep_seen(u.drop, part.first - u.first + i, from, p_.K, onto ? from : to);
-      if (!onto) continue;
-      for (std::int64_t k = 0; k < p_.K; ++k) to[k] += from[k];
+      keep_seen(u.drop, part.first - u.first + i, from, p_.K, l > 0 ? from : dx);
+      if (l == 0) continue;
+      for (std::int64_t k = 0; k < p_.K; ++k) dx[k] += from[k];
     }
   }
 
-  // What each update adds to dx.
-  void find_addends(std::size_t l, const Block& block, Room& room) const {
-    room.addends.clear();
-    shares_.each_part(block, [&](const Part& part) {
-      const Update& u = update_of(l, part);
-      room.addends.push_back({part.first - block.first, part.rows, dyb_of(l, block, part, room),
-                              a_of(l, part), u.drop.threshold == 0 ? u.R : 0});
+  void add_dyba(std::size_t l, const Part& part, const float* dyb, float* to, std::int64_t stride,
+                bool onto) const {
+    const Update& u = update_of(l, part);
+    if (few(u)) {
+      return typed(u.lora_a_RK, 0, 0, [&](auto* a) {
+        product<gemm::kVectors, 1>(part.rows, {dyb, u.R}, a, u.lora_a_RK.stride, u.R, p_.K, to,
+                                   stride, onto);
+      });
+    }
+    gemm::each_panel(p_.K, [&](std::int64_t k, int size) {
+      gemm::multiply<gemm::Rows::kApart>(part.rows, {dyb, u.R},
+                                         gemm::panel_at(a_of(l, part) + k * u.R), u.R, {},
+                                         {to + k, stride, size, onto});
     });
   }
 
-  bool a_stays(const Update& u) const { return stays(u.lora_a_RK, p_.K, u.rows); }
-  static bool b_stays(const Update& u) { return stays(u.lora_b_NR, u.R, u.rows); }
+  static bool few(const Update& u) { return u.rows <= kFewRows; }
 
-  // Of an update's panels, those of B come first.
-  static std::int64_t numel_b(const Linear& linear, const Update& u) {
-    return b_stays(u) ? 0 : gemm::panels_numel(u.R, linear.N);
-  }
-
-  Operand a_of(std::size_t l, const Part& part) const {
-    const Update& u = update_of(l, part);
-    const float* panels = panels_.of(l, part.update) + numel_b(p_.linears[l], u);
-    return operand_of(u.lora_a_RK, u.R, p_.K, u.rows, panels);
+  // Panels of A, which follow those of B.
+  const float* a_of(std::size_t l, const Part& part) const {
+    return panels_.of(l, part.update) + gemm::panels_numel(update_of(l, part).R, p_.linears[l].N);
   }
 
   const Pass& p_;

@@ -1,8 +1,9 @@
 // y = x W^T + s (x A^T) B^T + b, block of rows by block of rows. x A^T is ready before the last
-// slice of x W^T, which then takes it along as R more columns of the reduction.
+// slice of x W^T, which then takes it along as R more columns of the reduction; where an update has
+// few rows, the sums go on from y. So a row's bits are the same whatever rows are beside it.
 #pragma once
 
-#include "cpu_matrix.h"
+#include "cpu_few_rows.h"
 
 namespace crucible::lora_linear::cpu {
 namespace {
@@ -54,8 +55,8 @@ class ForwardPass {
   // Rows of a block that have one update.
   struct Piece {
     const Update* update;
-    Operand a;
-    std::int64_t first;  // in the block
+    const float* panels;  // of A, then of B; null if the rows are few
+    std::int64_t first;   // in the block
     std::int64_t rows;
     gemm::A x;  // as the update sees it
     float* xa;
@@ -70,11 +71,10 @@ class ForwardPass {
     float* seen;
     float* y;
     float* panel;
-    Aside aside;
     gemm::A block;            // of x, which the next chunk may want too
     std::int64_t index = -1;  // of that block
     std::vector<Piece> pieces;
-    std::vector<Addend> addends;  // what each piece adds to y
+    std::vector<Run> runs;
   };
 
   // Few rows keep many threads busy only if columns are shared out too; no sum crosses columns.
@@ -94,14 +94,12 @@ class ForwardPass {
     Room room{};
     room.index = -1;
     room.xa = memory.take(2 * rows * rank_ + (drops_ ? 2 : 1) * x_numel + rows * columns_ +
-                          (gemm::kSlice + rows + std::max(gemm::kSlice, rank_)) * gemm::kColumns);
+                          gemm::kSlice * gemm::kColumns);
     room.scaled = room.xa + rows * rank_;
     room.x = room.scaled + rows * rank_;
     room.seen = room.x + x_numel;
     room.y = drops_ ? room.seen + x_numel : room.seen;
     room.panel = room.y + rows * columns_;
-    room.aside.sums = room.panel + gemm::kSlice * gemm::kColumns;
-    room.aside.panel = room.aside.sums + rows * gemm::kColumns;
     return room;
   }
 
@@ -114,35 +112,36 @@ class ForwardPass {
     Matrix part = linear.y_MN;
     part.data = typed(part, 0, chunk.from, [](auto* p) -> void* { return p; });
     const gemm::C y = result_of(part, first, chunk.columns, room.y);
-    if (linear.bias_N.data != nullptr) start_with_bias(linear, rows, chunk, y);
+    for (const Piece& piece : room.pieces) fill_xa(piece);
     as_operand(p_.x_MK, linear.weight, first, K, room.block,
-               [&](const auto& x) { add_xw(linear, chunk, x, rows, y, room); });
+               [&](const auto& x) { add_xw(linear, chunk, x, y, room); });
+    for (const Piece& piece : room.pieces) {
+      if (piece.panels != nullptr) continue;
+      dots(piece.rows, {piece.scaled, piece.update->R}, piece.update->lora_b_NR, chunk.from, 0,
+           chunk.columns, piece.update->R, at(y, piece.first, 0, 0, true));
+    }
+    if (linear.bias_N.data != nullptr) add_bias(linear, rows, chunk, y);
     round_block(part, first, rows, chunk.columns, room.y);
     if (chunk.from == 0) keep_xa(first, room);
   }
 
   // x W^T and what the pieces add, x in either form.
   template <typename X>
-  void add_xw(const Linear& linear, const Chunk& chunk, const X& x, std::int64_t rows,
-              const gemm::C& y, const Room& room) const {
+  void add_xw(const Linear& linear, const Chunk& chunk, const X& x, const gemm::C& y,
+              const Room& room) const {
     const std::int64_t K = p_.K;
     gemm::Slices(K).each([&](std::int64_t k, std::int64_t count, bool last) {
-      for (const Piece& piece : room.pieces) add_xa(piece, k, count, last, room.aside.panel);
       gemm::each_panel(chunk.columns, [&](std::int64_t n, int size) {
         const auto panel = weight_panel(x, linear.weight, chunk.from + n, K, k, count, room.panel);
-        const gemm::C to = at(y, 0, n, size, k > 0 || linear.bias_N.data != nullptr);
-        if (last) {
-          multiply_with(room.addends, from(x, 0, k), panel, count, chunk.from + n, to, room.aside);
-        } else {
-          gemm::multiply<gemm::Rows::kApart>(rows, from(x, 0, k), panel, count, {}, to);
-        }
+        multiply_runs(room.runs, from(x, 0, k), panel, count, chunk.from + n, last,
+                      at(y, 0, n, size, k > 0));
       });
     });
   }
 
   void find_pieces(std::size_t linear, std::int64_t first, std::int64_t rows, Room& room) const {
     room.pieces.clear();
-    room.addends.clear();
+    room.runs.clear();
     const std::vector<Update>& updates = p_.linears[linear].updates;
     const auto ends_before = [](std::int64_t row, const Update& u) {
       return row < u.first + u.rows;
@@ -152,29 +151,38 @@ class ForwardPass {
       const std::int64_t begin = std::max(first, u->first), at = begin - first;
       const std::int64_t count = std::min(first + rows, u->first + u->rows) - begin;
       if (count == 0) continue;
-      const float* panels = panels_.of(linear, static_cast<std::size_t>(u - updates.begin()));
-      room.pieces.push_back({&*u, transpose_of(u->lora_a_RK, p_.K, u->rows, panels), at, count,
-                             seen(u->drop, from(room.block, at, 0), begin - u->first, count, p_.K,
-                                  room.seen + at * p_.K),
-                             room.xa + at * rank_, room.scaled + at * rank_});
-      const float* b_panels = panels + gemm::panels_numel(u->R, p_.K);
-      const Operand b = transpose_of(u->lora_b_NR, u->R, u->rows, b_panels);
-      room.addends.push_back({at, count, room.scaled + at * rank_, b, u->R});
+      const bool few = u->rows <= kFewRows;
+      const auto place = static_cast<std::size_t>(u - updates.begin());
+      const Piece piece{&*u,
+                        few ? nullptr : panels_.of(linear, place),
+                        at,
+                        count,
+                        seen(u->drop, from(room.block, at, 0), begin - u->first, count, p_.K,
+                             room.seen + at * p_.K),
+                        room.xa + at * rank_,
+                        room.scaled + at * rank_};
+      room.pieces.push_back(piece);
+      const float* const b = few ? nullptr : piece.panels + gemm::panels_numel(u->R, p_.K);
+      add_run(room.runs, {at, count, false, piece.scaled, b, few ? 0 : u->R});
     }
   }
 
-  void add_xa(const Piece& piece, std::int64_t k, std::int64_t count, bool last,
-              float* panel) const {
-    const std::int64_t R = piece.update->R;
-    gemm::each_panel(R, [&](std::int64_t r, int size) {
-      gemm::multiply<gemm::Rows::kApart>(piece.rows, from(piece.x, 0, k),
-                                         piece.a.at(r, k, size, count, panel), count, {},
-                                         {piece.xa + r, R, size, k > 0});
+  void fill_xa(const Piece& piece) const {
+    const Update& u = *piece.update;
+    gemm::Slices(p_.K, kLowSlice).each([&](std::int64_t k, std::int64_t count, bool) {
+      if (piece.panels == nullptr) {
+        float* const sums = k > 0 ? piece.scaled : piece.xa;
+        dots(piece.rows, from(piece.x, 0, k), u.lora_a_RK, 0, k, u.R, count, {sums, u.R, 0, false});
+        for (std::int64_t i = 0; k > 0 && i < piece.rows * u.R; ++i) piece.xa[i] += sums[i];
+        return;
+      }
+      gemm::each_panel(u.R, [&](std::int64_t r, int size) {
+        const float* const panel = piece.panels + r * p_.K + k * gemm::kColumns;
+        gemm::multiply<gemm::Rows::kApart>(piece.rows, from(piece.x, 0, k), gemm::panel_at(panel),
+                                           count, {}, {piece.xa + r, u.R, size, k > 0});
+      });
     });
-    if (!last) return;
-    for (std::int64_t i = 0; i < piece.rows * R; ++i) {
-      piece.scaled[i] = piece.update->scale * piece.xa[i];
-    }
+    for (std::int64_t i = 0; i < piece.rows * u.R; ++i) piece.scaled[i] = u.scale * piece.xa[i];
   }
 
   static void keep_xa(std::int64_t first, const Room& room) {
@@ -184,11 +192,11 @@ class ForwardPass {
     }
   }
 
-  static void start_with_bias(const Linear& linear, std::int64_t rows, const Chunk& chunk,
-                              const gemm::C& y) {
+  static void add_bias(const Linear& linear, std::int64_t rows, const Chunk& chunk,
+                       const gemm::C& y) {
     typed(linear.bias_N, 0, chunk.from, [&](auto* bias) {
       for (std::int64_t i = 0; i < rows; ++i) {
-        for (std::int64_t n = 0; n < chunk.columns; ++n) y.data[i * y.stride + n] = widen(bias[n]);
+        for (std::int64_t n = 0; n < chunk.columns; ++n) y.data[i * y.stride + n] += widen(bias[n]);
       }
     });
   }

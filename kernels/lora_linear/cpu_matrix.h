@@ -78,47 +78,11 @@ void pack_turned(const Matrix& m, std::int64_t columns, std::int64_t depth, floa
   });
 }
 
-// Rows that are too few for panels and tiles of their own.
+// Of x A^T and dy B: sums that are cut more often lose fewer digits, and these are short work.
+constexpr std::int64_t kLowSlice = 192;
+
+// Rows that are too few for panels of their own: see cpu_few_rows.h.
 constexpr std::int64_t kFewRows = 2 * gemm::kRows;
-
-// B of a product, [depth, columns]: in panels, in a matrix as it lies, or the transpose of one.
-struct Operand {
-  // From row k on, at the column where a panel of `size` begins. A transpose is turned here,
-  // `depth` rows of it, into `room`: what so few rows read is not worth the way through memory.
-  gemm::B at(std::int64_t first_column, std::int64_t k, int size, std::int64_t depth,
-             float* room) const {
-    if (turned == nullptr) return {data + first_column * column + k * row, row};
-    typed(*turned, first_column, k,
-          [&](auto* rows) { gemm::pack_turned(rows, turned->stride, depth, size, room); });
-    return {room, gemm::kColumns};
-  }
-  const float* data;
-  std::int64_t column;  // floats from one to the next
-  std::int64_t row;
-  const Matrix* turned;
-};
-
-Operand in_panels(const float* panels, std::int64_t depth) {
-  return {panels, depth, gemm::kColumns, nullptr};
-}
-
-// B = m^T, for so many rows of A.
-Operand transpose_of(const Matrix& m, std::int64_t depth, std::int64_t rows, const float* panels) {
-  if (rows > kFewRows) return in_panels(panels, depth);
-  return {nullptr, 0, 0, &m};
-}
-
-// Whether B = m may stay where it is: if no vector would reach beyond a row.
-bool stays(const Matrix& m, std::int64_t columns, std::int64_t rows) {
-  return !m.bfloat16 && columns % gemm::kWidth == 0 && rows <= kFewRows;
-}
-
-// B = m where it lies, or in panels that are packed already.
-Operand operand_of(const Matrix& m, std::int64_t depth, std::int64_t columns, std::int64_t rows,
-                   const float* panels) {
-  if (!stays(m, columns, rows)) return in_panels(panels, depth);
-  return {static_cast<const float*>(m.data), 1, m.stride, nullptr};
-}
 
 // Calls f(rows) with a block of m as products with a packed weight want it: in pairs where both are
 // bfloat16 and the processor multiplies them so, else as it is in `wide`, in float32.
@@ -166,51 +130,39 @@ gemm::C at(const gemm::C& c, std::int64_t row, std::int64_t column, int columns,
   return {c.data + row * c.stride + column, c.stride, columns, accumulate};
 }
 
-// What one update adds to its rows of a block: low [rows, depth] times high [depth, columns].
-struct Addend {
+// Consecutive rows of a block that are summed alike: onto what the result holds or not, and with
+// what an update of theirs adds in the registers, low [rows, depth] times high, in panels; depth 0
+// for nothing.
+struct Run {
   std::int64_t first;  // in the block
   std::int64_t rows;
+  bool onto;
   const float* low;
-  Operand high;
+  const float* high;
   std::int64_t depth;
 };
 
-// Where multiply_with works: sums of [rows, kColumns], and a panel of the highest rank.
-struct Aside {
-  float* sums;
-  float* panel;
-};
+// The next rows, as a part of the run before where neither has anything to add.
+void add_run(std::vector<Run>& runs, const Run& run) {
+  if (!runs.empty() && runs.back().onto == run.onto && runs.back().depth == 0 && run.depth == 0) {
+    runs.back().rows += run.rows;
+  } else {
+    runs.push_back(run);
+  }
+}
 
-// A block of rows against the panel at `column`: C (+)= A B + low high. Updates of a few rows share
-// tiles, and each goes on from their sums: a row's bits are those that it has where its update is
-// added in the registers.
+// A block of rows against a slice of the panel at `column`: C (+)= A B, and with the last slice
+// what the runs add.
 template <typename Left, typename Right>
-void multiply_with(const std::vector<Addend>& addends, const Left& a, const Right& b,
-                   std::int64_t depth, std::int64_t column, const gemm::C& c, const Aside& aside) {
-  using gemm::Rows;
-  const auto joins = [](const Addend& addend) { return addend.rows <= kFewRows; };
-  const auto panel_of = [&](const Addend& addend) {
-    return addend.high.at(column, 0, c.columns, addend.depth, aside.panel);
-  };
-  for (auto it = addends.begin(); it != addends.end();) {
-    const auto end = joins(*it) ? std::find_if_not(it, addends.end(), joins) : it + 1;
-    const std::int64_t first = it->first;
-    if (end - it == 1) {
-      const gemm::Tail tail{{it->low, it->depth}, panel_of(*it), it->depth};
-      gemm::multiply<Rows::kApart>(it->rows, from(a, first, 0), b, depth, tail,
-                                   at(c, first, 0, c.columns, c.accumulate));
-      it = end;
-      continue;
+void multiply_runs(const std::vector<Run>& runs, const Left& a, const Right& b, std::int64_t depth,
+                   std::int64_t column, bool last_slice, const gemm::C& c) {
+  for (const Run& run : runs) {
+    gemm::Tail tail{};
+    if (last_slice && run.depth > 0) {
+      tail = {{run.low, run.depth}, gemm::panel_at(run.high + column * run.depth), run.depth};
     }
-    const std::int64_t rows = (end - 1)->first + (end - 1)->rows - first;
-    const int whole = c.columns <= gemm::kWidth ? gemm::kWidth : gemm::kColumns;
-    gemm::multiply<Rows::kApart>(rows, from(a, first, 0), b, depth, {},
-                                 {aside.sums, gemm::kColumns, whole, false});
-    for (; it != end; ++it) {
-      gemm::multiply<Rows::kApart>(it->rows, {it->low, it->depth}, panel_of(*it), it->depth, {},
-                                   at(c, it->first, 0, c.columns, c.accumulate),
-                                   aside.sums + (it->first - first) * gemm::kColumns);
-    }
+    gemm::multiply<gemm::Rows::kApart>(run.rows, from(a, run.first, 0), b, depth, tail,
+                                       at(c, run.first, 0, c.columns, c.accumulate || run.onto));
   }
 }
 
