@@ -18,6 +18,7 @@ Many = list[Tensor]
 def calls(problem: Problem) -> dict[str, Call]:
     """Update by update in plain torch and by our own op, and the floor."""
     return {
+        "ours, A and B stacked": _stacked(problem),
         "PEFT one by one": problem.forward_and_backward(_by(_peft), problem.leaves()),
         "ours one by one": problem.forward_and_backward(_by(ops.lora_linear), problem.leaves()),
         "frozen layers alone": _frozen(problem),
@@ -49,6 +50,28 @@ def _by(one: Callable[..., Tensor]) -> Callable[..., Many]:
         return ys
 
     return many
+
+
+def _stacked(problem: Problem) -> Call:
+    """Ours with one tensor for the A, and one for the B, of each layer."""
+    x, weights, lora_a, lora_b, scales, rows, biases = problem.leaves()
+    each = range(0, len(lora_a), len(rows))
+    stacks = [
+        torch.stack(matrices[i : i + len(rows)]).detach().requires_grad_()
+        for matrices in (lora_a, lora_b)
+        for i in each
+    ]
+    a, b = stacks[: len(each)], stacks[len(each) :]
+    upstream: list[Any] = []
+
+    def call() -> list[Tensor]:
+        ys = ops.lora_linear_many(x, weights, a, b, scales, rows, biases)
+        if not upstream:
+            upstream.extend(problem.upstream(y) for y in ys)
+        dx, *made = torch.autograd.grad(ys, [x, *stacks], upstream)
+        return [*(y.detach() for y in ys), dx, *(g for stack in made for g in stack.unbind())]
+
+    return call
 
 
 def _frozen(problem: Problem) -> Call:

@@ -4,56 +4,12 @@
 #include <string>
 #include <utility>
 
-#include "../../kernels/lora_linear/launch.h"
-#include "../check.h"
 #include "../library.h"
+#include "lora_linear_matrices.h"
 
 namespace crucible {
 namespace py = pybind11;
 namespace {
-
-constexpr const char* kOp = "lora_linear";
-
-// A float32 or bfloat16 matrix on the CPU whose rows have no gaps.
-lora_linear::Matrix matrix(const char* argument, const TensorRef& tensor, const char* letters,
-                           std::int64_t rows, std::int64_t columns) {
-  check_on_cpu(kOp, argument, tensor);
-  check_dtype(kOp, argument, tensor, {kFloat32, kBFloat16});
-  check_shape(kOp, argument, tensor, letters, {rows, columns});
-  if (columns > 1 && rows > 0 && tensor.stride(1) != 1) {
-    refuse_value(kOp, std::string(argument) + " must have rows without gaps, got stride " +
-                          std::to_string(tensor.stride(1)) + " between elements");
-  }
-  return {tensor.data(), tensor.stride(0), tensor.dtype() == kBFloat16};
-}
-
-lora_linear::Matrix matrix(const char* argument, py::handle object, const char* letters,
-                           std::int64_t rows, std::int64_t columns) {
-  return matrix(argument, TensorRef(kOp, argument, object), letters, rows, columns);
-}
-
-lora_linear::Matrix optional_matrix(const char* argument, py::handle object, const char* letters,
-                                    std::int64_t rows, std::int64_t columns) {
-  if (object.is_none()) return {nullptr, 0, false};
-  return matrix(argument, object, letters, rows, columns);
-}
-
-lora_linear::Matrix vector(const char* argument, py::handle object, const char* letters,
-                           std::int64_t size) {
-  if (object.is_none()) return {nullptr, 0, false};
-  const TensorRef tensor(kOp, argument, object);
-  check_on_cpu(kOp, argument, tensor);
-  check_dtype(kOp, argument, tensor, {kFloat32, kBFloat16});
-  check_shape(kOp, argument, tensor, letters, {size});
-  check_contiguous(kOp, argument, tensor);
-  return {tensor.data(), size, tensor.dtype() == kBFloat16};
-}
-
-TensorRef of_two_dimensions(const char* argument, py::handle object, const char* letters) {
-  TensorRef tensor(kOp, argument, object);
-  check_ndim(kOp, argument, tensor, letters, 2);
-  return tensor;
-}
 
 lora_linear::Direction direction_of(bool backward) {
   return backward ? lora_linear::Direction::kBackward : lora_linear::Direction::kForward;
@@ -108,7 +64,7 @@ bool panels_hold(py::handle weight, py::handle panels, bool backward) {
 }
 
 // The arguments of a call as Python gives them: one layer with one update, or several. Lists have
-// an entry a layer, or for each layer an entry an update.
+// an entry a layer, or for each layer an entry an update; A and B may be either.
 struct Layers {
   py::sequence panels;
   py::sequence biases;  // backward: empty
@@ -135,17 +91,10 @@ lora_linear::Drop drop_of(double dropout, py::handle seed) {
 
 void check_lengths(const Layers& of) {
   const std::size_t layers = py::len(of.panels), updates = layers * py::len(of.rows);
-  const auto check = [](const char* name, const py::sequence& given, std::size_t wanted) {
-    if (py::len(given) == wanted) return;
-    refuse_value(kOp, std::string(name) + " must have " + std::to_string(wanted) +
-                          " entries, got " + std::to_string(py::len(given)));
-  };
-  check("ys", of.ys, layers);
-  if (py::len(of.biases) != 0) check("biases", of.biases, layers);
-  check("lora_a", of.lora_as, updates);
-  check("lora_b", of.lora_bs, updates);
-  check("scales", of.scales, updates);
-  check("seeds", of.seeds, updates);
+  check_length("ys", of.ys, layers);
+  if (py::len(of.biases) != 0) check_length("biases", of.biases, layers);
+  check_length("scales", of.scales, updates);
+  check_length("seeds", of.seeds, updates);
 }
 
 // The low-rank products x A^T of all updates, handed out in order.
@@ -179,6 +128,8 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
   lora_linear::Pass pass{M, K, {nullptr, 0, false}, {nullptr, 0, false}, {}};
   const lora_linear::Matrix none{nullptr, 0, false};
   const std::size_t layers = py::len(of.panels), parts = py::len(of.rows);
+  const UpdateMatrices as("lora_a", "[R, K]", "[updates, R, K]", of.lora_as, layers, parts);
+  const UpdateMatrices bs("lora_b", "[N, R]", "[updates, N, R]", of.lora_bs, layers, parts);
   const char* const y_name = backward ? "dy" : "y";
   LowRank xa(of.xa);
   for (std::size_t l = 0; l < layers; ++l) {
@@ -194,18 +145,16 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
     std::int64_t first = 0;
     for (std::size_t u = 0; u < parts; ++u) {
       const std::size_t i = l * parts + u;
-      const TensorRef a = of_two_dimensions("lora_a", of.lora_as[i], "[R, K]");
       const auto rows = of.rows[u].cast<std::int64_t>();
-      const std::int64_t R = a.size(0);
+      const std::int64_t R = as.rows(l, u);
       if (R < 1) refuse_value(kOp, "lora_a must have at least one row, got none");
       if (rows < 0 || rows > M - first) {
         refuse_value(kOp, "rows must sum to M = " + std::to_string(M) + ", got " +
                               std::to_string(rows) + " after " + std::to_string(first));
       }
-      linear.updates.push_back(
-          {first, rows, R, of.scales[i].cast<float>(), drop_of(of.dropout, of.seeds[i]),
-           matrix("lora_a", a, "[R, K]", R, K), matrix("lora_b", of.lora_bs[i], "[N, R]", N, R),
-           xa.next(rows * R), none, none});
+      linear.updates.push_back({first, rows, R, of.scales[i].cast<float>(),
+                                drop_of(of.dropout, of.seeds[i]), as.of(l, u, R, K),
+                                bs.of(l, u, N, R), xa.next(rows * R), none, none});
       first += rows;
     }
     if (first != M) {
@@ -234,22 +183,27 @@ void run_backward(py::handle x, const Layers& of, py::handle dx, const py::seque
   check_threads(kOp, threads);
   if (py::len(of.lora_as) == 0) refuse_value(kOp, "lora_a must have an entry, got none");
   const std::int64_t M = of_two_dimensions("dy", of.ys[0], "[M, N]").size(0);
-  const std::int64_t K = of_two_dimensions("lora_a", of.lora_as[0], "[R, K]").size(1);
+  const TensorRef first_a(kOp, "lora_a", of.lora_as[0]);
+  if (first_a.ndim() != 3) check_ndim(kOp, "lora_a", first_a, "[R, K]", 2);
+  const std::int64_t K = first_a.size(first_a.ndim() - 1);
   lora_linear::Pass pass = pass_of(of, M, K, true);
   pass.x_MK = optional_matrix("x", x, "[M, K]", M, K);
   pass.dx_MK = optional_matrix("dx", dx, "[M, K]", M, K);
-  std::size_t i = 0;
-  for (lora_linear::Linear& linear : pass.linears) {
-    if (!dx.is_none() && of.panels[i / linear.updates.size()].is_none()) {
+  const std::size_t layers = pass.linears.size(), parts = py::len(of.rows);
+  const UpdateMatrices into_a("da", "[R, K]", "[updates, R, K]", das, layers, parts, true);
+  const UpdateMatrices into_b("db", "[N, R]", "[updates, N, R]", dbs, layers, parts, true);
+  for (std::size_t l = 0; l < layers; ++l) {
+    if (!dx.is_none() && of.panels[l].is_none()) {
       refuse_value(kOp, "panels must be given where dx is wanted, got None");
     }
-    for (lora_linear::Update& update : linear.updates) {
-      const py::object da = das[i], db = dbs[i];
-      if (!da.is_none() && x.is_none())
+    lora_linear::Linear& linear = pass.linears[l];
+    for (std::size_t u = 0; u < parts; ++u) {
+      lora_linear::Update& update = linear.updates[u];
+      if (into_a.has(l, u) && x.is_none()) {
         refuse_value(kOp, "x must be given where da is wanted, got None");
-      update.da_RK = optional_matrix("da", da, "[R, K]", update.R, K);
-      update.db_NR = optional_matrix("db", db, "[N, R]", linear.N, update.R);
-      ++i;
+      }
+      update.da_RK = into_a.of(l, u, update.R, K);
+      update.db_NR = into_b.of(l, u, linear.N, update.R);
     }
   }
   const py::gil_scoped_release others_run;

@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 class Size(NamedTuple):
-    """Rows of each update, out features of each layer, in features, rank, biases, dropout."""
+    """Rows of each update, out features of each layer, in features, rank, biases, dropout, and
+    whether A and B are a tensor for each layer."""
 
     rows: tuple[int, ...]
     Ns: tuple[int, ...]
@@ -18,6 +19,7 @@ class Size(NamedTuple):
     R: int
     bias: bool = False
     dropout: float = 0.0
+    stacked: bool = False
 
 
 SIZES: dict[str, Size] = {
@@ -25,6 +27,7 @@ SIZES: dict[str, Size] = {
     "one_of_each": Size((5,), (33,), 47, 1, bias=True),
     "odd": Size((37,), (48, 17, 17), 71, 5, bias=True),
     "many": Size((1, 4, 0, 200, 7, 90, 60), (83,), 129, 9),
+    "stacked": Size((3, 0, 40), (40, 24), 33, 6, stacked=True),
     "both": Size((3, 150, 2), (40, 24), 331, 16, dropout=0.3),
 }
 BENCHMARK_SIZES: dict[str, Size] = {
@@ -51,11 +54,18 @@ def inputs(size: Size, dtype: torch.dtype, device: str, seed: int = 0) -> Inputs
         return drawn.to(device=device, dtype=dtype)
 
     updates = [N for N in size.Ns for _ in size.rows]
+
+    def stacks(matrices: list[Tensor]) -> list[Tensor]:
+        count = len(size.rows)
+        if not size.stacked:
+            return matrices
+        return [torch.stack(matrices[i : i + count]) for i in range(0, len(matrices), count)]
+
     return (
         draw(sum(size.rows), size.K),
         [draw(N, size.K, scale=size.K**-0.5) for N in size.Ns],
-        [draw(size.R, size.K, scale=size.K**-0.5) for _ in updates],
-        [draw(N, size.R, scale=size.R**-0.5) for N in updates],
+        stacks([draw(size.R, size.K, scale=size.K**-0.5) for _ in updates]),
+        stacks([draw(N, size.R, scale=size.R**-0.5) for N in updates]),
         [SCALE + i / len(updates) for i in range(len(updates))],
         list(size.rows),
         [draw(N) for N in size.Ns] if size.bias else None,

@@ -132,11 +132,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None
         assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
 
 
-def test_rows_do_not_depend_on_the_rows_beside_them() -> None:
-    x, weight, *rest = inputs("many_blocks")
-    together = ops.lora_linear(x, weight, *rest)
-    alone = ops.lora_linear(x[1, 40:41], weight, *rest)
-    assert torch.equal(together[1, 40:41], alone)
+@pytest.mark.parametrize("count", [1, 5, 12, 28, 29, 70])  # few rows are computed another way
+@pytest.mark.parametrize("dtype", ON_THE_CPU)
+def test_rows_do_not_depend_on_the_rows_beside_them(dtype: torch.dtype, count: int) -> None:
+    x, weight, *rest, _ = inputs("many_blocks", dtype)
+    bias = torch.linspace(-1, 1, len(weight), dtype=dtype)
+    together = ops.lora_linear(x, weight, *rest, bias)
+    alone = ops.lora_linear(x[1, 40 : 40 + count], weight, *rest, bias)
+    assert torch.equal(together[1, 40 : 40 + count], alone)
 
 
 def test_float32_parameters_beside_a_bfloat16_layer() -> None:

@@ -43,6 +43,35 @@ def test_an_update_gets_the_bits_it_gets_alone(dtype: torch.dtype, dropout: floa
             assert torch.equal(got, want), i
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stacked_or_apart_the_bits_are_the_same(dtype: torch.dtype) -> None:
+    x, weights, stacks_a, stacks_b, *rest = inputs("stacked", dtype)
+    results = []
+    for stacked in (True, False):
+        leaf, *params = leaves_of(x, *stacks_a, *stacks_b)
+        given = [list(params[:2]), list(params[2:])]
+        if not stacked:
+            given = [[m for stack in stacks for m in stack.unbind()] for stacks in given]
+        ys = ops.lora_linear_many(leaf, weights, *given, *rest)
+        ones = [torch.ones_like(y) for y in ys]
+        results.append([*ys, *torch.autograd.grad(ys, [leaf, *params], ones)])
+    assert all(torch.equal(p, q) for p, q in zip(*results, strict=True))
+
+
+def test_long_sums_of_updates_of_few_rows_lose_few_digits() -> None:
+    """Uncut, the sums of x A^T and dy B over 576 would lose twice as many."""
+    size = cases.Size((4,) * 8, (576,), 576, 16)
+    x, weights, lora_a, lora_b, *rest = cases.inputs(size, torch.float32, "cpu")
+    made = []
+    for dtype in (torch.float32, torch.float64):
+        leaf, *params = leaves_of(*(t.to(dtype) for t in (x, *lora_a, *lora_b)))
+        wide = [weight.to(dtype) for weight in weights]
+        ys = ops.lora_linear_many(leaf, wide, params[:8], params[8:], *rest)
+        made.append(torch.autograd.grad(ys, params, [torch.ones_like(y) for y in ys]))
+    for got, want in zip(*made, strict=True):
+        assert (got - want).norm() <= 4.5e-7 * want.norm()
+
+
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     before, results = torch.get_num_threads(), []
     try:
@@ -94,6 +123,8 @@ def test_compiles() -> None:
         (1, [], ValueError, "weights must have at least one, got none"),
         (2, [], ValueError, r"lora_a must have 7 \(1 layers x 7 rows\), got 0"),
         (4, [1.0], ValueError, r"scales must have 7 .*, got 1"),
+        (2, [torch.zeros(7, 9, 129)] * 2, ValueError, r"lora_a must have 1 \(1 layers\), got 2"),
+        (2, [torch.zeros(6, 9, 129)], ValueError, r"lora_b must have 1 \(1 layers\), got 7"),
         (5, [362], ValueError, "lora_a must have 1 .*, got 7"),
         (5, [1, 2], ValueError, r"rows must be counts that sum to 362, x's rows, got \[1, 2\]"),
         (5, [-1, 363], ValueError, "rows must be counts that sum to 362"),
@@ -107,4 +138,20 @@ def test_bad_arguments_are_named(i: int, bad: Any, error: type[Exception], messa
     args = list(inputs())
     args[i] = bad
     with pytest.raises(error, match=f"lora_linear_many: {message}"):
+        ops.lora_linear_many(*args)
+
+
+@pytest.mark.parametrize(
+    ("i", "bad", "message"),
+    [
+        (2, torch.zeros(2, 6, 33), r"lora_a must have shape \[updates, ., .\] = \[3, ., .\]"),
+        (3, torch.zeros(40, 6), r"lora_b must have shape \[updates, ., .\] = \[3, ., .\]"),
+        (2, torch.zeros(3, 6, 32), r"lora_a must have shape \[R, K\] = \[6, 33\], got \[6, 32\]"),
+        (3, torch.zeros(3, 40, 5), r"lora_b must have shape \[N, R\] = \[40, 6\], got \[40, 5\]"),
+    ],
+)
+def test_bad_stacks_are_named(i: int, bad: Tensor, message: str) -> None:
+    args = list(inputs("stacked"))
+    args[i] = [bad, args[i][1]]
+    with pytest.raises(ValueError, match=f"lora_linear_many: {message}"):
         ops.lora_linear_many(*args)

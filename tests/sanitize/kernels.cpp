@@ -383,6 +383,7 @@ void check_all(const std::string& dtype) {
   for (const auto& s :
        {Linears{{1}, 1, 1, 1, false}, Linears{{5}, 1, 47, 1, true}, Linears{{87}, 2, 71, 5, false},
         Linears{{37}, 1, 24, 67, false}, Linears{{301}, 1, 657, 17, true},
+        Linears{{4, 8, 28, 29}, 1, 150, 16, false},
         Linears{{1, 4, 0, 200, 7, 90, 60}, 3, 129, 9, true}}) {
     check("lora_linear " + std::to_string(s.rows.size()) + " updates " + std::to_string(s.layers) +
               " layers " + dtype,

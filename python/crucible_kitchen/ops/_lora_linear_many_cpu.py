@@ -29,8 +29,8 @@ def _forward(
         [bias.contiguous() for bias in biases],
         ys,
         updates.rows,
-        [rows_together(a) for a in updates.lora_a],
-        [rows_together(b) for b in updates.lora_b],
+        _rows_together(updates.lora_a),
+        _rows_together(updates.lora_b),
         updates.scales,
         xa,
         updates.drops[0].share,
@@ -58,8 +58,8 @@ def _backward(
         [panels_of(weight, backward=True) if wanted.x else None for weight in weights],
         [rows_together(dy) for dy in dys],
         updates.rows,
-        [rows_together(a) for a in updates.lora_a],
-        [rows_together(b) for b in updates.lora_b],
+        _rows_together(updates.lora_a),
+        _rows_together(updates.lora_b),
         updates.scales,
         xa,
         updates.drops[0].share,
@@ -72,13 +72,16 @@ def _backward(
     return Gradients(dx, das, dbs)
 
 
+def _rows_together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t if t.is_contiguous() else rows_together(t) for t in tensors]
+
+
 def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A tensor for each; cut from one where all are alike, for there may be hundreds."""
-    first = tensors[0]
-    shape, dtype = first.shape, first.dtype
-    if all(t.shape == shape and t.dtype == dtype for t in tensors):
+    shape, dtype = tensors[0].shape, tensors[0].dtype
+    if len(tensors) > 1 and all(t.shape == shape and t.dtype == dtype for t in tensors):
         return list(torch.empty((len(tensors), *shape), dtype=dtype).unbind())
     return [torch.empty(t.shape, dtype=t.dtype) for t in tensors]
 
 
-lora_linear_many = Variant(_forward, _backward)
+lora_linear_many = Variant(_forward, _backward, takes_stacks=True)

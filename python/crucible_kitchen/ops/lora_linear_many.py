@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,9 +44,10 @@ def lora_linear_many(
         x: activations, [M, K]; [..., K] where `rows` is not given.
         weights: the frozen weight of each layer, [N, K] with an N of its own, in x's dtype.
         lora_a: A of each update, [R, K] with an R of its own: all those of the first layer, in the
-            order of `rows`, then those of the next.
-        lora_b: B of each, [N, R], likewise.
-        scales: alpha / rank of each, likewise.
+            order of `rows`, then those of the next. Or for each layer one tensor of all,
+            [updates, R, K]: torch's graph takes a microsecond and more for each tensor, both ways.
+        lora_b: B of each, [N, R], or of each layer, [updates, N, R], likewise.
+        scales: alpha / rank of each update, in the order of a list of all A.
         rows: how many rows of x each update of a layer is for, in order; by default one for all.
         biases: of each layer, [N], or None for no layer.
         dropout: share of x that the updates do not see, in [0, 1); see `lora_linear`.
@@ -68,18 +69,39 @@ def lora_linear_many(
     x, *weights = lowered(x, *weights)
     flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     rows = [flat.shape[0]] if rows is None else list(rows)
-    seeds = [0] * len(lora_a) if seeds is None else list(seeds)
+    seeds = [0] * len(weights) * len(rows) if seeds is None else list(seeds)
     _check_lists(x, weights, lora_a, lora_b, scales, rows, biases, seeds)
     check_dropout(_NAME, dropout)
-    for i, (a, b) in enumerate(zip(lora_a, lora_b, strict=True)):
-        layer = i // len(rows)
+    each = len(lora_a) // len(weights)
+    for layer, weight in enumerate(weights):
+        mine = slice(layer * each, (layer + 1) * each)
         bias = None if biases is None else biases[layer]
-        check_lora_linear(_NAME, x, weights[layer], a, b, bias)
+        for a, b in _distinct(lora_a[mine], lora_b[mine], len(rows)):
+            check_lora_linear(_NAME, x, weight, a, b, bias)
     scaled = [scale / (1 - dropout) for scale in scales]
     ys: list[Tensor] = _many(
         flat, weights, list(biases or ()), list(lora_a), list(lora_b), scaled, rows, dropout, seeds
     )[0]
     return ys if x.ndim == 2 else [y.view(*x.shape[:-1], y.shape[-1]) for y in ys]
+
+
+def _distinct(
+    lora_a: Sequence[Tensor], lora_b: Sequence[Tensor], updates: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """An A and a B of each kind in a layer: those that are alike fit or do not fit together."""
+    kinds = {
+        (a.shape, b.shape, a.dtype, b.dtype, a.device, b.device): (a, b)
+        for a, b in zip(lora_a, lora_b, strict=True)
+    }
+    if lora_a[0].ndim != 3:
+        return kinds.values()
+    for name, (stack,) in (("lora_a", lora_a), ("lora_b", lora_b)):
+        if stack.ndim != 3 or stack.shape[0] != updates:
+            raise ValueError(
+                f"{_NAME}: {name} must have shape [updates, ., .] = [{updates}, ., .] where a "
+                f"tensor has all of a layer, got {list(stack.shape)}"
+            )
+    return [(lora_a[0][0], lora_b[0][0])]
 
 
 def _check_lists(
@@ -98,9 +120,11 @@ def _check_lists(
     if not rows or min(rows) < 0 or sum(rows) != M:
         raise ValueError(f"{_NAME}: rows must be counts that sum to {M}, x's rows, got {rows}")
     updates = len(weights) * len(rows)
+    stacks = len(lora_a) > 0 and lora_a[0].ndim == 3
+    matrices = len(weights) if stacks else updates
     wanted: list[tuple[str, Sequence[Any] | None, int]] = [
-        ("lora_a", lora_a, updates),
-        ("lora_b", lora_b, updates),
+        ("lora_a", lora_a, matrices),
+        ("lora_b", lora_b, matrices),
         ("scales", scales, updates),
         ("seeds", seeds, updates),
         ("biases", biases, len(weights)),
@@ -116,7 +140,10 @@ def _refuse_built(
 ) -> str | None:
     """Why no cubin of this build can compute one of the updates, or None."""
     each = len(lora_a) // max(1, len(weights))
-    reasons = (refuse_built(x, weights[i // each], a) for i, a in enumerate(lora_a))
+    reasons = (
+        refuse_built(x, weights[i // each], a[0] if a.ndim == 3 else a)
+        for i, a in enumerate(lora_a)
+    )
     return next(filter(None, reasons), None)
 
 
@@ -158,6 +185,7 @@ def _run(
 ) -> Forward:
     kernel: Any = LORA_LINEAR_MANY.choose(x, weights, lora_a)
     updates = _updates(lora_a, lora_b, scales, rows, dropout, seeds)
+    updates = updates if kernel.takes_stacks else updates.apart()
     made: Forward = kernel.forward(x, weights, biases, updates)
     return made
 
@@ -165,8 +193,8 @@ def _run(
 def _fake(
     x: Tensor, weights: list[Tensor], biases: list[Tensor], lora_a: list[Tensor], *rest: Any
 ) -> tuple[list[Tensor], Tensor]:
-    rows = rest[2]
-    numel = sum(rows[i % len(rows)] * a.shape[0] for i, a in enumerate(lora_a))
+    lora_b, scales, rows, *_ = rest
+    numel = sum(Updates(lora_a, lora_b, scales, rows, []).xa_numels())
     return (
         [x.new_empty((x.shape[0], weight.shape[0])) for weight in weights],
         x.new_empty(numel, dtype=torch.promote_types(x.dtype, torch.float32)),
@@ -188,7 +216,10 @@ def _run_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     kernel: Any = LORA_LINEAR_MANY.choose(dys[0], weights, lora_a)
     updates = _updates(lora_a, lora_b, scales, rows, dropout, seeds)
-    made: Gradients = kernel.backward(dys, x, weights, updates, xa, Wanted(*wanted))
+    apart = updates if kernel.takes_stacks else updates.apart()
+    made: Gradients = kernel.backward(dys, x, weights, apart, xa, Wanted(*wanted))
+    if apart is not updates:
+        made = made.stacked(len(rows))
     return dys[0].new_empty(0) if made.x is None else made.x, made.lora_a, made.lora_b
 
 
