@@ -18,7 +18,7 @@ Many = list[Tensor]
 def calls(problem: Problem) -> dict[str, Call]:
     """Update by update in plain torch and by our own op, and the floor."""
     return {
-        "ours, A and B stacked": _stacked(problem),
+        "ours, stacked": _stacked(problem),
         "PEFT one by one": problem.forward_and_backward(_by(_peft), problem.leaves()),
         "ours one by one": problem.forward_and_backward(_by(ops.lora_linear), problem.leaves()),
         "frozen layers alone": _frozen(problem),
