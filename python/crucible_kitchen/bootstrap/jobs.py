@@ -7,15 +7,20 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from crucible_kitchen import report
 from crucible_kitchen.bootstrap.defaults import with_defaults
 from crucible_kitchen.bootstrap.table import load_run_folder, named_adapters
+from crucible_kitchen.context.run_context import as_mapping
 from crucible_kitchen.engine import Policy
-from crucible_kitchen.engine.journal import has_journal
+from crucible_kitchen.engine.journal import Story, has_journal, read_journal
+from crucible_kitchen.engine.resume import shown_config
 from crucible_kitchen.errors import ConfigError
+from crucible_kitchen.graph.flow import keys_read
+from crucible_kitchen.graph.loops import Loop
 from crucible_kitchen.recipes import find_target
 from crucible_kitchen.report import Job
 
@@ -76,8 +81,35 @@ def prepare_job(
     job.owned[:0] = copies  # closed last
     job.metadata = {**report.identity(folder), "resumed_at": time.time()}
     # Killed before it had begun its journal, a run has done nothing and starts.
-    job.keep(checkpoint, resumed=has_journal(folder), allow_changed=allow_changed)
+    begun = has_journal(folder)
+    if begun:
+        _refuse_what_stays(job, read_journal(folder), folder)
+    job.keep(checkpoint, resumed=begun, allow_changed=allow_changed)
     return job
+
+
+def _refuse_what_stays(job: Job, story: Story, run_dir: Path) -> None:
+    """Refuse other values of what a recipe settles before its first step, allowed or not.
+
+    Rows, batches, their number and the reference's answers are made there and kept. A value that
+    was read for them would change nothing in what is left, or only a part of it.
+
+    Raises:
+        ConfigError: with those that differ, and with all that may.
+    """
+    if job.target.recipe is None or story.finished is not None or not story.main.at:
+        return  # Without a checkpoint it starts over, and reads everything again.
+    before, now = story.about["config"], shown_config(as_mapping(job.config))
+    workflow = job.target.workflow
+    settled = set(keys_read(takewhile(lambda node: not isinstance(node, Loop), workflow.body)))
+    stay = [key for key in now if key in before and key in settled and now[key] != before[key]]
+    if stay:
+        differ = "\n".join(f"  - {key}: {before[key]} before, {now[key]} now" for key in stay)
+        raise ConfigError(
+            f"resume: {run_dir} has used these already, before its first step:\n{differ}\n"
+            "Go on with what it was begun with, or begin a run with start_from=RUN_DIR. What may "
+            f"change is {', '.join(sorted(now.keys() - settled))}"
+        )
 
 
 def _new_folder(path: Path) -> Path:

@@ -31,12 +31,17 @@ def about(
     when = {"every": policy.stages} if isinstance(policy, Every) else {"seconds": policy.seconds}
     return {
         "workflow": dict(_nodes(describe(workflow))),
-        "config": {key: _shown(value) for key, value in plain(dict(context.config)).items()},
+        "config": shown_config(dict(context.config)),
         "adapters": {port: class_name(adapter) for port, adapter in adapters.items()},
         "seed": seed,
         "metadata": {k: v for k, v in plain(dict(context.metadata)).items() if k != "run_dir"},
         "checkpoint": {**when, "fsync": policy.fsync},
     }
+
+
+def shown_config(config: Mapping[str, Any]) -> dict[str, str]:
+    """A configuration as a journal has it: a text for each value, without secrets."""
+    return {key: _shown(value) for key, value in plain(dict(config)).items()}
 
 
 def policy_of(story: Story) -> Policy:
