@@ -96,6 +96,11 @@ def test_a_gguf_is_converted_once_wherever_it_lies(file, tmp_path, monkeypatch):
     assert prepare_model(tmp_path / "other") == folder
 
 
+def test_a_gguf_is_converted_in_silence(file, capfd):
+    prepare_model(file)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_converted_weights_are_the_dequantised_ones_exactly(file, tiny_folder):
     folder = prepare_model(file)
     got = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from crucible_kitchen.adapters.local.model import quiet
 from crucible_kitchen.adapters.local.plain import plain_model
@@ -42,7 +44,7 @@ def convert(file: Path, folder: Path) -> None:
     """
     rule = _splitting_rule(file)
     try:
-        with quiet():
+        with quiet(), _no_bar_of_tensors():
             where: dict[str, Any] = {"gguf_file": file.name}
             tokenizer: Any = AutoTokenizer.from_pretrained(os.fspath(file.parent), **where)
             model: Any = AutoModelForCausalLM.from_pretrained(
@@ -58,6 +60,18 @@ def convert(file: Path, folder: Path) -> None:
         plain.generation_config = model.generation_config
         plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bar_of_tensors() -> Iterator[None]:
+    """No bar over a file's tensors, which transformers draws past its own switch."""
+    reader: Any = modeling_gguf_pytorch_utils
+    drawn = reader.tqdm
+    reader.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reader.tqdm = drawn
 
 
 def _splitting_rule(file: Path) -> str:
