@@ -6,6 +6,7 @@ import pytest
 
 from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.recipes import RECIPES, SupervisedFineTuning, find_recipe, find_target, parse
+from crucible_kitchen.types import AdamParams
 
 Config = SupervisedFineTuning.Config
 
@@ -21,6 +22,13 @@ def test_defaults_train_a_known_model_on_built_in_data_for_some_steps() -> None:
     assert (config.model, config.dataset) == ("smollm2-135m", "builtin:python-docs")
     assert config.max_steps
     assert config.eval_split == "validation"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_adamw_is_told_by_default_what_a_client_is(recipe) -> None:
+    config, known = find_recipe(recipe).Config(), AdamParams()
+    told = config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay
+    assert told == (known.beta1, known.beta2, known.eps, known.weight_decay)
 
 
 def test_epochs_alone_are_not_cut_short() -> None:
@@ -52,6 +60,10 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be"),
         ({"learning_rate": True}, "learning_rate must be a number, got True"),
+        ({"adam_beta1": 1.0}, "adam_beta1 must be less than 1, got 1.0"),
+        ({"adam_beta2": float("nan")}, "adam_beta2 must be"),
+        ({"adam_eps": 0.0}, "adam_eps must be above 0, got 0.0"),
+        ({"adam_eps": float("inf")}, "adam_eps must be"),
         ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
         ({"batch_size": "4"}, "batch_size must be a whole number, got '4'"),
         ({"warmup": 1.0}, "warmup must be whole steps of at least 0, or a share in [0, 1)"),

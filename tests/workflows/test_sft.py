@@ -14,6 +14,7 @@ import crucible_kitchen as ck
 from crucible_kitchen.adapters import noop
 from crucible_kitchen.errors import DataError, PortError, StageError
 from crucible_kitchen.ports import Future
+from crucible_kitchen.types import AdamParams
 from crucible_kitchen.workflows._training import epochs, should_evaluate, should_save
 
 
@@ -154,11 +155,15 @@ def test_the_optimizer_gets_what_the_configuration_says(sft, recorder) -> None:
         schedule="linear",
         warmup=1,
         weight_decay=0.1,
+        adam_beta1=0.8,
+        adam_beta2=0.99,
+        adam_eps=1e-8,
         grad_clip_norm=0.5,
     )
     params = [params for name, params in client.log if name == "optim_step"]
     assert [p.learning_rate for p in params] == pytest.approx([0.01, 0.01, 0.01 * 2 / 3, 0.01 / 3])
-    assert {(p.weight_decay, p.grad_clip_norm) for p in params} == {(0.1, 0.5)}
+    of_adam = AdamParams(0.0, 0.8, 0.99, 1e-8, weight_decay=0.1, grad_clip_norm=0.5)
+    assert {replace(p, learning_rate=0.0) for p in params} == {of_adam}
 
 
 def test_no_held_out_rows_no_evaluation(sft, recorder) -> None:

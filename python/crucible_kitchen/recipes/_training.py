@@ -99,6 +99,15 @@ class LoopConfig(RecipeConfig):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="decoupled decay"
     )
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="decay of AdamW's mean of gradients"
+    )
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.95, description="decay of AdamW's mean of their squares"
+    )
+    adam_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1e-12, description="added to the root of that mean"
+    )
     grad_clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="largest norm of the gradients; 0: no clipping"
     )

@@ -45,6 +45,9 @@ def optim_step(
     schedule_decay: int | float | None,
     min_learning_rate: float,
     weight_decay: float,
+    adam_beta1: float,
+    adam_beta2: float,
+    adam_eps: float,
     grad_clip_norm: float,
     *,
     training_client: TrainingClient,
@@ -70,7 +73,12 @@ def optim_step(
         least=min_learning_rate,
     )
     params = AdamParams(
-        learning_rate=rate, weight_decay=weight_decay, grad_clip_norm=grad_clip_norm
+        learning_rate=rate,
+        beta1=adam_beta1,
+        beta2=adam_beta2,
+        eps=adam_eps,
+        weight_decay=weight_decay,
+        grad_clip_norm=grad_clip_norm,
     )
     result = training_client.optim_step(session, params).result()
     seconds = time.perf_counter() - batch_started
