@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crucible_kitchen.adapters import noop
-from crucible_kitchen.adapters.local.models import prepare_model
+from crucible_kitchen.adapters.local.models import longest_sequence, prepare_model
 from crucible_kitchen.adapters.wheel import HubClient
 from crucible_kitchen.adapters.wheel.hub_client import WHEELS
 from crucible_kitchen.data import cache_dir, prepare
@@ -94,6 +94,18 @@ def test_a_gguf_is_converted_once_wherever_it_lies(file, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
     assert prepare_model(tmp_path / "other") == folder
+
+
+def test_a_model_says_how_long_its_sequences_are(file, tiny_folder, tmp_path):
+    assert longest_sequence(Path(tiny_folder)) == longest_sequence(prepare_model(file)) == 512
+    said = tmp_path / "config.json"
+    said.write_text('{"model_type": "gpt2", "n_positions": 99}')
+    assert longest_sequence(tmp_path) == 99, "the name that GPT-2 has for it"
+    said.write_text('{"model_type": "bloom"}')
+    assert longest_sequence(tmp_path) is None, "whose places have no end"
+    said.write_text("{")
+    with pytest.raises(PortError, match="could not load model"):
+        longest_sequence(tmp_path)
 
 
 def test_a_gguf_is_converted_in_silence(file, capfd):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import crucible_kitchen as ck
-from crucible_kitchen.errors import PortError, StageError
+from crucible_kitchen.adapters.local.model import CausalModel
+from crucible_kitchen.errors import ConfigError, PortError, StageError
 from crucible_kitchen.testing.tiny_model import tiny_llama
 
 
@@ -45,6 +46,17 @@ def train(config, folder):
 
 def history(result, name):
     return [record.value for record in result.metrics.history(name)]
+
+
+def test_rows_longer_than_the_model_are_refused_before_it_is_loaded(
+    config, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(CausalModel, "load", None)
+    with pytest.raises(StageError, match="must be at most max_position_embeddings = 512 ") as no:
+        train({**config, "max_length": 513}, tmp_path / "run")
+    assert isinstance(no.value.__cause__, ConfigError)
+    assert "got 513" in str(no.value)
+    assert config["model"] in str(no.value)
 
 
 def test_the_held_out_loss_falls_and_the_adapter_is_peft_s(config, tmp_path) -> None:

@@ -180,6 +180,14 @@ class TrainingClient(Port):
         finally:
             self.close_session(session)
 
+    def longest_sequence(self, config: SessionConfig | Mapping[str, Any]) -> int | None:
+        """How many tokens of a sequence a model was made for; None where nobody says.
+
+        Raises:
+            PortError: what the model says of itself cannot be read.
+        """
+        return None
+
     def has_gradients(self, session: Session) -> bool:
         """Whether gradients wait for `optim_step`, once the work asked for so far is done.
 

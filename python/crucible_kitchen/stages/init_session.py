@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crucible_kitchen.errors import ConfigError
 from crucible_kitchen.graph import stage
 from crucible_kitchen.ports import Session, SessionConfig, Tokenizer, TrainingClient
 
@@ -31,6 +32,7 @@ class Started(NamedTuple):
 def init_session(
     model_path: str,
     start_from: str | None,
+    max_length: int,
     lora_rank: int,
     lora_alpha: float,
     lora_dropout: float,
@@ -50,6 +52,7 @@ def init_session(
         scored: train a head that gives scores, in place of the one over the vocabulary.
         comparator: leave that away: the model says in words which answer is the better one.
     Raises:
+        ConfigError: the model was made for shorter sequences than `max_length`.
         PortError: the model cannot be loaded.
     """
     config = SessionConfig.coerce(
@@ -67,6 +70,13 @@ def init_session(
             "head": "scalar" if scored and not comparator else "vocabulary",
         }
     )
+    most = training_client.longest_sequence(config)
+    if most is not None and max_length > most:
+        raise ConfigError(
+            f"init_session: max_length must be at most max_position_embeddings = {most} of the "
+            f"model {model_path}, got {max_length}; it knows no later places. Where its positions "
+            "are scaled to more, its config.json must say so"
+        )
     session = training_client.start_session(config)
     return Started(session, training_client.get_tokenizer(session), 0, None, "")
 

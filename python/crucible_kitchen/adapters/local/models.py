@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
 
 from crucible_kitchen.adapters.disk import speaking_our_errors
 from crucible_kitchen.adapters.local import gguf
 from crucible_kitchen.data.cache import cached_folder
-from crucible_kitchen.errors import ConfigError
+from crucible_kitchen.errors import ConfigError, PortError
 from crucible_kitchen.ports import HubClient
 
 
@@ -37,6 +40,20 @@ def prepare_model(model: str | os.PathLike[str], hub_client: HubClient | None = 
             f"to fetch it, got {os.fspath(model)!r}; nothing is there"
         )
     return _folder(Path(hub_client.snapshot_model(os.fspath(model))))
+
+
+def longest_sequence(folder: Path) -> int | None:
+    """The ``max_position_embeddings`` of a model's folder, by whatever name its kind has for it.
+
+    Raises:
+        PortError: its ``config.json`` cannot be read.
+    """
+    try:
+        config: Any = AutoConfig.from_pretrained(os.fspath(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise PortError(f"local model: could not load model {folder}: {error}") from error
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def _folder(folder: Path) -> Path:

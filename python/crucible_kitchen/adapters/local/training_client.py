@@ -16,7 +16,7 @@ from crucible_kitchen.adapters.local import batch, checkpoint, joint
 from crucible_kitchen.adapters.local.bases import Bases
 from crucible_kitchen.adapters.local.device import resolve_device
 from crucible_kitchen.adapters.local.group import Group
-from crucible_kitchen.adapters.local.models import prepare_model
+from crucible_kitchen.adapters.local.models import longest_sequence, prepare_model
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
 from crucible_kitchen.adapters.local.trainer import Trainer
 from crucible_kitchen.adapters.local.worker import Worker
@@ -214,6 +214,11 @@ class TrainingClient(ports.TrainingClient):
         """See `ports.TrainingClient.load_tokenizer`; the model's weights are not read."""
         folder = prepare_model(SessionConfig.coerce(config).model, self._hub_client)
         return load_tokenizer(os.fspath(folder), port="training_client")
+
+    def longest_sequence(self, config: SessionConfig | Mapping[str, Any]) -> int | None:
+        """See `ports.TrainingClient.longest_sequence`; the model's weights are not read."""
+        folder = prepare_model(SessionConfig.coerce(config).model, self._hub_client)
+        return longest_sequence(folder)
 
     def counters(self) -> dict[str, int]:
         """See `ports.TrainingClient.counters`; they are those of `joint.Done`."""
