@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crucible_kitchen.kernels.lora_linear.variant import Drop
+from crucible_kitchen.kernels.lora_linear.variant import NO_DROP, Drop
 from crucible_kitchen.kernels.lora_linear_many.variant import Forward, Gradients, Updates, Wanted
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
 from crucible_kitchen.ops._table import Kernel, Op
@@ -169,7 +169,8 @@ def _updates(
     dropout: float,
     seeds: list[int],
 ) -> Updates:
-    return Updates(lora_a, lora_b, scales, rows, [Drop(dropout, seed) for seed in seeds])
+    drops = [Drop(dropout, seed) for seed in seeds] if dropout > 0 else [NO_DROP] * len(seeds)
+    return Updates(lora_a, lora_b, scales, rows, drops)
 
 
 def _run(
