@@ -1,6 +1,7 @@
 #include "tensor_ref.h"
 
 #include <unordered_map>
+#include <utility>
 
 namespace py = pybind11;
 
@@ -45,13 +46,18 @@ const ExchangeApi* look_up(PyTypeObject* type) {
 }
 
 // Once a type. The GIL guards the table, which holds the types so that no address comes back as
-// another type.
+// another type. Nearly all tensors have the type of the one before.
 const ExchangeApi* api_of(PyTypeObject* type) {
   static auto& known = *new std::unordered_map<PyTypeObject*, const ExchangeApi*>();
-  if (const auto found = known.find(type); found != known.end()) return found->second;
-  const ExchangeApi* api = look_up(type);
-  Py_INCREF(reinterpret_cast<PyObject*>(type));
-  return known[type] = api;
+  static std::pair<PyTypeObject*, const ExchangeApi*> last{};
+  if (last.first == type) return last.second;
+  auto found = known.find(type);
+  if (found == known.end()) {
+    found = known.emplace(type, look_up(type)).first;
+    Py_INCREF(reinterpret_cast<PyObject*>(type));
+  }
+  last = *found;
+  return last.second;
 }
 
 py::object export_capsule(const char* op, const char* argument, py::handle object) {

@@ -91,7 +91,8 @@ def inputs(
     params, grads = draw(0.02, dtype), draw(0.1, dtype)
     kept = dtype if size.own_moments else torch.float32
     exp_avgs = draw(0.05, kept)
-    exp_avg_sqs = [t.square_() for t in draw(0.1, kept)]
+    # Away from zero, as after some steps: else a few updates would be all of a parameter's norm.
+    exp_avg_sqs = [t.square_().add_(0.01) for t in draw(0.1, kept)]
     return params, grads, exp_avgs, exp_avg_sqs
 
 

@@ -27,7 +27,7 @@ def given(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
     """A GPU of this compute capability, and a Triton that would compile for it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(_refusals, "_triton_interpreted", lambda: False)
+    monkeypatch.setattr(_refusals, "triton_interpreted", lambda: False)
     # Whether this build has cubins is not the question here: test_compiled_ahead.py asks it.
     monkeypatch.setattr(_triton, "_why_no_cubins", lambda: "this build has none")
 

@@ -18,14 +18,10 @@ from crucible_kitchen.ops._refusals import (
 )
 
 
-def check_adamw_step(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[int],
-    betas: tuple[float, float],
+def check_constants(
+    params: Sequence[Tensor], steps: Sequence[int], betas: tuple[float, float]
 ) -> None:
+    """Raises ValueError for steps or betas out of range."""
     if len(steps) != len(params):
         raise ValueError(
             f"adamw_step: step must be one number or {len(params)}, one a tensor, got {len(steps)}"
@@ -35,7 +31,15 @@ def check_adamw_step(
     for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"adamw_step: {name} must be in [0, 1), got {beta}")
-    # There are hundreds of tensors: map and == stay in C.
+
+
+def check_shapes(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+) -> None:
+    """Raises ValueError unless each list has a tensor of each parameter's shape."""
     wanted = list(map(Tensor.size, params))
     named = (("grads", grads), ("exp_avgs", exp_avgs), ("exp_avg_sqs", exp_avg_sqs))
     for name, tensors in named:
@@ -89,14 +93,18 @@ def _dense_refuses(
     exp_avg_scales: Sequence[Tensor] = (),
     exp_avg_sq_scales: Sequence[Tensor] = (),
     norm: Tensor | None = None,
+    alike: bool = False,
     **_: Any,
 ) -> str | None:
-    """Why a kernel that walks flat memory cannot take these, or None."""
+    """Why a kernel that walks flat memory cannot take these, or None.
+
+    `alike` says that the first four lists agree in their places (`_C.alike_on_cpu`).
+    """
     # Hundreds of tensors: one pass for each question.
     moments, scales = (*exp_avgs, *exp_avg_sqs), (*exp_avg_scales, *exp_avg_sq_scales)
     guard = () if norm is None else (norm,)
-    everything = (params, grads, moments, scales, guard)
-    if refused := several_devices_refuse(*everything):
+    placed = (params[:1],) if alike else (params, grads, moments)
+    if refused := several_devices_refuse(*placed, scales, guard):
         return refused
     for name, tensors in (("params", params), ("grads", grads)):
         if others := {tensor.dtype for tensor in tensors} - _NARROW:
@@ -108,7 +116,7 @@ def _dense_refuses(
         return f"exp_avgs and exp_avg_sqs must be {which}, got {got}"
     if others := {scale.dtype for scale in scales} - {torch.float32}:
         return f"the scales must be float32, got {others.pop()}"
-    return same_layout_refuses(params, exp_avgs, exp_avg_sqs)
+    return None if alike else same_layout_refuses(params, exp_avgs, exp_avg_sqs)
 
 
 def refuse_triton(params: Sequence[Tensor], *others: Any, **options: Any) -> str | None:

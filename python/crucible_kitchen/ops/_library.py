@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
+from crucible_kitchen._C import only_of
 from crucible_kitchen.errors import KernelError
 from crucible_kitchen.ops._autograd import differentiable
 
@@ -71,23 +72,17 @@ def _only(run: Callable[..., Any], args: Sequence[Any]) -> Any:
     return run(*args)
 
 
-_LISTS = frozenset({list, tuple})
-_PLAIN = _LISTS | {Tensor, torch.nn.Parameter, type(None), bool, int, float}
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float})
 
 
-def _unseen(args: Sequence[Any]) -> bool:
+def _unseen(args: tuple[Any, ...]) -> bool:
     """Whether torch's dispatcher would do nothing but hand plain tensors on to the kernel.
 
     It has more to do for subclasses of `Tensor`, inside modes and transforms, and while somebody
     traces or profiles.
     """
-    types = set(map(type, args))
-    if not types.isdisjoint(_LISTS):
-        for items in args:
-            if type(items) in _LISTS:
-                types.update(map(type, items))
     return (
-        types <= _PLAIN
+        only_of(args, _PLAIN)
         and not _C._len_torch_dispatch_stack()
         and not _C._len_torch_function_stack()
         and get_interpreter_stack() is None
@@ -159,6 +154,8 @@ def transformed() -> bool:
 
 def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in autocast's dtype where autocast is on, as it does with a linear's."""
+    if not _C._is_any_autocast_enabled():
+        return tensors
     kind = tensors[0].device.type
     # The meta device, which computes shapes alone, has no autocast to ask for.
     if kind == "meta" or not torch.is_autocast_enabled(kind):

@@ -16,7 +16,7 @@ OLDEST_GPU = (8, 0)
 
 
 @cache
-def _triton_interpreted() -> bool | None:
+def triton_interpreted() -> bool | None:
     """Whether Triton's interpreter is on, or None where Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         return None
@@ -61,7 +61,7 @@ def gpu_refuses(device: torch.device) -> str | None:
 
 def triton_refuses(tensor: torch.Tensor) -> str | None:
     """Why Triton cannot run on this tensor's device and dtype here, or None."""
-    interpreted = _triton_interpreted()
+    interpreted = triton_interpreted()
     if interpreted is None:
         return "triton is not installed"
     if interpreted and tensor.dtype == torch.bfloat16:

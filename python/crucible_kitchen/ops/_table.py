@@ -9,10 +9,11 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 from crucible_kitchen.errors import KernelError, did_you_mean
+from crucible_kitchen.ops._refusals import triton_interpreted
 
 Backend = Literal["cuda", "triton", "cpu", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -120,6 +121,10 @@ class Op:
     name: str
     kernels: tuple[Kernel, ...]
 
+    @cached_property
+    def _of_processors(self) -> tuple[Kernel, ...]:
+        return tuple(kernel for kernel in self.kernels if kernel.backend in ("cpu", "reference"))
+
     def choose(self, *args: Any, **options: Any) -> Callable[..., Any]:
         """The function of the first kernel that takes these arguments.
 
@@ -127,7 +132,9 @@ class Op:
             KernelError: every kernel refuses; the message has each one's reason.
         """
         only = _Only.backend
-        for kernel in self.kernels:
+        # Refusing is most of a small call, and for these it is for sure.
+        on_processor = getattr(args[0], "is_cpu", False) and not triton_interpreted()
+        for kernel in self._of_processors if on_processor else self.kernels:
             if only is not None and kernel.backend != only:
                 continue
             if kernel.refuses(*args, **options) is None:
