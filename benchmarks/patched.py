@@ -37,6 +37,8 @@ SIZES: Final = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 1024,
     "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 # Share of each row of a batch that is no padding.
 ROWS: Final = (1.0, 0.75, 0.5, 0.25)

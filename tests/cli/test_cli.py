@@ -264,6 +264,12 @@ def test_a_server_with_impossible_limits_is_not_started(capsys, option: str, val
     assert f"got '{value}'" in said
 
 
+def test_a_server_of_a_model_that_is_not_there_is_not_started(capsys) -> None:
+    Path("empty").mkdir()
+    said = refused(capsys, "serve", "--model", "./empty", "--port", "0")
+    assert "must hold config.json with *.safetensors" in said
+
+
 def test_a_server_that_others_can_reach_wants_keys(capsys) -> None:
     Path("keys").write_text("# ours\ntml-one\nother\n")
     serve = ("serve", "--model", "noop", "--port", "0")

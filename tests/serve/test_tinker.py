@@ -282,6 +282,21 @@ def test_what_was_trained_is_listed_and_deleted(service, server):
     ]
 
 
+def test_no_sequence_is_longer_than_the_model_takes(service, server):
+    """512 tokens, less than the server's own limit."""
+    (shown,) = service.get_server_capabilities().supported_models
+    assert (shown.model_name, shown.max_context_length) == (server.model, 512)
+    client = service.create_lora_training_client(server.model, rank=4).result()
+    with pytest.raises(tinker.RequestFailedError, match="at most 512 tokens, got 513"):
+        client.forward([_datum([5] * 514)], "cross_entropy").result()
+    sampler = service.create_sampling_client(base_model=server.model).result()
+    free = tinker.SamplingParams(stop=[])
+    drawn = sampler.sample(tinker.ModelInput.from_ints([5] * 508), 1, free).result()
+    assert len(drawn.sequences[0].tokens) == 4
+    with pytest.raises(tinker.TinkerError, match="at most 512 tokens, got 513"):
+        sampler.sample(tinker.ModelInput.from_ints([5] * 512), 1, free).result()
+
+
 def test_an_unknown_loss_is_told_and_training_goes_on(service, server):
     client = service.create_lora_training_client(server.model, rank=4).result()
     with pytest.raises(tinker.RequestFailedError, match="must be one of cross_entropy"):

@@ -34,8 +34,10 @@ def open_kitchen(models: Sequence[str], state_dir: Path, **limits: int) -> Kitch
             )
         dry = load_adapter("training_client", _DRY)(weights_dir=weights_dir)
         drawing = load_adapter("sampling_client", _DRY)()
-        return Kitchen(dry, drawing, [_DRY], State(state_dir), **limits)
+        return Kitchen(dry, drawing, [_DRY], State(state_dir), contexts={}, **limits)
     hub = load_adapter("hub_client", hub_of(models[0]))()
     training = load_adapter("training_client", "local")(hub_client=hub, weights_dir=weights_dir)
     sampling = load_adapter("sampling_client", "local")(hub_client=hub, beside=training)
-    return Kitchen(training, sampling, models, State(state_dir), **limits)
+    lengths = {model: training.longest_sequence({"model": model}) for model in models}
+    contexts = {model: length for model, length in lengths.items() if length is not None}
+    return Kitchen(training, sampling, models, State(state_dir), contexts=contexts, **limits)

@@ -105,7 +105,7 @@ def add_programs(router: APIRouter, kitchen: Kitchen) -> None:
         models = [
             {
                 "model_name": name,
-                "max_context_length": kitchen.catalogue.max_sequence,
+                "max_context_length": kitchen.catalogue.longest(name),
                 "trainable": True,
                 "sampleable": True,
             }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .state import Refused
 
@@ -13,7 +14,8 @@ class Catalogue:
 
     Args:
         models: names that clients may ask for.
-        max_sequence: most tokens of a sequence, prompt and answer together.
+        contexts: most tokens of a sequence that a model takes, where that is known.
+        max_sequence: most tokens of a sequence of any model, prompt and answer together.
         max_waiting: most requests that may wait.
         max_models: most models that are open at a time.
         silent_s: seconds without a sign of a program after which its models make room for others;
@@ -22,6 +24,7 @@ class Catalogue:
     """
 
     models: tuple[str, ...]
+    contexts: Mapping[str, int] = field(default_factory=dict)
     max_sequence: int = 8192
     max_waiting: int = 4096
     max_models: int = 8
@@ -33,7 +36,11 @@ class Catalogue:
         if name not in self.models:
             raise Refused(f"base_model must be one of {', '.join(self.models)}, got {name!r}")
 
-    def check_length(self, what: str, length: int) -> None:
+    def longest(self, model: str) -> int:
+        """Most tokens of a sequence of a model."""
+        return min(self.max_sequence, self.contexts.get(model, self.max_sequence))
+
+    def check_length(self, what: str, length: int, model: str) -> None:
         """Raises: Refused, for a sequence that is too long."""
-        if length > self.max_sequence:
-            raise Refused(f"{what} must have at most {self.max_sequence} tokens, got {length}")
+        if length > self.longest(model):
+            raise Refused(f"{what} must have at most {self.longest(model)} tokens, got {length}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from crucible_kitchen.ports import SamplingClient, TrainingClient
 
@@ -23,7 +23,7 @@ class Kitchen:
         training_client, sampling_client: do the work; only this server may use them.
         models: names that clients may ask for.
         state: what is remembered.
-        **limits: of `Catalogue`.
+        contexts, **limits: of `Catalogue`.
     """
 
     def __init__(
@@ -32,9 +32,11 @@ class Kitchen:
         sampling_client: SamplingClient,
         models: Sequence[str],
         state: State,
+        *,
+        contexts: Mapping[str, int] | None = None,
         **limits: int,
     ) -> None:
-        self.catalogue = catalogue = Catalogue(tuple(models), **limits)
+        self.catalogue = catalogue = Catalogue(tuple(models), contexts or {}, **limits)
         self.state, self.work = state, Work(catalogue.max_waiting)
         self.samplers = Samplers(sampling_client, catalogue, state, self.work)
         self.models = Models(training_client, catalogue, state, self.work, self.samplers.new)

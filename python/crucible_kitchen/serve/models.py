@@ -129,10 +129,11 @@ class Models:
 
         def compute() -> Later:
             session, datums = self._session(batch.model_id), batch.datums()
+            base = self._state.run(batch.model_id).base_model
             if batch.loss_fn == "cross_entropy":
                 datums = [_weighted(datum) for datum in datums]
             for index, datum in enumerate(datums):
-                self._catalogue.check_length(f"datums[{index}]", datum.model_input.length)
+                self._catalogue.check_length(f"datums[{index}]", datum.model_input.length, base)
             settings = {**_LOSS_DEFAULTS.get(batch.loss_fn, {}), **batch.settings()}
             client = self._client
             method = client.forward if batch.forward_only else client.forward_backward

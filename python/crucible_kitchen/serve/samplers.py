@@ -48,7 +48,7 @@ class Samplers:
         """Draw; the ids of the samples, and the promise of them."""
         source = self._source_for(body)
         tokens = ModelInput.coerce(body.prompt).to_ints()
-        params = self._params(body.sampling_params, len(tokens))
+        params = self._params(body.sampling_params, len(tokens), self._parts(source)[0])
         last, k = body.prompt_logprobs_last_n, body.topk_prompt_logprobs
         if last is not None and not (body.prompt_logprobs and last < len(tokens)):
             raise Refused(
@@ -119,12 +119,13 @@ class Samplers:
         self._catalogue.check_model(base)
         return base
 
-    def _params(self, asked: bodies.Params, length: int) -> SamplingParams:
-        """How to draw after a prompt of that length."""
+    def _params(self, asked: bodies.Params, length: int, base: str) -> SamplingParams:
+        """How to draw from a model after a prompt of that length."""
         if not length:
             raise Refused("prompt must hold at least one token, got none")
-        self._catalogue.check_length("prompt with max_tokens", length + (asked.max_tokens or 1))
-        most = asked.max_tokens or self._catalogue.max_sequence - length
+        whole = length + (asked.max_tokens or 1)
+        self._catalogue.check_length("prompt with max_tokens", whole, base)
+        most = asked.max_tokens or self._catalogue.longest(base) - length
         how = asked.model_dump(include={"seed", "stop", "temperature", "top_k", "top_p"})
         return SamplingParams(**how, max_tokens=most)
 
