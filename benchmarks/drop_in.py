@@ -154,7 +154,12 @@ def serve(pipe: Connection, task: Task, patched: bool) -> None:
 
 
 def side_by_side(
-    work: Callable[[Connection, Any, bool], None], task: Any, turns: int, agreement: float
+    work: Callable[[Connection, Any, bool], None],
+    task: Any,
+    turns: int,
+    agreement: float,
+    *,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Seconds and memory of a patched and an unpatched process, and their ratios.
 
@@ -164,6 +169,7 @@ def side_by_side(
         task: what is handed to it.
         turns: that are counted; one before them packs weights and warms caches.
         agreement: how far, relatively, losses and gradients may differ.
+        whole: the gradients are held to that all together, and not each by itself.
 
     Raises:
         WrongResult: they differ by more.
@@ -185,7 +191,7 @@ def side_by_side(
             answers[i] = pipe.recv()
             if turn:
                 taken[i] += answers[i][1]
-        _agree(answers, agreement)
+        _agree(answers, agreement, whole)
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send("end")
         process.join()
@@ -202,16 +208,23 @@ def side_by_side(
     }
 
 
-def _agree(answers: Sequence[Any], agreement: float = AGREEMENT) -> None:
+def _agree(answers: Sequence[Any], agreement: float = AGREEMENT, whole: bool = False) -> None:
     (losses, _, gradients, _), (wants, _, want_gradients, _) = answers
     for got, want in zip(losses, wants, strict=True):
         if not abs(got - want) <= agreement * abs(want):
             raise WrongResult(f"patched: a loss must be {want}, got {got}")
-    for name, want in want_gradients.items():
-        error = ((gradients[name] - want) ** 2).sum() ** 0.5
-        if not error <= agreement * (want**2).sum() ** 0.5:
+    squares = {
+        name: (((gradients[name] - want) ** 2).sum(), (want**2).sum())
+        for name, want in want_gradients.items()
+    }
+    if whole:
+        errors, sizes = zip(*squares.values(), strict=True)
+        squares = {"all": (sum(errors), sum(sizes))}
+    for name, (error, size) in squares.items():
+        if not error**0.5 <= agreement * size**0.5:
             raise WrongResult(
-                f"patched: the gradient of {name} must be that of the unpatched, off by {error}"
+                f"patched: the gradient of {name} must be that of the unpatched, off by "
+                f"{(error / size) ** 0.5:.2g} of its norm"
             )
 
 

@@ -35,6 +35,18 @@ def test_a_patch_that_trains_something_else_has_no_time(
         _agree([wrong, answer(1.0, GRADIENT)])
 
 
+def test_gradients_held_to_it_together_may_differ_one_by_one() -> None:
+    losses, seconds, gradients, peak = answer(1.0, GRADIENT)
+    assert isinstance(gradients, dict)
+    want = losses, seconds, {**gradients, "lora_B": GRADIENT * 0.01}, peak
+    got = losses, seconds, {**gradients, "lora_B": GRADIENT * 0.02}, peak
+    with pytest.raises(WrongResult, match=r"the gradient of lora_B .* off by 1 of its norm"):
+        _agree([got, want], 0.1)
+    _agree([got, want], 0.1, whole=True)
+    with pytest.raises(WrongResult, match="the gradient of all"):
+        _agree([got, want], 1e-3, whole=True)
+
+
 def test_rows_are_answers_to_prompts_or_plain_text() -> None:
     pairs, texts = (dataset(Task("", kind, 2, 64, 2, 1, "wall")) for kind in KINDS)
     assert len(pairs) == len(texts) == 4
