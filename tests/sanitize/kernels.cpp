@@ -328,7 +328,8 @@ Made row_loss(std::int64_t rows, int threads) {
   return made;
 }
 
-// AdamW on tensors of several sizes by the norm of their gradients; moments in 8 bits, or float32.
+// AdamW on tensors of several sizes by the norm of their gradients; moments in 8 or 16 bits, or
+// float32.
 template <typename T, typename Moment>
 Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
   namespace op = crucible::adamw_step;
@@ -340,8 +341,10 @@ Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
   op::Step step{{},
                 op::constants_of(options),
                 {&norm, options.max_norm, options.grad_scale},
-                sizeof(T) == 2,
-                sizeof(Moment) == 1};
+                sizeof(Moment) == 1   ? op::Moments::kEightBit
+                : sizeof(Moment) == 2 ? op::Moments::kBFloat16
+                                      : op::Moments::kFloat32,
+                sizeof(T) == 2};
   std::vector<crucible::grad_norm::Gradient> gradients;
   for (std::size_t i = 0; i < numels.size(); ++i) {
     const std::int64_t numel = numels[i];
@@ -365,7 +368,11 @@ Made optimizer(const std::vector<std::int64_t>& numels, int threads) {
   for (std::size_t i = 0; i < numels.size(); ++i) {
     made.add(params[i]);
     for (const auto* moments : {&means[i], &squares[i]}) {
-      made.add(std::vector<float>(moments->begin(), moments->end()));
+      if constexpr (sizeof(Moment) == 1) {
+        made.add(std::vector<float>(moments->begin(), moments->end()));
+      } else {
+        made.add(*moments);
+      }
     }
     made.add(mean_scales[i]);
     made.add(square_scales[i]);
@@ -422,6 +429,8 @@ void check_all(const std::string& dtype) {
   }
   check("adamw_step, grad_norm " + dtype,
         [](int threads) { return optimizer<T, float>({1, 17, 33, 0, 129, 40961}, threads); });
+  check("adamw_step in 16 bits, " + dtype,
+        [](int threads) { return optimizer<T, BFloat16>({1, 17, 33, 0, 129, 40961}, threads); });
   check("adamw_step in 8 bits, " + dtype, [](int threads) {
     return optimizer<T, std::uint8_t>({1, 17, 255, 0, 257, 40961}, threads);
   });
