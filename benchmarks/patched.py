@@ -46,6 +46,11 @@ ROWS: Final = (1.0, 0.75, 0.5, 0.25)
 # gradients together.
 AGREEMENT: Final = {"float32": 1e-4, "bfloat16": 0.1}
 
+_CLOCK_SAID: Final = {
+    "wall": "time on a machine that does nothing else",
+    "process": "time of the processor, on a machine that did other work too",
+}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -141,7 +146,8 @@ def table(where: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> I
     yield "# A training step of transformers' models, as they are and after `ck.patch`"
     yield ""
     yield (
-        f"{where['device']}, threads {where['threads']}, torch {where['torch']}, {where['date']}."
+        f"{where['device']}, threads {where['threads']}, torch {where['torch']}, {where['date']}; "
+        f"{_CLOCK_SAID[where['clock']]}."
     )
     yield ""
     yield "| model | dtype | ms a step | patched | times as fast | memory | patched | of it |"
@@ -153,6 +159,15 @@ def table(where: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> I
             f"{row['plain_bytes'] / 2**20:.0f} MiB | {row['patched_bytes'] / 2**20:.0f} MiB | "
             f"{row['patched_bytes'] / row['plain_bytes']:.2f} |"
         )
+
+
+def _save(folder: Path, where: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> None:
+    target = folder / slug(where["device"])
+    target.mkdir(parents=True, exist_ok=True)
+    figures = json.dumps({"machine": where, "figures": found}, indent=1)
+    (target / f"patched-{where['threads']}t.json").write_text(figures + "\n")
+    page = "\n".join(table(where, found))
+    (target / f"patched-{where['threads']}t.md").write_text(page + "\n")
 
 
 def main() -> None:
@@ -167,7 +182,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--save", type=Path)
     given = parser.parse_args()
-    where = machine("cpu") | {"threads": str(given.threads)}
+    where = machine("cpu") | {"threads": str(given.threads), "clock": given.clock}
     found = {}
     for name in given.models:
         folder = "" if name in ARCHITECTURES else str(prepare_model(name, HubClient()))
@@ -176,18 +191,14 @@ def main() -> None:
             task = Task(name, folder, dtype, *options)
             rounded = dtype == "bfloat16"
             row = side_by_side(serve, task, given.turns, AGREEMENT[dtype], whole=rounded)
-            found[f"{name} {dtype}"] = {**asdict(task), **row}
+            found[f"{name} {dtype}"] = {**asdict(task), "folder": Path(folder).name, **row}
             print(
                 f"{name:<14} {dtype:<9} {row['plain_s']:.3f} s a step, patched "
-                f"{row['patched_s']:.3f} s: {row['ratio']:.2f}x, memory {row['memory_ratio']:.2f}x"
+                f"{row['patched_s']:.3f} s: {row['ratio']:.2f}x, memory {row['memory_ratio']:.2f}x",
+                flush=True,
             )
-    if given.save is not None:
-        target = given.save / slug(where["device"])
-        target.mkdir(parents=True, exist_ok=True)
-        figures = json.dumps({"machine": where, "figures": found}, indent=1)
-        (target / f"patched-{given.threads}t.json").write_text(figures + "\n")
-        page = "\n".join(table(where, found))
-        (target / f"patched-{given.threads}t.md").write_text(page + "\n")
+            if given.save is not None:  # what is measured by then, if a later one fails
+                _save(given.save, where, found)
 
 
 if __name__ == "__main__":
