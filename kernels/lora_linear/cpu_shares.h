@@ -10,8 +10,9 @@ namespace crucible::lora_linear::cpu {
 namespace {
 
 constexpr std::int64_t kBackwardRows = 66;
-// An update's groups are of two blocks or more and at most so many, and what they keep takes at
-// most so many floats.
+// An update of more blocks than a few has groups of two or more. They are at most so many, and what
+// they keep takes at most so many floats.
+constexpr std::int64_t kFewBlocks = 16;
 constexpr std::int64_t kMostGroups = 64;
 constexpr std::int64_t kMostKept = std::int64_t{8} << 20;
 
@@ -102,7 +103,9 @@ class Shares {
       largest = std::max(largest, linear.updates[u].R * (p_.K + linear.N));
     }
     const std::int64_t most = std::clamp<std::int64_t>(kMostKept / largest, 8, kMostGroups);
-    const std::int64_t per_group = std::max<std::int64_t>(2, gemm::groups(blocks.count, most));
+    // Few blocks are a group each: two threads may not be equally fast.
+    const std::int64_t least = blocks.count <= kFewBlocks ? 1 : 2;
+    const std::int64_t per_group = std::max(least, gemm::groups(blocks.count, most));
     const std::int64_t groups = gemm::groups(blocks.count, per_group);
     for (std::int64_t i = 0; i < blocks.count; ++i) {
       const std::int64_t group = i / per_group;
