@@ -26,8 +26,8 @@ MODELS = {
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=3)),
 }
 NODE = "_NodeBackward"
-# float32: sums of 48 products at the most, in another order where several layers give one gradient.
-CLOSE = 2e-6
+# float32: sums in another order where several layers give one gradient, and some of them cancel.
+CLOSE = 1e-5
 
 
 @pytest.fixture(scope="module")
