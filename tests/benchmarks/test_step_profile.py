@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from crucible_kitchen import _C
 from crucible_kitchen.benchmarks import step_profile
 from crucible_kitchen.testing.tiny_model import tiny_llama
 from crucible_kitchen.types import Datum
@@ -43,3 +44,10 @@ def test_the_table_of_a_tiny_model(tmp_path: Any) -> None:
     table = list(step_profile.lines(found))
     assert max(map(len, table)) <= 80
     assert table[-1].split()[0] == "together"
+
+
+def test_kernels_are_events_only_while_watched() -> None:
+    before = _C.rms_norm_forward
+    with step_profile.doors_watched():
+        assert _C.rms_norm_forward is not before
+    assert _C.rms_norm_forward is before
