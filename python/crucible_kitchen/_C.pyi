@@ -75,6 +75,9 @@ def linear_logprobs_sum_gradients(
 def lora_linear_panels_numel(N: int, K: int, backward: bool) -> int: ...
 def lora_linear_pack(weight: Tensor, panels: Tensor, backward: bool, threads: int) -> None: ...
 def lora_linear_panels_hold(weight: Tensor, panels: Tensor, backward: bool) -> bool: ...
+def lora_linear_fits(
+    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None
+) -> bool: ...
 def lora_linear_forward(
     x: Tensor,
     panels: Sequence[Tensor],
@@ -84,7 +87,7 @@ def lora_linear_forward(
     lora_as: Sequence[Tensor],
     lora_bs: Sequence[Tensor],
     scales: Sequence[float],
-    xa: Tensor,
+    xa: Tensor | None,
     dropout: float,
     seeds: Sequence[int],
     threads: int,
@@ -105,8 +108,9 @@ def lora_linear_backward(
     dbs: Sequence[Tensor | None],
     threads: int,
 ) -> None: ...
+def rms_norm_fits(x: Tensor, weight: Tensor) -> bool: ...
 def rms_norm_forward(
-    x: Tensor, weight: Tensor, eps: float, y: Tensor, rstd: Tensor, threads: int
+    x: Tensor, weight: Tensor, eps: float, y: Tensor, rstd: Tensor | None, threads: int
 ) -> None: ...
 
 # dy, x, weight, rstd: Tensor; dx, dweight: Tensor | None; threads: int. The caller spreads a tuple.
@@ -119,6 +123,7 @@ def rope_rotate(
 # the number of threads.
 def row_loss_cpu(*args: Any) -> None: ...
 def row_loss_cuda(*args: Any) -> None: ...
+def swiglu_fits(gate: Tensor, up: Tensor) -> bool: ...
 def swiglu_forward(gate: Tensor, up: Tensor, y: Tensor, threads: int) -> None: ...
 
 # dy, gate, up, dgate, dup: Tensor; threads: int. The caller spreads a tuple.
