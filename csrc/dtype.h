@@ -21,6 +21,7 @@ constexpr DataType kFloat32{2, 32, 1};
 constexpr DataType kFloat64{2, 64, 1};
 constexpr DataType kFloat16{2, 16, 1};
 constexpr DataType kBFloat16{4, 16, 1};
+constexpr DataType kInt16{0, 16, 1};
 constexpr DataType kInt32{0, 32, 1};
 constexpr DataType kInt64{0, 64, 1};
 constexpr DataType kUInt8{1, 8, 1};

@@ -42,6 +42,9 @@ constexpr Level kLevels[] = {
     // half as fast (87 GFLOP/s against 176 on a core of Emerald Rapids).
     {"avx512bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; },
      [] { return __builtin_cpu_is("amd") != 0; }},
+    // Pairs of 16-bit integers twice as fast as float32 (377 GFLOP/s against 176 there).
+    {"avx512vnni", [] { return has_avx512() && __builtin_cpu_supports("avx512vnni") != 0; },
+     always},
     {"avx512", has_avx512, always},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
      always},

@@ -1,12 +1,10 @@
 // The door of lora_linear: outputs are allocated by the caller and written here.
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <string>
 #include <utility>
 
 #include "../library.h"
-#include "lora_linear_fits.h"
 #include "lora_linear_matrices.h"
 
 namespace crucible {
@@ -17,38 +15,66 @@ lora_linear::Direction direction_of(bool backward) {
   return backward ? lora_linear::Direction::kBackward : lora_linear::Direction::kForward;
 }
 
-std::int64_t panels_numel(std::int64_t N, std::int64_t K, bool backward) {
-  static const auto numel = CRUCIBLE_CPU(lora_linear, panels_numel);
-  return numel(N, K, direction_of(backward));
+bool multiplies_int16() {
+  static const auto said = CRUCIBLE_CPU(lora_linear, multiplies_int16);
+  return said();
 }
 
-TensorRef panels_of(py::handle object, std::int64_t N, std::int64_t K, bool backward) {
+lora_linear::Form form_of(const TensorRef& panels) {
+  if (panels.dtype() == kInt16) return lora_linear::Form::kInt16;
+  return panels.dtype() == kBFloat16 ? lora_linear::Form::kBFloat16 : lora_linear::Form::kFloat32;
+}
+
+std::int64_t numel_of(std::int64_t N, std::int64_t K, bool backward, lora_linear::Form form) {
+  static const auto numel = CRUCIBLE_CPU(lora_linear, panels_numel);
+  return numel(N, K, direction_of(backward), form);
+}
+
+std::int64_t panels_numel(std::int64_t N, std::int64_t K, bool backward, bool int16) {
+  if (int16 && !multiplies_int16()) {
+    refuse_value(kOp, "int16 must be false for the instruction set in use, got true");
+  }
+  // Panels in the weight's own dtype have as many elements in either.
+  return numel_of(N, K, backward, int16 ? lora_linear::Form::kInt16 : lora_linear::Form::kFloat32);
+}
+
+lora_linear::Panels panels_of(py::handle object, std::int64_t N, std::int64_t K, bool backward) {
   TensorRef tensor(kOp, "panels", object);
   check_on_cpu(kOp, "panels", tensor);
-  check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16});
-  check_shape(kOp, "panels", tensor, "[panels_numel]", {panels_numel(N, K, backward)});
+  if (multiplies_int16()) {
+    check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16, kInt16});
+  } else {
+    check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16});
+  }
+  const lora_linear::Form form = form_of(tensor);
+  check_shape(kOp, "panels", tensor, "[panels_numel]", {numel_of(N, K, backward, form)});
   check_contiguous(kOp, "panels", tensor);
-  return tensor;
+  return {tensor.data(), form};
 }
 
 lora_linear::Panels weight_of(py::handle panels, std::int64_t N, std::int64_t K, bool backward) {
-  if (panels.is_none()) return {nullptr, false};
-  const TensorRef tensor = panels_of(panels, N, K, backward);
-  return {tensor.data(), tensor.dtype() == kBFloat16};
+  if (panels.is_none()) return {nullptr, lora_linear::Form::kFloat32};
+  return panels_of(panels, N, K, backward);
 }
 
 struct Packed {
   lora_linear::Matrix weight;
   std::int64_t N, K;
-  void* panels;
+  lora_linear::Panels panels;
 };
 
 Packed packed_of(py::handle weight, py::handle panels, bool backward) {
   const TensorRef tensor = of_two_dimensions("weight", weight, "[N, K]");
   const std::int64_t N = tensor.size(0), K = tensor.size(1);
-  const TensorRef into = panels_of(panels, N, K, backward);
-  check_dtype(kOp, "panels", into, {tensor.dtype()});
-  return {matrix("weight", tensor, "[N, K]", N, K), N, K, into.data()};
+  const lora_linear::Matrix rows = matrix("weight", tensor, "[N, K]", N, K);
+  const lora_linear::Panels into = panels_of(panels, N, K, backward);
+  const TensorRef found(kOp, "panels", panels);
+  if (into.form != lora_linear::Form::kInt16) {
+    check_dtype(kOp, "panels", found, {tensor.dtype()});
+  } else if (!rows.bfloat16) {
+    check_dtype(kOp, "panels", found, {kFloat32});
+  }
+  return {rows, N, K, into};
 }
 
 void pack(py::handle weight, py::handle panels, bool backward, int threads) {
@@ -75,7 +101,7 @@ struct Layers {
   py::sequence lora_as;
   py::sequence lora_bs;
   py::sequence scales;
-  py::handle xa;  // of all updates, one after the other; forward: may be None
+  py::handle xa;  // of all updates, one after the other
   double dropout;
   py::sequence seeds;
 };
@@ -99,39 +125,33 @@ void check_lengths(const Layers& of) {
   check_length("seeds", of.seeds, updates);
 }
 
-// The low-rank products x A^T of all updates, handed out in order: of the caller's tensor, or in
-// memory of its own where that is None and nobody will want them.
+// The low-rank products x A^T of all updates, handed out in order.
 class LowRank {
  public:
-  explicit LowRank(py::handle object) {
-    if (object.is_none()) return;
-    tensor_.emplace(kOp, "xa", object);
-    check_on_cpu(kOp, "xa", *tensor_);
-    check_dtype(kOp, "xa", *tensor_, {kFloat32});
-    check_contiguous(kOp, "xa", *tensor_);
+  explicit LowRank(py::handle object) : tensor_(kOp, "xa", object) {
+    check_on_cpu(kOp, "xa", tensor_);
+    check_dtype(kOp, "xa", tensor_, {kFloat32});
+    check_contiguous(kOp, "xa", tensor_);
   }
   float* next(std::int64_t count) {
-    if (!tensor_) return own_.emplace_back(new float[static_cast<std::size_t>(count)]).get();
-    float* const next = tensor_->data_as<float>() + taken_;
+    float* const next = tensor_.data_as<float>() + taken_;
     taken_ += count;
     return next;
   }
   // Before anything of it is touched.
   void check_all_taken() const {
-    if (!tensor_ || taken_ == tensor_->numel()) return;
+    if (taken_ == tensor_.numel()) return;
     refuse_value(kOp, "xa must have rows x R elements of each update, " + std::to_string(taken_) +
-                          ", got shape " + show_shape(*tensor_));
+                          ", got shape " + show_shape(tensor_));
   }
 
  private:
-  std::optional<TensorRef> tensor_;
+  TensorRef tensor_;
   std::int64_t taken_ = 0;
-  std::vector<std::unique_ptr<float[]>> own_;
 };
 
 // All but x, dx, and the updates' gradients.
-lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward,
-                          LowRank& xa) {
+lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward) {
   check_lengths(of);
   lora_linear::Pass pass{M, K, {nullptr, 0, false}, {nullptr, 0, false}, {}};
   const lora_linear::Matrix none{nullptr, 0, false};
@@ -139,6 +159,7 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
   const UpdateMatrices as("lora_a", "[R, K]", "[updates, R, K]", of.lora_as, layers, parts);
   const UpdateMatrices bs("lora_b", "[N, R]", "[updates, N, R]", of.lora_bs, layers, parts);
   const char* const y_name = backward ? "dy" : "y";
+  LowRank xa(of.xa);
   for (std::size_t l = 0; l < layers; ++l) {
     const TensorRef y = of_two_dimensions(y_name, of.ys[l], "[M, N]");
     const std::int64_t N = y.size(1);
@@ -178,8 +199,7 @@ void run_forward(py::handle x, const Layers& of, int threads) {
   check_threads(kOp, threads);
   const TensorRef seen = of_two_dimensions("x", x, "[M, K]");
   const std::int64_t M = seen.size(0), K = seen.size(1);
-  LowRank xa(of.xa);
-  lora_linear::Pass pass = pass_of(of, M, K, false, xa);
+  lora_linear::Pass pass = pass_of(of, M, K, false);
   pass.x_MK = matrix("x", seen, "[M, K]", M, K);
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, forward);
@@ -194,9 +214,7 @@ void run_backward(py::handle x, const Layers& of, py::handle dx, const py::seque
   const TensorRef first_a(kOp, "lora_a", of.lora_as[0]);
   if (first_a.ndim() != 3) check_ndim(kOp, "lora_a", first_a, "[R, K]", 2);
   const std::int64_t K = first_a.size(first_a.ndim() - 1);
-  if (of.xa.is_none()) refuse_value(kOp, "xa must be given for gradients, got None");
-  LowRank xa(of.xa);
-  lora_linear::Pass pass = pass_of(of, M, K, true, xa);
+  lora_linear::Pass pass = pass_of(of, M, K, true);
   pass.x_MK = optional_matrix("x", x, "[M, K]", M, K);
   pass.dx_MK = optional_matrix("dx", dx, "[M, K]", M, K);
   const std::size_t layers = pass.linears.size(), parts = py::len(of.rows);
@@ -224,10 +242,14 @@ void run_backward(py::handle x, const Layers& of, py::handle dx, const py::seque
 }  // namespace
 
 void bind_lora_linear(py::module_& m) {
-  m.def("lora_linear_panels_numel", &panels_numel,
+  m.def("lora_linear_multiplies_int16", &multiplies_int16,
+        "Whether bfloat16 rows meet panels of int16 in the instruction set in use.");
+  m.def("lora_linear_panels_numel", &panels_numel, py::arg("N"), py::arg("K"), py::arg("backward"),
+        py::arg("int16") = false,
         "Elements of the panels of a weight [N, K] for one direction and the instruction set in "
         "use.");
-  m.def("lora_linear_pack", &pack, "Writes the panels of a weight, in its dtype.");
+  m.def("lora_linear_pack", &pack,
+        "Writes the panels of a weight, in its dtype or, of bfloat16, as int16.");
   m.def("lora_linear_panels_hold", &panels_hold,
         "Whether the panels agree with the weight wherever a sample of it looks.");
   m.def(
@@ -238,8 +260,7 @@ void bind_lora_linear(py::module_& m) {
         run_forward(x, {panels, biases, ys, rows, lora_as, lora_bs, scales, xa, dropout, seeds},
                     threads);
       },
-      "Writes y of each layer and, if it is not None, xa, x A^T of each update in turn; tensors on "
-      "the CPU.");
+      "Writes y of each layer and xa, x A^T of each update in turn; tensors on the CPU.");
   m.def(
       "lora_linear_backward",
       [](py::handle x, py::sequence panels, py::sequence dys, py::sequence rows,
@@ -251,8 +272,6 @@ void bind_lora_linear(py::module_& m) {
                      dx, das, dbs, threads);
       },
       "Writes those of dx (their sum), da and db that are not None; tensors on the CPU.");
-  m.def("lora_linear_fits", &lora_linear_fits,
-        "Whether plain tensors fit each other, and the forward takes them as they are.");
 }
 
 }  // namespace crucible

@@ -267,6 +267,12 @@ inline void tile_of_size(int count, const Left& a, const Right& b, std::int64_t 
   }
 }
 
+// To the rows below.
+template <Rows kLie, typename Left>
+inline void go_down(Left& a, std::int64_t rows) {
+  a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
+}
+
 template <Rows kLie, typename Left, typename Right, typename F>
 inline void multiply(std::int64_t count, Left a, const Right& b, std::int64_t depth, Tail tail, C c,
                      F&& after_tile) {
@@ -278,7 +284,7 @@ inline void multiply(std::int64_t count, Left a, const Right& b, std::int64_t de
     const auto tile = c.columns <= kWidth ? tile_of_size<kRows, 1, kLie, Left, Right>
                                           : tile_of_size<kRows, kVectors, kLie, Left, Right>;
     tile(static_cast<int>(rows), a, b, depth, tail, c);
-    a.data += rows * (kLie == Rows::kApart ? a.stride : 1);
+    go_down<kLie>(a, rows);
     tail.a.data += rows * tail.a.stride;
     c.data += rows * c.stride;
     after_tile();

@@ -25,7 +25,8 @@ class BackwardPass {
         columns_(most_columns(pass)),
         wants_x_(pass.dx_MK.data != nullptr),
         wants_a_(wants_da(pass)),
-        drops_(drops(pass)) {}
+        drops_(drops(pass)),
+        int16_(any_int16(pass)) {}
 
   void run(int threads) {
     static thread_local gemm::Scratch scratch;
@@ -64,8 +65,9 @@ class BackwardPass {
     float* wide;  // [rows, K]: dx, then x
     float* seen;  // [rows, K]: what an update adds to dx or sees of x
     float* panel;
-    float* scaled;  // s x A^T, [rows, R]
-    float* alone;   // dA or dB^T of an update that one block has whole
+    float* scaled;    // s x A^T, [rows, R]
+    float* alone;     // dA or dB^T of an update that one block has whole
+    float* integers;  // dy as integers, where weights have that form
     std::vector<Run> runs;
   };
 
@@ -76,13 +78,15 @@ class BackwardPass {
     const std::int64_t scaled = rows * rank_;
     Room room{};
     room.dyb = memory.take(layers * rows * rank_ + rows * columns_ + (drops_ ? 2 : 1) * wide +
-                           panel + scaled + rank_ * std::max(p_.K, columns_));
+                           panel + scaled + rank_ * std::max(p_.K, columns_) +
+                           (int16_ ? int16_numel(rows, columns_) : 0));
     room.dy = room.dyb + layers * rows * rank_;
     room.wide = room.dy + rows * columns_;
     room.seen = room.wide + wide;
     room.panel = drops_ ? room.seen + wide : room.seen;
     room.scaled = room.panel + panel;
     room.alone = room.scaled + scaled;
+    room.integers = room.alone + rank_ * std::max(p_.K, columns_);
     return room;
   }
 
@@ -205,7 +209,10 @@ class BackwardPass {
       add_run(room.runs, {at, part.rows, begins || l > 0, dyb, begins ? nullptr : a_of(l, part),
                           begins ? 0 : u.R});
     });
-    as_operand(linear.y_MN, linear.weight, block.first, linear.N, dy,
+    gemm::Int16Rows quantized_dy{};
+    if (linear.weight.form == Form::kInt16)
+      quantized_dy = quantized(dy, block.rows, linear.N, room.integers);
+    as_operand(linear.y_MN, linear.weight, block.first, linear.N, dy, quantized_dy,
                [&](const auto& rows) { add_dyw(linear, rows, dx, room); });
   }
 
@@ -265,6 +272,7 @@ class BackwardPass {
   bool wants_x_;
   bool wants_a_;
   bool drops_;
+  bool int16_;
   float* kept_ = nullptr;
 };
 

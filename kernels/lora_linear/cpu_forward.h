@@ -23,7 +23,8 @@ class ForwardPass {
                 }),
         rank_(highest_rank(pass)),
         columns_(most_columns(pass)),
-        drops_(drops(pass)) {}
+        drops_(drops(pass)),
+        int16_(any_int16(pass)) {}
 
   void run(int threads) {
     static thread_local gemm::Scratch scratch;
@@ -71,7 +72,9 @@ class ForwardPass {
     float* seen;
     float* y;
     float* panel;
-    gemm::A block;            // of x, which the next chunk may want too
+    gemm::A block;              // of x, which the next chunk may want too
+    gemm::Int16Rows quantized;  // the same, where weights have that form
+    float* integers;
     std::int64_t index = -1;  // of that block
     std::vector<Piece> pieces;
     std::vector<Run> runs;
@@ -94,26 +97,30 @@ class ForwardPass {
     Room room{};
     room.index = -1;
     room.xa = memory.take(2 * rows * rank_ + (drops_ ? 2 : 1) * x_numel + rows * columns_ +
-                          gemm::kSlice * gemm::kColumns);
+                          gemm::kSlice * gemm::kColumns + (int16_ ? int16_numel(rows, p_.K) : 0));
     room.scaled = room.xa + rows * rank_;
     room.x = room.scaled + rows * rank_;
     room.seen = room.x + x_numel;
     room.y = drops_ ? room.seen + x_numel : room.seen;
     room.panel = room.y + rows * columns_;
+    room.integers = room.panel + gemm::kSlice * gemm::kColumns;
     return room;
   }
 
   void block(std::int64_t index, const Chunk& chunk, Room& room) const {
     const Linear& linear = p_.linears[chunk.linear];
     const std::int64_t first = blocks_.first(index), rows = blocks_.size(index), K = p_.K;
-    if (room.index != index) room.block = block_of(p_.x_MK, first, rows, K, room.x);
+    if (room.index != index) {
+      room.block = block_of(p_.x_MK, first, rows, K, room.x);
+      if (int16_) room.quantized = quantized(room.block, rows, K, room.integers);
+    }
     room.index = index;
     find_pieces(chunk.linear, first, rows, room);
     Matrix part = linear.y_MN;
     part.data = typed(part, 0, chunk.from, [](auto* p) -> void* { return p; });
     const gemm::C y = result_of(part, first, chunk.columns, room.y);
     for (const Piece& piece : room.pieces) fill_xa(piece);
-    as_operand(p_.x_MK, linear.weight, first, K, room.block,
+    as_operand(p_.x_MK, linear.weight, first, K, room.block, room.quantized,
                [&](const auto& x) { add_xw(linear, chunk, x, y, room); });
     for (const Piece& piece : room.pieces) {
       if (piece.panels != nullptr) continue;
@@ -207,6 +214,7 @@ class ForwardPass {
   std::int64_t rank_;
   std::int64_t columns_;
   bool drops_;
+  bool int16_;
   std::vector<Chunk> chunks_;
 };
 

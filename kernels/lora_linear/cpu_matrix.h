@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/hash.h"
-#include "../common/panels.h"
+#include "../common/int16.h"
 #include "../common/threads.h"
 #include "launch.h"
 
@@ -85,12 +85,16 @@ constexpr std::int64_t kLowSlice = 192;
 constexpr std::int64_t kFewRows = 2 * gemm::kRows;
 
 // Calls f(rows) with a block of m as products with a packed weight want it: in pairs where both are
-// bfloat16 and the processor multiplies them so, else as it is in `wide`, in float32.
+// bfloat16 and the processor multiplies them so, in `integers` where that is the weight's form,
+// else as it is in `wide`, in float32.
 template <typename F>
 void as_operand(const Matrix& m, const Panels& weight, std::int64_t first, std::int64_t columns,
-                const gemm::A& wide, F&& f) {
+                const gemm::A& wide, const gemm::Int16Rows& integers, F&& f) {
+  if constexpr (gemm::kInt16) {
+    if (weight.form == Form::kInt16) return f(integers);
+  }
   if constexpr (gemm::kPairs) {
-    if (m.bfloat16 && weight.bfloat16 && columns % 2 == 0) {
+    if (m.bfloat16 && weight.form == Form::kBFloat16 && columns % 2 == 0) {
       return f(gemm::PairRows{static_cast<const BFloat16*>(m.data) + first * m.stride, m.stride});
     }
   }
@@ -101,7 +105,7 @@ void as_operand(const Matrix& m, const Panels& weight, std::int64_t first, std::
 // widened into `room` where it is bfloat16.
 gemm::B weight_panel(const gemm::A&, const Panels& weight, std::int64_t column, std::int64_t depth,
                      std::int64_t k, std::int64_t count, float* room) {
-  if (!weight.bfloat16) {
+  if (weight.form == Form::kFloat32) {
     return gemm::panel_at(static_cast<const float*>(weight.data) + column * depth +
                           k * gemm::kColumns);
   }
@@ -120,10 +124,20 @@ inline gemm::PairPanel weight_panel(const gemm::PairRows&, const Panels& weight,
   return gemm::panel_at(static_cast<const BFloat16*>(weight.data) + column * depth +
                         k * gemm::kColumns);
 }
+inline gemm::Int16Panel weight_panel(const gemm::Int16Rows&, const Panels& weight,
+                                     std::int64_t column, std::int64_t depth, std::int64_t k,
+                                     std::int64_t, float*) {
+  return gemm::Int16Layout(depth).at(weight.data, column, k);
+}
 
 template <typename Rows>
 Rows from(const Rows& a, std::int64_t row, std::int64_t column) {
   return {a.data + row * a.stride + column, a.stride};
+}
+
+inline gemm::Int16Rows from(const gemm::Int16Rows& a, std::int64_t row, std::int64_t column) {
+  return {a.data + row * a.stride + column, a.stride,
+          a.scales + row * a.scale_stride + column / a.slice, a.scale_stride, a.slice};
 }
 
 gemm::C at(const gemm::C& c, std::int64_t row, std::int64_t column, int columns, bool accumulate) {
@@ -183,6 +197,22 @@ gemm::A seen(const Drop& drop, const gemm::A& x, std::int64_t first, std::int64_
     keep_seen(drop, first + i, x.data + i * x.stride, columns, room + i * columns);
   }
   return {room, columns};
+}
+
+bool any_int16(const Pass& pass) {
+  return std::any_of(pass.linears.begin(), pass.linears.end(),
+                     [](const Linear& linear) { return linear.weight.form == Form::kInt16; });
+}
+
+// A block of rows as integers, in `room` (int16_numel floats).
+gemm::Int16Rows quantized(const gemm::A& a, std::int64_t rows, std::int64_t columns, float* room) {
+  if constexpr (gemm::kInt16) return gemm::quantize_rows(a, rows, columns, room);
+  return {};
+}
+// Floats of that room.
+std::int64_t int16_numel(std::int64_t rows, std::int64_t columns) {
+  if constexpr (gemm::kInt16) return gemm::int16_numel(rows, columns);
+  return 0;
 }
 
 std::int64_t highest_rank(const Pass& pass) {

@@ -13,10 +13,15 @@ struct Matrix {
   bool bfloat16;  // else float32
 };
 
-// The frozen weight as one direction reads it, in its own dtype; see pack().
+// The frozen weight as one direction reads it; see pack().
+enum class Form {
+  kFloat32,   // as the weight is
+  kBFloat16,  // the same
+  kInt16,     // integers of 16 bits with scales, of a weight in bfloat16 (../common/int16.h)
+};
 struct Panels {
-  const void* data;
-  bool bfloat16;  // else float32
+  void* data;
+  Form form;
 };
 
 enum class Direction { kForward, kBackward };
@@ -62,14 +67,16 @@ struct Pass {
 
 namespace cpu {
 
-// Panels of a weight: panels_numel() elements of its dtype, good for this level of instructions
-// only.
-std::int64_t panels_numel(std::int64_t N, std::int64_t K, Direction direction);
+// Whether this level of instructions multiplies Form::kInt16.
+bool multiplies_int16();
+// Panels of a weight: panels_numel() elements of their form, good for this level only.
+std::int64_t panels_numel(std::int64_t N, std::int64_t K, Direction direction, Form form);
 void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
-          void* panels, int threads);
-// Whether the panels still hold the weight: compares a sample spread over it, bit for bit.
+          const Panels& panels, int threads);
+// Whether the panels still hold the weight: compares a sample spread over it, as exactly as they
+// can hold it.
 bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
-                 const void* panels);
+                 const Panels& panels);
 
 // The same bits for any number of threads.
 // The same bits for any number of threads, and for an update whatever stands beside it.

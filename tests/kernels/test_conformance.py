@@ -161,9 +161,9 @@ def test_triton_under_its_interpreter() -> None:
     run_again("-k", wanted, TRITON_INTERPRET="1", CRUCIBLE_BACKENDS="triton")
 
 
-LEVELS = ("generic", "avx2", "avx512", "avx512bf16")
+LEVELS = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16")
 OTHERS = LEVELS[: LEVELS.index(_C.isa())]
-if _C.isa() == "avx512" and torch.cpu._is_avx512_bf16_supported():
+if _C.isa() == "avx512vnni" and torch.cpu._is_avx512_bf16_supported():
     OTHERS += ("avx512bf16",)  # which Intel's processors have, and which does not pay there
 
 

@@ -135,17 +135,22 @@ Made lora_linear(const std::vector<std::int64_t>& rows, std::int64_t layers, std
     const bool forward = direction == op::Direction::kForward;
     const op::Matrix none{nullptr, 0, false};
     op::Pass pass{M, K, matrix(x, K), forward ? none : matrix(dx, K), {}};
+    // Integers of 16 bits fit where bfloat16 does.
+    const op::Form form = !narrow                       ? op::Form::kFloat32
+                          : op::cpu::multiplies_int16() ? op::Form::kInt16
+                                                        : op::Form::kBFloat16;
     std::vector<std::vector<T>> panels;
     for (std::size_t l = 0; l < made_of.size(); ++l) {
       Layer& layer = made_of[l];
       const std::int64_t N = K / (static_cast<std::int64_t>(l) + 1) + 13;
-      panels.push_back(unwritten<T>(op::cpu::panels_numel(N, K, direction)));
-      op::cpu::pack(matrix(layer.w, K), N, K, direction, panels.back().data(), threads);
-      if (!op::cpu::panels_hold(matrix(layer.w, K), N, K, direction, panels.back().data())) {
+      panels.push_back(unwritten<T>(op::cpu::panels_numel(N, K, direction, form)));
+      const op::Panels weight{panels.back().data(), form};
+      op::cpu::pack(matrix(layer.w, K), N, K, direction, weight, threads);
+      if (!op::cpu::panels_hold(matrix(layer.w, K), N, K, direction, weight)) {
         ++failures;
       }
       op::Linear linear{N,
-                        {panels.back().data(), narrow},
+                        weight,
                         op::Matrix{layer.bias.data(), 1, narrow},
                         matrix(forward ? layer.y : layer.dy, N),
                         {}};

@@ -34,6 +34,9 @@ class _Packed(NamedTuple):
 _FOR_FORWARD: dict[int, _Packed] = {}
 _FOR_BACKWARD: dict[int, _Packed] = {}
 
+# Whether panels of a weight in bfloat16 are integers of 16 bits.
+_INT16 = _C.lora_linear_multiplies_int16()
+
 
 def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     """The panels of a weight [N, K], packed when it is first seen and whenever it has changed.
@@ -47,6 +50,8 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     rows = rows_together(weight)
     # Tensors made under inference_mode count no versions.
     version = None if weight.is_inference() else weight._version
+    int16 = _INT16 and weight.dtype == torch.bfloat16
+    dtype = torch.int16 if int16 else weight.dtype
     known, key = _FOR_BACKWARD if backward else _FOR_FORWARD, id(weight)
     packed = known.get(key)
     if (
@@ -54,7 +59,7 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
         and packed.weight() is weight
         and packed.version == version
         and packed.address == weight.data_ptr()
-        and packed.panels.dtype == weight.dtype
+        and packed.panels.dtype == dtype
         and (
             _C.pages_unwritten(weight)
             if packed.given_back
@@ -63,8 +68,8 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     ):
         return packed.panels
     _forget_freed()
-    numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward)
-    panels = torch.empty(numel, dtype=weight.dtype)
+    numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward, int16)
+    panels = torch.empty(numel, dtype=dtype)
     _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
     given_back = rows is weight and _C.pages_give_back(weight)
     died = weakref.ref(weight, lambda _: known.pop(key, None))
@@ -88,7 +93,7 @@ def rows_together(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-def output(
+def _forward(
     x: Tensor,
     weight: Tensor,
     lora_a: Tensor,
@@ -96,11 +101,10 @@ def output(
     scale: float,
     bias: Tensor | None,
     drop: Drop = NO_DROP,
-    xa: Tensor | None = None,
-) -> Tensor:
-    """y [M, N]; x A^T is written to `xa`, [M, R] in float32, if somebody will want it."""
-    M = x.shape[0]
-    y = x.new_empty(M, weight.shape[0])
+) -> Forward:
+    M, N = x.shape[0], weight.shape[0]
+    y = torch.empty((M, N), dtype=x.dtype)
+    xa = torch.empty((M, lora_a.shape[0]), dtype=torch.float32)
     _C.lora_linear_forward(
         rows_together(x),
         (panels_of(weight, backward=False),),
@@ -115,20 +119,7 @@ def output(
         (drop.seed,),
         torch.get_num_threads(),
     )
-    return y
-
-
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    scale: float,
-    bias: Tensor | None,
-    drop: Drop = NO_DROP,
-) -> Forward:
-    xa = torch.empty(x.shape[0], lora_a.shape[0], dtype=torch.float32)
-    return Forward(output(x, weight, lora_a, lora_b, scale, bias, drop, xa), xa)
+    return Forward(y, xa)
 
 
 def _backward(
@@ -143,9 +134,9 @@ def _backward(
     drop: Drop = NO_DROP,
 ) -> Gradients:
     M = dy.shape[0]
-    dx = dy.new_empty(M, weight.shape[1]) if wanted[0] else None
-    da = lora_a.new_empty(*lora_a.shape) if wanted[1] else None
-    db = lora_b.new_empty(*lora_b.shape) if wanted[2] else None
+    dx = torch.empty((M, weight.shape[1]), dtype=dy.dtype) if wanted[0] else None
+    da = torch.empty(lora_a.shape, dtype=lora_a.dtype) if wanted[1] else None
+    db = torch.empty(lora_b.shape, dtype=lora_b.dtype) if wanted[2] else None
     _C.lora_linear_backward(
         None if x is None else rows_together(x),
         (panels_of(weight, backward=True) if wanted[0] else None,),
