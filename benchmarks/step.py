@@ -7,31 +7,24 @@ import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from crucible_kitchen.adapters.local.models import prepare_model
 from crucible_kitchen.adapters.wheel import HubClient
-from crucible_kitchen.kernels.common.tolerance import TOLERANCE
 from crucible_kitchen.types import Datum
 
 from .errors_of import WrongResult
 from .step_batches import BATCHES, batch
-from .step_contenders import CONTENDERS, EXACT, serve
+from .step_contenders import CONTENDERS, EXACT, OURS, Contender, Step, serve
+from .step_gradients import PROBE_ROWS, PROBES, check_gradients, gradient_error, probes
 from .timing import Timing, machine, slug
 
-# Gradients are compared on the last tokens of a few rows at a time: float64 takes a second each.
-PROBES, PROBE_ROWS, PROBE_TOKENS = 6, 2, 96
-# Two ways to round in bfloat16 are draws of one kind. Which of them ends nearer to float64 differs
-# from probe to probe (8 of `ragged` on SmolLM2: 0.7 to 2.3 times the peer, 1.02 in the mean), so
-# what is compared is the mean over probes, and this is about three deviations of it.
-CHANCE = 1.5
 DTYPES = ("float32", "bfloat16")
 
 
@@ -43,7 +36,7 @@ class StepOptions:
         model: a folder, a GGUF file, or a name that the wheel hub knows.
         rows: of a batch.
         length: tokens of a dense row, most tokens of a ragged one.
-        dtype: of the base model.
+        dtypes: of the base model.
         threads: of each contender; they never run at the same time.
         samples: steps of each.
         clock: ``wall`` or ``process``.
@@ -54,7 +47,7 @@ class StepOptions:
     model: str = "smollm2-135m"
     rows: int = 4
     length: int = 512
-    dtype: str = "float32"
+    dtypes: tuple[str, ...] = DTYPES
     threads: int = 1
     samples: int = 5
     clock: str = "wall"
@@ -64,15 +57,23 @@ class StepOptions:
 
 @dataclass(frozen=True)
 class StepRow:
-    """What one contender took: seconds a step, memory, losses from step to step."""
+    """What one contender took: seconds a step, memory, losses from step to step.
+
+    Args:
+        samples: steps that were timed; 1 of a peer in its slower dtype.
+        ratio: what the best peer takes over this.
+        gradient_error: None where no peer is installed to compare with.
+    """
 
     name: str
+    dtype: str
+    samples: int
     median_s: float
     ratio: float
     tokens_per_s: float
     peak_bytes: int
     losses: tuple[float, ...]
-    gradient_error: float | None  # None where no peer is installed to compare with
+    gradient_error: float | None
 
 
 def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
@@ -84,7 +85,7 @@ def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
     folder = str(prepare_model(options.model, HubClient()))
     where = machine(options.device) | {"threads": str(options.threads)}
     say("  ".join((where["device"], f"threads {options.threads}", f"torch {where['torch']}")))
-    say(f"{options.clock} time, {options.samples} steps in turn; ratio: their time over ours")
+    say(f"{options.clock} time, {options.samples} steps in turn, of a peer in its faster dtype")
     found = {}
     for kind in BATCHES:
         rows = max(options.rows, PROBES * PROBE_ROWS)
@@ -99,15 +100,15 @@ def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
     if options.save is not None:
         target = options.save / slug(where["device"])
         target.mkdir(parents=True, exist_ok=True)
-        path = target / f"step-{options.dtype}-{options.threads}t.json"
+        path = target / f"step-{options.threads}t.json"
         path.write_text(json.dumps({"machine": where, "figures": found}, indent=1) + "\n")
         say(f"written: {path}")
 
 
 def lines(rows: list[StepRow]) -> Iterator[str]:
     """A table of at most 80 columns."""
-    titles = ("s a step", "ratio", "tokens/s", "peak MB", "gradients", "loss")
-    yield " " * 22 + "".join(f"{title:>9}" for title in titles)
+    titles = ("s a step", "ratio", "tokens/s", "peak MB", "error", "loss")
+    yield " " * 30 + "".join(f"{title:>8}" for title in titles)
     for row in rows:
         cells = (
             f"{row.median_s:.3f}",
@@ -117,51 +118,77 @@ def lines(rows: list[StepRow]) -> Iterator[str]:
             "" if row.gradient_error is None else f"{row.gradient_error:.1e}",
             f"{row.losses[-1]:.4f}",
         )
-        yield f"  {row.name:<20}" + "".join(f"{cell:>9}" for cell in cells)
+        yield f"  {row.name:<19} {row.dtype:<8}" + "".join(f"{cell:>8}" for cell in cells)
 
 
 def measure(
     folder: str, datums: Sequence[Datum], options: StepOptions, probed: Sequence[Sequence[Datum]]
 ) -> list[StepRow]:
-    """One batch: gradients of `probed` compared, then steps in turn; the first row is ours."""
-    names = contenders(options.device)
-    with ExitStack() as stack:
-        adapter = stack.enter_context(tempfile.TemporaryDirectory())
+    """One batch: gradients of `probed` compared, then steps in turn.
+
+    Ours, whose rows come first, are timed in each dtype; a peer in its slower one has one step.
+    """
+    own, *peers = contenders(options.device)
+    ours = [Contender(own, dtype) for dtype in options.dtypes]
+    exact: dict[str, Any] = {}
+    errors: dict[Contender, float] = {}
+    alone: dict[Contender, Step] = {}
+    with tempfile.TemporaryDirectory() as adapter:
         write_adapter(folder, adapter)
-        what = (
-            options.dtype,
-            datums,
-            probed,
-            options.threads,
-            options.clock,
-            options.device,
-        )
-        exact: list[dict[str, Any]] = [{} for _ in probed]
-        if len(names) > 1:
-            with _processes([EXACT], (folder, adapter, *what)) as pipes:
-                exact = _ask(pipes[EXACT], "gradients")
-        pipes = stack.enter_context(_processes(names, (folder, adapter, *what)))
-        found = {name: _ask(pipe, "gradients") for name, pipe in pipes.items()}
-        errors = gradient_errors(found, exact, options.dtype)
-        first = {name: _ask(pipe, "step")[0] for name, pipe in pipes.items()}
-        taken: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
-        for _ in range(options.samples):
-            for name, pipe in pipes.items():
-                taken[name].append(_ask(pipe, "step"))
+        what = (folder, adapter, datums, probed, options.threads, options.clock, options.device)
+        for dtype in options.dtypes if peers else ():
+            beside = [Contender(name, dtype) for name in peers]
+            with _processes([Contender(EXACT, dtype), *beside], what) as (truth, *pipes):
+                exact[dtype] = _ask(truth, "gradients")
+                for one, pipe in zip(beside, pipes, strict=True):
+                    errors[one] = gradient_error(_ask(pipe, "gradients"), exact[dtype])
+                    alone[one] = _ask(pipe, "step")
+        chosen = [*ours, *faster({one: step.seconds for one, step in alone.items()})]
+        with _processes(chosen, what) as pipes:
+            for one, pipe in zip(ours if peers else (), pipes, strict=False):
+                errors[one] = gradient_error(_ask(pipe, "gradients"), exact[one.dtype])
+                check_gradients(one, errors)
+            # The first turn is not counted.
+            turns = [[_ask(pipe, "step") for pipe in pipes] for _ in range(1 + options.samples)]
+    taken: dict[Contender, list[Step]] = {one: [step] for one, step in alone.items()}
+    taken |= {one: steps for one, *steps in zip(chosen, *turns, strict=True)}
     tokens = sum(datum.model_input.length for datum in datums)
-    timings = {name: Timing(tuple(t[1] for t in taken[name])) for name in names}
+    return _rows(taken, errors, chosen, tokens)
+
+
+def _rows(
+    taken: Mapping[Contender, Sequence[Step]],
+    errors: Mapping[Contender, float],
+    chosen: Sequence[Contender],
+    tokens: int,
+) -> list[StepRow]:
+    timings = {
+        one: Timing(tuple(step.seconds for step in steps[1:] or steps))
+        for one, steps in taken.items()
+    }
+    peers = [one for one in chosen if one.name != OURS]
+    best = timings[min(peers or chosen, key=lambda one: timings[one].median)]
+    order = list(CONTENDERS)
     return [
         StepRow(
-            name=name,
-            median_s=timings[name].median,
-            ratio=timings[name].over(timings["ours"]),
-            tokens_per_s=tokens / timings[name].median,
-            peak_bytes=taken[name][-1][2],
-            losses=(first[name], *(t[0] for t in taken[name])),
-            gradient_error=errors[name],
+            name=one.name,
+            dtype=one.dtype,
+            samples=len(own.samples),
+            median_s=own.median,
+            ratio=best.over(own) if len(own.samples) > 1 else best.median / own.median,
+            tokens_per_s=tokens / own.median,
+            peak_bytes=taken[one][-1].peak_bytes,
+            losses=tuple(step.loss for step in taken[one]),
+            gradient_error=errors.get(one),
         )
-        for name in names
+        for one, own in sorted(timings.items(), key=lambda pair: order.index(pair[0].name))
     ]
+
+
+def faster(seconds: Mapping[Contender, float]) -> list[Contender]:
+    """Each name once, in the dtype that took least."""
+    slowest_first = sorted(seconds, key=seconds.__getitem__, reverse=True)
+    return list({one.name: one for one in slowest_first}.values())
 
 
 def contenders(device: str) -> list[str]:
@@ -169,72 +196,28 @@ def contenders(device: str) -> list[str]:
     installed = {
         name: importlib.util.find_spec(name) is not None for name in ("peft", "trl", "liger_kernel")
     }
-    wanted = {"ours": True, "transformers + PEFT": installed["peft"]}
+    wanted = {OURS: True, "transformers + PEFT": installed["peft"]}
     wanted["TRL"] = installed["peft"] and installed["trl"]
     wanted["PEFT + Liger"] = device == "cuda" and installed["peft"] and installed["liger_kernel"]
     return [name for name in CONTENDERS if wanted[name]]
 
 
-def gradient_errors(
-    found: Mapping[str, Sequence[Mapping[str, Any]]],
-    exact: Sequence[Mapping[str, Any]],
-    dtype: str,
-) -> Mapping[str, float | None]:
-    """How far each one's gradients are from float64, relative to their norm; geometric means.
-
-    Args:
-        found: gradients by name of each probe, of ours and of the peers.
-        exact: those of the peer's model in float64; nothing where no peer is installed.
-        dtype: of the models.
-
-    Raises:
-        WrongResult: ours are further than each peer's by more than chance, and than one op may be.
-    """
-    if len(found) == 1:
-        return dict.fromkeys(found)
-    errors = {
-        name: _geometric_mean([_distance(*pair) for pair in zip(gradients, exact, strict=True)])
-        for name, gradients in found.items()
-    }
-    allowed = max(error for name, error in errors.items() if name != "ours")
-    chance = 1 if dtype == "float32" else CHANCE
-    if not errors["ours"] <= max(chance * allowed, TOLERANCE[getattr(torch, dtype)]):  # NaN fails
-        raise WrongResult(
-            "bench: step: gradients must be no further from float64 than a peer's, "
-            f"{allowed:.1e} of their norm, got {errors['ours']:.1e}"
-        )
-    return errors
-
-
-def probes(datums: Sequence[Datum]) -> list[list[Datum]]:
-    """The last tokens of some rows, a few rows each: what is trained comes last."""
-
-    def cut(datum: Datum) -> Datum:
-        inputs = {
-            name: values.tolist()[-PROBE_TOKENS:] for name, values in datum.loss_fn_inputs.items()
-        }
-        return Datum(datum.model_input.to_ints()[-PROBE_TOKENS:], inputs)
-
-    starts = range(0, min(len(datums), PROBES * PROBE_ROWS), PROBE_ROWS)
-    return [[cut(datum) for datum in datums[start : start + PROBE_ROWS]] for start in starts]
-
-
 @contextmanager
-def _processes(names: list[str], what: tuple[Any, ...]) -> Iterator[Mapping[str, Connection]]:
+def _processes(chosen: Sequence[Contender], what: tuple[Any, ...]) -> Iterator[list[Connection]]:
     """A process for each contender, ended when the block ends."""
     context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    for name in names:
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, name, *what), daemon=True)
+    pipes, processes = [], []
+    for one in chosen:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, one, *what), daemon=True)
         process.start()
         theirs.close()  # so that a process that dies is an end of file here
+        pipes.append(ours)
         processes.append(process)
     try:
         yield pipes
     finally:
-        for pipe, process in zip(pipes.values(), processes, strict=True):
+        for pipe, process in zip(pipes, processes, strict=True):
             if process.is_alive():
                 pipe.send("end")
             process.join()
@@ -261,15 +244,3 @@ def _ask(pipe: Connection, what: str) -> Any:
         return pipe.recv()
     except (EOFError, BrokenPipeError) as error:
         raise WrongResult("bench: step: a contender's process ended; its error is above") from error
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return float(np.prod(values) ** (1 / len(values)))
-
-
-def _distance(got: Mapping[str, Any], want: Mapping[str, Any]) -> float:
-    """Over all gradients together, relative to their norm; names must be the same."""
-    if got.keys() != want.keys():  # NaN agrees with nothing
-        return float("nan")
-    apart = sum(float(np.square(got[name] - want[name]).sum()) for name in want)
-    return float((apart / sum(float(np.square(value).sum()) for value in want.values())) ** 0.5)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from crucible_kitchen.adapters.builtin import DatasetStore
 from crucible_kitchen.adapters.local.tokenizer import load_tokenizer
@@ -11,6 +15,7 @@ from crucible_kitchen.types import Datum, ModelInput
 
 DATASET = "builtin:python-docs"
 BATCHES = ("dense", "ragged")
+IGNORED = -100  # the label of what is not trained, in transformers
 
 
 def batch(kind: str, folder: str | os.PathLike[str], *, rows: int, length: int) -> list[Datum]:
@@ -43,3 +48,20 @@ def batch(kind: str, folder: str | os.PathLike[str], *, rows: int, length: int) 
         )
         for row in range(rows)
     ]
+
+
+def padded(datums: Sequence[Datum]) -> dict[str, Tensor]:
+    """Token ids, mask and labels for a model that shifts labels itself."""
+    rows = []
+    for datum in datums:
+        given = datum.loss_fn_inputs
+        targets, weights = given["target_tokens"].tolist(), given["weights"].tolist()
+        tokens = datum.model_input.to_ints()
+        labels = [t if w else IGNORED for t, w in zip(targets, weights, strict=True)]
+        rows.append(([*tokens, targets[-1]], [IGNORED, *labels]))
+    longest = max(len(tokens) for tokens, _ in rows)
+    return {
+        "input_ids": torch.tensor([t + [0] * (longest - len(t)) for t, _ in rows]),
+        "attention_mask": torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t, _ in rows]),
+        "labels": torch.tensor([lab + [IGNORED] * (longest - len(lab)) for _, lab in rows]),
+    }

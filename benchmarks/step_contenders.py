@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,25 @@ from torch.nn import functional
 
 from crucible_kitchen.types import Datum
 
+from .step_batches import IGNORED, padded
 from .timing import CLOCKS
 
 LEARNING_RATE, CLIP = 1e-3, 1.0
-_IGNORED = -100
+
+
+class Contender(NamedTuple):
+    """Who takes steps, in `CONTENDERS` or `EXACT`, and the dtype of its frozen weights."""
+
+    name: str
+    dtype: str
+
+
+class Step(NamedTuple):
+    """What a step gave: the mean loss before it, and the most memory its process has held."""
+
+    loss: float
+    seconds: float
+    peak_bytes: int
 
 
 class Ours:
@@ -113,7 +128,7 @@ class Peft:
 
     def use(self, datums: Sequence[Datum]) -> None:
         """Take these from now on."""
-        self.inputs = {name: t.to(self.device) for name, t in _padded(datums).items()}
+        self.inputs = {name: t.to(self.device) for name, t in padded(datums).items()}
 
     def forward_backward(self) -> float:
         """The mean loss per trained token, by the model's own loss."""
@@ -199,7 +214,7 @@ class Exact(Peft):
         logits = self.model(**inputs, use_cache=False).logits
         labels = self.inputs["labels"][:, 1:].flatten()
         loss: Any = functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), labels, ignore_index=_IGNORED
+            logits[:, :-1].flatten(0, 1), labels, ignore_index=IGNORED
         )
         loss.backward()
         return float(loss.detach())
@@ -212,8 +227,9 @@ def _exact_norm(module: Any, x: Tensor) -> Tensor:
     return y
 
 
+OURS: Final = "ours"
 CONTENDERS: Final[Mapping[str, Callable[..., Any]]] = {
-    "ours": Ours,
+    OURS: Ours,
     "transformers + PEFT": Peft,
     "TRL": Trl,
     "PEFT + Liger": Liger,
@@ -223,10 +239,9 @@ EXACT: Final = "float64"
 
 def serve(
     pipe: Connection,
-    name: str,
+    one: Contender,
     folder: str,
     adapter: str,
-    dtype: str,
     datums: list[Datum],
     probes: list[list[Datum]],
     threads: int,
@@ -236,7 +251,7 @@ def serve(
     """Answer `gradients` (of each probe) and `step` until `end`: the process of a contender."""
     torch.set_num_threads(threads)
     now = CLOCKS[clock]
-    contender = {**CONTENDERS, EXACT: Exact}[name](folder, adapter, dtype, datums, device)
+    contender = {**CONTENDERS, EXACT: Exact}[one.name](folder, adapter, one.dtype, datums, device)
     wait = torch.cuda.synchronize if device == "cuda" else _nothing
     while (asked := pipe.recv()) != "end":
         if asked == "gradients":
@@ -248,7 +263,7 @@ def serve(
         loss = contender.forward_backward()
         contender.step()
         wait()
-        pipe.send((loss, now() - started, peak_bytes(device)))
+        pipe.send(Step(loss, now() - started, peak_bytes(device)))
 
 
 def _gradients(contender: Any, probe: list[Datum]) -> dict[str, Any]:
@@ -269,20 +284,3 @@ def peak_bytes(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _padded(datums: Sequence[Datum]) -> dict[str, Tensor]:
-    """Token ids, mask and labels for a model that shifts labels itself."""
-    rows = []
-    for datum in datums:
-        given = datum.loss_fn_inputs
-        targets, weights = given["target_tokens"].tolist(), given["weights"].tolist()
-        tokens = datum.model_input.to_ints()
-        labels = [t if w else _IGNORED for t, w in zip(targets, weights, strict=True)]
-        rows.append(([*tokens, targets[-1]], [_IGNORED, *labels]))
-    longest = max(len(tokens) for tokens, _ in rows)
-    return {
-        "input_ids": torch.tensor([t + [0] * (longest - len(t)) for t, _ in rows]),
-        "attention_mask": torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t, _ in rows]),
-        "labels": torch.tensor([lab + [_IGNORED] * (longest - len(lab)) for _, lab in rows]),
-    }

@@ -114,8 +114,8 @@ def preferences():
     return datums
 
 
-def test_training_is_the_same_with_fewer_tokens(start, local_client, monkeypatch):
-    seen = []
+def count_tokens(monkeypatch, seen):
+    """Note how many tokens each pass through a model has."""
     watched = CausalModel.hidden
 
     def hidden(self, packed, rows=None):
@@ -123,6 +123,11 @@ def test_training_is_the_same_with_fewer_tokens(start, local_client, monkeypatch
         return watched(self, packed, rows)
 
     monkeypatch.setattr(CausalModel, "hidden", hidden)
+
+
+def test_training_is_the_same_with_fewer_tokens(start, local_client, monkeypatch):
+    seen = []
+    count_tokens(monkeypatch, seen)
     together, apart = start(seed=3), start(seed=3)
     for session in (together, apart):
         for parameter in local_client.trainer(session).parameters:
@@ -148,15 +153,9 @@ def test_passes_on_the_cpu_are_shorter_unless_they_are_small_or_repeat_what_is_s
 ):
     """Eight sequences of 57 tokens that share nothing; three of a common prompt."""
     seen, grads = [], []
-    watched = CausalModel.hidden
-
-    def hidden(self, packed, rows=None):
-        seen.append(len(packed.tokens))
-        return watched(self, packed, rows)
-
-    monkeypatch.setattr(CausalModel, "hidden", hidden)
+    count_tokens(monkeypatch, seen)
     for enough in (512, 40, 18):
-        monkeypatch.setattr(local_batch, "_ENOUGH", enough)
+        monkeypatch.setitem(local_batch.ENOUGH, torch.float32, enough)
         session = start(seed=3)
         del seen[:]
         result = local_client.forward_backward(session, datums).result()
@@ -169,3 +168,14 @@ def test_passes_on_the_cpu_are_shorter_unless_they_are_small_or_repeat_what_is_s
         assert seen == [20 + 3 + 2 + 3]
     for one, _, other in zip(*grads, strict=True):
         assert (one - other).norm() <= 2e-6 * other.norm()
+
+
+def test_passes_of_a_bfloat16_model_are_longer(start, local_client, monkeypatch):
+    count_tokens(monkeypatch, seen := [])
+    rows = [[first] + [5] * 449 for first in range(3, 7)]
+    datums = [{"model_input": row, "loss_fn_inputs": {"labels": row}} for row in rows]
+    for dtype, passes in (("float32", [450] * 4), ("bfloat16", [1800])):
+        session = start(dtype=dtype)
+        del seen[:]
+        local_client.forward_backward(session, datums).result()
+        assert seen == passes

@@ -15,7 +15,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("ops", nargs="*", metavar="OP", help="ops to time, or step; all the ops")
     parser.add_argument("--size", action="append", default=[], help="a size by name; may repeat")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the ops, float32; of a step, float32 and bfloat16",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="cuda if there is one")
     parser.add_argument("--threads", type=int, default=1, help="of the processor; 1")
     parser.add_argument("--samples", type=int, help="of each call; 20, of a step 5")
@@ -59,7 +63,7 @@ def _ops(wanted: list[str], arguments: argparse.Namespace) -> None:
 
     options = Options(
         sizes=arguments.size,
-        dtype=arguments.dtype,
+        dtype=arguments.dtype or "float32",
         device=_device(arguments),
         threads=arguments.threads,
         samples=arguments.samples or 20,
@@ -72,13 +76,14 @@ def _ops(wanted: list[str], arguments: argparse.Namespace) -> None:
 def _step(arguments: argparse.Namespace) -> None:
     from crucible_kitchen.benchmarks import step
 
-    if arguments.dtype not in step.DTYPES:
+    dtypes = (arguments.dtype,) if arguments.dtype else step.DTYPES
+    if not set(dtypes) <= set(step.DTYPES):
         known = " or ".join(step.DTYPES)
         raise ConfigError(f"--dtype of a step must be {known}, got {arguments.dtype}")
     step.run(
         step.StepOptions(
             model=arguments.model,
-            dtype=arguments.dtype,
+            dtypes=dtypes,
             threads=arguments.threads,
             samples=arguments.samples or 5,
             clock=arguments.clock,

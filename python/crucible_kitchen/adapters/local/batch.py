@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,10 @@ from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import DataError
 from crucible_kitchen.types import TOKEN_INPUTS, Datum
 
-# A processor is no faster at products of more rows than these, and what a backward pass keeps grows
-# with the rows.
-_ENOUGH = 512
+# Tokens of a pass on a processor, by the model's dtype. Longer ones are faster by a tenth, and what
+# they keep for their backward grows with them: half as much a token in bfloat16, where the weights
+# leave more room besides.
+ENOUGH: Final[Mapping[torch.dtype, int]] = {torch.float32: 512, torch.bfloat16: 2048}
 # Shorter passes may compute this share of the tokens again, of beginnings that sequences share...
 _AGAIN = 1 / 32
 # ... and must be so full on average: one of 4 tokens takes as long as 40 more in another pass do.
@@ -92,23 +94,23 @@ def read(datums: Sequence[Datum], *, vocabulary: int, everywhere: bool = False) 
 
 
 def passes(
-    examples: Sequence[Example], *, tokens_per_pass: int, device: torch.device, shorter: bool
+    examples: Sequence[Example], *, tokens_per_pass: int, device: torch.device, enough: int | None
 ) -> Iterator[Pass]:
     """Cut a batch, in order, into passes of at most so many tokens, or of one longer example.
 
     Args:
-        shorter: cut them further, to what keeps a processor busy, where that costs little.
+        enough: cut them further, to so many tokens, where that costs little; None leaves them.
     """
     for group in _groups(examples, tokens_per_pass):
         whole = together(group, device)
-        yield from _shorter(whole, device) if shorter else [whole]
+        yield from [whole] if enough is None else _shorter(whole, enough, device)
 
 
-def _shorter(whole: Pass, device: torch.device) -> list[Pass]:
+def _shorter(whole: Pass, enough: int, device: torch.device) -> list[Pass]:
     """The same in shorter passes, unless these are small, or share too little."""
-    parts = [together(part, device) for part in _groups(whole.examples, _ENOUGH)]
+    parts = [together(part, device) for part in _groups(whole.examples, enough)]
     once, tokens = len(whole.packed.tokens), sum(len(part.packed.tokens) for part in parts)
-    worth = once >= _FULL * _ENOUGH * len(parts) and tokens <= (1 + _AGAIN) * once
+    worth = once >= _FULL * enough * len(parts) and tokens <= (1 + _AGAIN) * once
     return parts if worth else [whole]
 
 

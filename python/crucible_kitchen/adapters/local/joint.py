@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local.batch import Example, Pass, counts, passes
+from crucible_kitchen.adapters.local.batch import ENOUGH, Example, Pass, counts, passes
 from crucible_kitchen.adapters.local.losses import PER_TOKEN
 from crucible_kitchen.adapters.local.packed import Packed, starts
 from crucible_kitchen.types import ForwardBackwardResult, TensorData
@@ -53,10 +53,11 @@ class Asked:
         mine = self.trainer.group.share(self._examples)
         size, model = self.trainer.tokens_per_pass, self.trainer.model
         # Sharded weights are gathered in each pass.
-        shorter = model.device.type == "cpu" and not model.is_sharded
+        whole = model.device.type != "cpu" or model.is_sharded
+        enough = None if whole else ENOUGH[model.head.weight.dtype]
         if mine:
             self.waiting.extend(
-                passes(mine, tokens_per_pass=size, device=model.device, shorter=shorter)
+                passes(mine, tokens_per_pass=size, device=model.device, enough=enough)
             )
         self.idle_passes = self.trainer.idle_passes(sum(len(p.rows) > 0 for p in self.waiting))
 
