@@ -95,8 +95,7 @@ void forward(py::handle q, py::handle k, py::handle v, py::handle bounds, py::ha
 
 void backward(py::handle dout, py::handle q, py::handle k, py::handle v, py::handle out,
               py::handle lse, py::handle bounds, py::handle parents, double scale,
-              std::int64_t window, py::handle dq, py::handle dk, py::handle dv,
-              py::handle workspace, int threads) {
+              std::int64_t window, py::handle dq, py::handle dk, py::handle dv, int threads) {
   check_threads(kOp, threads);
   const auto [in, dtype] = call_of(q, k, v, bounds, parents, scale, window);
   const op::Size& s = in.size;
@@ -106,9 +105,7 @@ void backward(py::handle dout, py::handle q, py::handle k, py::handle v, py::han
                           lse_of(lse, s),
                           array("dq", dq, "[T, A, D]", {s.T, s.A, s.D}, dtype),
                           array("dk", dk, "[T, G, D]", {s.T, s.G, s.D}, dtype),
-                          array("dv", dv, "[T, G, D]", {s.T, s.G, s.D}, dtype),
-                          static_cast<float*>(array("workspace", workspace, "[2, A, T, D]",
-                                                    {2, s.A, s.T, s.D}, kFloat32))};
+                          array("dv", dv, "[T, G, D]", {s.T, s.G, s.D}, dtype)};
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(varlen_attention, backward);
   run(call, threads);
@@ -119,8 +116,7 @@ void backward(py::handle dout, py::handle q, py::handle k, py::handle v, py::han
 void bind_varlen_attention(py::module_& m) {
   m.def("varlen_attention_forward", &forward,
         "Writes out and lse, the heads' outputs and log-sums; tensors on the CPU.");
-  m.def("varlen_attention_backward", &backward,
-        "Writes dq, dk and dv; the workspace, [2, A, T, D], may hold anything.");
+  m.def("varlen_attention_backward", &backward, "Writes dq, dk and dv; tensors on the CPU.");
 }
 
 }  // namespace crucible

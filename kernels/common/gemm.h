@@ -144,28 +144,33 @@ template <int kAcross, Rows kLie, int... kRow>
 inline __attribute__((always_inline)) void add_products(const A& a, const B& b, std::int64_t depth,
                                                         Vector (&sums)[sizeof...(kRow)][kAcross],
                                                         std::integer_sequence<int, kRow...>) {
-  const float* const rows[] = {(a.data + kRow * (kLie == Rows::kApart ? a.stride : 1))...};
+  // An instruction adds no, one or two strides to an address, so every third row has a pointer.
+  constexpr int kCount = sizeof...(kRow), kShare = kLie == Rows::kApart ? 3 : kCount;
+  const std::int64_t along = kLie == Rows::kApart ? 1 : a.stride;
+  const std::int64_t across = kLie == Rows::kApart ? a.stride : 1;
+  const float* rows[(kCount + kShare - 1) / kShare];
+  for (int i = 0; i < kCount; i += kShare) {
+    rows[i / kShare] = a.data + i * across;
+    // Else GCC computes all of them from one, by more offsets than there are registers.
+    asm("" : "+r"(rows[i / kShare]));
+  }
+  const auto element = [&](int row) __attribute__((always_inline)) {
+    return rows[row / kShare][row % kShare * across];
+  };
   const float* panel = b.data;
-  const auto add = [&](std::int64_t k) __attribute__((always_inline)) {
+  for (std::int64_t k = 0; k < depth; ++k, panel += b.step) {
     // What a tile waits for are panels that come from the second-level cache.
     __builtin_prefetch(panel + kAhead * b.step);
     if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + kWidth);
-    const std::int64_t at = kLie == Rows::kApart ? k : k * a.stride;
     const Vector left = load(panel);
     if constexpr (kAcross == 1) {
-      ((sums[kRow][0] += rows[kRow][at] * left), ...);
+      ((sums[kRow][0] += element(kRow) * left), ...);
     } else {
       const Vector right = load(panel + kWidth);
-      ((sums[kRow][0] += rows[kRow][at] * left, sums[kRow][1] += rows[kRow][at] * right), ...);
+      ((sums[kRow][0] += element(kRow) * left, sums[kRow][1] += element(kRow) * right), ...);
     }
-    panel += b.step;
-  };
-  std::int64_t k = 0;
-  if constexpr (kAcross == 1) {
-    // There are more rows than registers for their addresses: each is fetched once for four.
-    for (; k + 4 <= depth; k += 4) add(k), add(k + 1), add(k + 2), add(k + 3);
+    for (const float*& row : rows) row += along;
   }
-  for (; k < depth; ++k) add(k);
 }
 
 #if defined(__AVX512BF16__)

@@ -31,9 +31,25 @@ using Halves = std::uint16_t __attribute__((vector_size(2 * kWidth)));
 
 CRUCIBLE_INLINE Floats all(float x) { return Floats{} + x; }
 
+// 0, 1, 2, ...
+template <int... kLane>
+CRUCIBLE_INLINE Ints lanes(std::integer_sequence<int, kLane...>) {
+  return Ints{kLane...};
+}
+CRUCIBLE_INLINE Ints lanes() { return lanes(std::make_integer_sequence<int, kWidth>()); }
+
 CRUCIBLE_INLINE Floats choose(Ints where, Floats yes, Floats no) {
   return reinterpret_cast<Floats>((where & reinterpret_cast<Ints>(yes)) |
                                   (~where & reinterpret_cast<Ints>(no)));
+}
+
+// The larger in each lane; a where one is NaN. (GCC compares with a constant and then moves.)
+CRUCIBLE_INLINE Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(b, a);
+#else
+  return b > a ? b : a;
+#endif
 }
 
 CRUCIBLE_INLINE Floats load(const float* p) {
@@ -82,25 +98,23 @@ CRUCIBLE_INLINE void prefetch(const T* p, int count, std::int64_t ahead) {
   }
 }
 
+// Whether a comparison holds in any lane.
+CRUCIBLE_INLINE bool any(Ints where) {
+#if defined(__AVX512F__)
+  const auto bits = reinterpret_cast<__m512i>(where);
+  return _mm512_test_epi32_mask(bits, bits) != 0;
+#else
+  std::int32_t found = 0;
+  for (int lane = 0; lane < kWidth; ++lane) found |= where[lane];
+  return found != 0;
+#endif
+}
+
 // The lanes added in order.
 CRUCIBLE_INLINE float sum_of(Floats v) {
   float sum = 0.0F;
   for (int lane = 0; lane < kWidth; ++lane) sum += v[lane];
   return sum;
-}
-
-// The largest lane, by halves: a loop over the lanes would wait for each.
-template <int kApart, int... kLane>
-CRUCIBLE_INLINE float most_of(Floats v, std::integer_sequence<int, kLane...> lanes) {
-  if constexpr (kApart == 0) {
-    return v[0];
-  } else {
-    const Floats other = __builtin_shufflevector(v, v, (kLane ^ kApart)...);
-    return most_of<kApart / 2>(choose(other > v, other, v), lanes);
-  }
-}
-CRUCIBLE_INLINE float most_of(Floats v) {
-  return most_of<kWidth / 2>(v, std::make_integer_sequence<int, kWidth>());
 }
 
 // What `each` hands on: how to reach the elements of one vector.
@@ -160,6 +174,23 @@ CRUCIBLE_INLINE Floats exponential(Floats x) {
   }
   y *= reinterpret_cast<Floats>((reinterpret_cast<Ints>(shifted) - 0x4b400000 + 127) << 23);
   return reinterpret_cast<Floats>(reinterpret_cast<Ints>(y) & ~vanishes);
+}
+
+// 2^x for x below 128; 0 below -126.5. Within 2 units in the last place: 2^n times a polynomial of
+// least relative error for the rest, which is at most 1 / 2 either way. NaN stays NaN.
+CRUCIBLE_INLINE Floats power_of_two(Floats x) {
+  x = larger(x, all(-127.0F));
+  // Adding this rounds to an integer, and the low bits are the exponent of 2 to its power: 0 for
+  // 2^-127, which makes that 0.
+  const Floats magic = all(12582912.0F + 127.0F);
+  const Floats shifted = x + magic;
+  const Floats r = x - (shifted - magic);
+  Floats y = all(1.54648671e-4F);
+  for (const float c :
+       {1.34043814e-3F, 9.61804672e-3F, 5.55031573e-2F, 0.240226510F, 0.693147213F, 1.0F}) {
+    y = y * r + c;
+  }
+  return y * reinterpret_cast<Floats>(reinterpret_cast<Words>(shifted) << 23);
 }
 
 // 1 / (1 + exp(-x)); at least exp(-87), so that the exponential does not overflow.

@@ -26,6 +26,7 @@ SIZES: dict[str, Size] = {
     "many_tiles": Size((75,), 1, 1, 64),
     "window": Size((67,), 1, 1, 20, None, 40),
     "tree": Size((66, 9, 5, 7), 2, 1, 16, (-1, 0, 1, -1)),
+    "several_parts": Size((150, 70, 40), 2, 1, 16, (-1, 0, 0)),
     "tree_window": Size((30, 9, 0, 16), 1, 1, 8, (-1, 0, 0, 2), 20),
 }
 BENCHMARK_SIZES: dict[str, Size] = {

@@ -16,19 +16,22 @@ namespace crucible::varlen_attention::cpu {
 
 using gemm::kColumns;
 using vectors::Floats;
+using vectors::Ints;
 
-// A tile of scores stays in the first-level cache: whole tiles of a product one way, whole panels
-// the other.
-constexpr std::int64_t kQueries = gemm::kRows * (64 / gemm::kRows);
-constexpr std::int64_t kKeys = 64;
+// Scores lie turned, keys by queries: a vector holds those of one key, so what belongs to a query
+// is a lane of vectors and needs no sum across them.
+constexpr std::int64_t kPanel = gemm::kColumns;  // queries whose scores one product makes
+constexpr std::int64_t kKeys = 64;               // of a tile; tiles of queries are whole panels
+constexpr std::int64_t kQueriesForward = 128, kQueriesBackward = 64;
 constexpr float kNever = -std::numeric_limits<float>::max();
+constexpr float kLog2e = 1.44269504F;  // scores are powers of 2 from the keys' scaling on
+constexpr float kLn2 = 0.693147181F;
 
 // Tokens of one segment, from `first` on; `position` is the first one's in its sequences.
 struct Tile {
   std::int64_t segment, first, count, position;
 };
 
-// Calls f(tile) for a segment's tokens, `most` at a time.
 class Tree {
  public:
   explicit Tree(const Segments& segments) : segments_(segments) {
@@ -55,6 +58,7 @@ class Tree {
     return found;
   }
 
+  // Calls f(tile) for a segment's tokens, `most` at a time.
   template <typename F>
   void each_tile(std::int64_t segment, std::int64_t most, F&& f) const {
     const std::int64_t length = this->length(segment);
@@ -62,6 +66,15 @@ class Tree {
       f(Tile{segment, segments_.bounds[segment] + done, std::min(most, length - done),
              positions_[at(segment)] + done});
     }
+  }
+
+  // The tiles of all segments.
+  std::vector<Tile> tiles(std::int64_t most) const {
+    std::vector<Tile> found;
+    for (std::int64_t i = 0; i < segments_.count; ++i) {
+      each_tile(i, most, [&](const Tile& tile) { found.push_back(tile); });
+    }
+    return found;
   }
 
  private:
@@ -80,9 +93,26 @@ struct Seen {
   std::int64_t to(std::int64_t i) const {
     return std::clamp<std::int64_t>(ahead + i + 1, 0, count);
   }
-  // Whether any query of `queries` rows sees any key.
-  bool any(std::int64_t queries) const { return to(queries - 1) > 0 && from(0) < count; }
+  // Whether any of the queries [first, end) sees any key; whether each sees all that any does.
+  bool any(std::int64_t first, std::int64_t end) const { return from(first) < to(end - 1); }
+  bool all(std::int64_t first, std::int64_t end) const {
+    return from(first) == from(end - 1) && to(first) == to(end - 1);
+  }
+  // The first query that sees a key, and the first after those that do.
+  std::int64_t first_to_see(std::int64_t key) const {
+    return std::max<std::int64_t>(0, key - ahead);
+  }
+  std::int64_t end_of(std::int64_t key) const {
+    return window == 0 ? kMost : std::max<std::int64_t>(0, key - ahead + window);
+  }
+  // The vector of queries from `first` on, where they see a key.
+  Ints by(std::int64_t first, std::int64_t key) const {
+    const Ints query = static_cast<std::int32_t>(first + ahead - key) + vectors::lanes();
+    const Ints seen = query >= 0;
+    return window == 0 ? seen : seen & (query < static_cast<std::int32_t>(std::min(window, kMost)));
+  }
 
+  static constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   std::int64_t ahead, count, window;
 };
 
@@ -92,11 +122,6 @@ template <typename F>
 void each_part(std::int64_t rows, F&& f) {
   const std::int64_t size = gemm::groups(rows, gemm::groups(rows, gemm::kRows));
   for (std::int64_t first = 0; first < rows; first += size) f(first, std::min(size, rows - first));
-}
-
-// The first `count` of a row's elements, filled up to whole vectors.
-inline std::int64_t in_vectors(std::int64_t count) {
-  return gemm::groups(count, vectors::kWidth) * vectors::kWidth;
 }
 
 // Elements of a row of a tile, with zeros up to whole panels.
@@ -110,11 +135,11 @@ void widen_rows(const T* from, std::int64_t stride, std::int64_t count, std::int
   for (std::int64_t i = 0; i < count; ++i, from += stride, to += width) {
     vectors::each(
         D, [&](std::int64_t d, auto lanes) { lanes.put(to + d, scale * lanes.get(from + d)); });
-    std::fill(to + D, to + width, 0.0F);
+    if (D < width) std::fill(to + D, to + width, 0.0F);
   }
 }
 
-// The transpose of `count` rows as panels: kKeys * D elements.
+// The transpose of `count` rows as panels, [panels][D][kPanel].
 template <typename T>
 void turn_rows(const T* from, std::int64_t stride, std::int64_t count, std::int64_t D, float* to) {
   gemm::each_panel(count, [&](std::int64_t n, int columns) {
@@ -122,13 +147,32 @@ void turn_rows(const T* from, std::int64_t stride, std::int64_t count, std::int6
   });
 }
 
-// scores [queries, kKeys] = rows [queries, padded(D)] times panels of turned keys or values.
-inline void multiply_turned(const float* rows, std::int64_t queries, const float* panels,
-                            std::int64_t keys, std::int64_t D, float* scores) {
-  gemm::each_panel(keys, [&](std::int64_t n, int) {
-    gemm::multiply<gemm::Rows::kApart>(queries, {rows, padded(D)}, {panels + n * D, kColumns}, D,
-                                       {}, {scores + n, kKeys, kColumns, false});
-  });
+// The scores of a panel of queries, `first` and on, and the keys [from, from + keys) of a tile:
+// rows [keys, padded(D)] times the panel of turned queries. Of keys that the first half of the
+// panel does not see, only the other half's: `hide` sets the rest.
+inline void multiply_turned(const Seen& seen, std::int64_t first, std::int64_t from,
+                            std::int64_t keys, const float* rows, const float* panel,
+                            std::int64_t D, float* scores, std::int64_t stride) {
+  using gemm::Rows;
+  constexpr std::int64_t kHalf = gemm::kWidth;
+  const std::int64_t width = padded(D);
+  const std::int64_t both = std::clamp<std::int64_t>(seen.to(first + kHalf - 1) - from, 0, keys);
+  gemm::multiply<Rows::kApart>(both, {rows, width}, {panel, kPanel}, D, {},
+                               {scores, stride, kPanel, false});
+  gemm::multiply<Rows::kApart>(keys - both, {rows + both * width, width}, {panel + kHalf, kPanel},
+                               D, {}, {scores + both * stride + kHalf, stride, kHalf, false});
+}
+
+// Scores of a panel of queries, `first` and on, and the keys from `from` on become `instead` where
+// a query does not see a key.
+inline void hide(const Seen& seen, std::int64_t first, std::int64_t from, std::int64_t keys,
+                 float instead, float* scores, std::int64_t stride) {
+  for (std::int64_t j = 0; j < keys; ++j, scores += stride) {
+    for (std::int64_t i = 0; i < kPanel; i += vectors::kWidth) {
+      vectors::store(scores + i, vectors::choose(seen.by(first + i, from + j),
+                                                 vectors::load(scores + i), vectors::all(instead)));
+    }
+  }
 }
 
 // sums [count, stride] += A [count, depth] times rows [depth, padded(D)], D columns of it.

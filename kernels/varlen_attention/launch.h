@@ -46,7 +46,6 @@ struct Backward {
   void* dq;
   void* dk;
   void* dv;
-  float* workspace;  // [2, A, T, D]
 };
 
 namespace cpu {

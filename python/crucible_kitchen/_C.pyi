@@ -138,5 +138,5 @@ def varlen_attention_forward(
 ) -> None: ...
 
 # dout, q, k, v, out, lse, cu_seqlens: Tensor; parents: Tensor | None; scale: float; window: int;
-# dq, dk, dv, workspace: Tensor; threads: int. The caller spreads tuples.
+# dq, dk, dv: Tensor; threads: int. The caller spreads tuples.
 def varlen_attention_backward(*args: Any) -> None: ...

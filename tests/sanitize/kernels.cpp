@@ -287,15 +287,14 @@ Made varlen_attention(const std::vector<std::int64_t>& bounds,
   auto q = drawn<T>(wide, 1), dout = drawn<T>(wide, 2), out = unwritten<T>(wide);
   auto k = drawn<T>(narrow, 3), v = drawn<T>(narrow, 4), dq = unwritten<T>(wide);
   auto dk = unwritten<T>(narrow), dv = unwritten<T>(narrow);
-  auto lse = unwritten<float>(tokens * A), workspace = unwritten<float>(2 * wide);
+  auto lse = unwritten<float>(tokens * A);
   const op::Segments segments{static_cast<std::int64_t>(parents.size()), bounds.data(),
                               parents.data()};
   const op::Inputs in{{tokens, A, G, D}, segments, 0.3F,     window,
                       sizeof(T) == 2,    q.data(), k.data(), v.data()};
   op::cpu::forward({in, out.data(), lse.data()}, threads);
-  op::cpu::backward(
-      {in, dout.data(), out.data(), lse.data(), dq.data(), dk.data(), dv.data(), workspace.data()},
-      threads);
+  op::cpu::backward({in, dout.data(), out.data(), lse.data(), dq.data(), dk.data(), dv.data()},
+                    threads);
   Made made;
   for (const auto* part : {&out, &dq, &dk, &dv}) made.add(*part);
   made.add(lse);

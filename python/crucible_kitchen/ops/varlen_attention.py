@@ -173,10 +173,8 @@ def _cpu_backward(
 ) -> Gradients:
     dense = [t.contiguous() for t in (dout, q, k, v, out, lse)]
     made = Gradients(*(torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v)))
-    T, A, D = q.shape
-    workspace = torch.empty(2, A, T, D)
     threads = torch.get_num_threads()
-    _C.varlen_attention_backward(*dense, *segments, scale, window, *made, workspace, threads)
+    _C.varlen_attention_backward(*dense, *segments, scale, window, *made, threads)
     return made
 
 
