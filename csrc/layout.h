@@ -25,6 +25,10 @@ inline bool is_dense(const TensorRef& tensor) {
   return true;
 }
 
+inline bool same_shape(const TensorRef& a, const TensorRef& b) {
+  return std::equal(a.shape(), a.shape() + a.ndim(), b.shape(), b.shape() + b.ndim());
+}
+
 // The same shape, and the same element at the same offset.
 inline bool same_layout(const TensorRef& a, const TensorRef& b) {
   if (a.ndim() != b.ndim()) return false;

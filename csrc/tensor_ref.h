@@ -68,6 +68,17 @@ class TensorRef {
   pybind11::object capsule_;  // of __dlpack__, where that was needed
 };
 
+// Whether tensors fit, as `f` says of those it looks at; not where a library does not describe one,
+// such as a sparse one.
+template <typename F>
+bool they_fit(F&& f) {
+  try {
+    return f();
+  } catch (const pybind11::error_already_set&) {
+    return false;
+  }
+}
+
 // "[3, 7]"
 std::string show_shape(const TensorRef& tensor);
 

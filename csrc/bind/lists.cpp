@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "../tensor_ref.h"
+#include "../layout.h"
 
 namespace crucible {
 namespace py = pybind11;
@@ -23,10 +23,6 @@ bool only_of(const py::tuple& args, const py::frozenset& types) {
   });
 }
 
-bool same_shape(const TensorRef& a, const TensorRef& b) {
-  return a.ndim() == b.ndim() && std::equal(a.shape(), a.shape() + a.ndim(), b.shape());
-}
-
 // Whether lists of tensors have one length, and all tensors of one place are on the CPU, contiguous
 // and of one shape.
 bool alike_on_cpu(const py::args& lists) {
@@ -39,7 +35,7 @@ bool alike_on_cpu(const py::args& lists) {
     PyObject* item = PySequence_Fast_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i));
     return TensorRef("alike_on_cpu", "lists", item);
   };
-  try {
+  return they_fit([&] {
     for (std::size_t i = 0; i < count; ++i) {
       const TensorRef first = at(lists[0], i);
       for (const py::handle list : lists) {
@@ -47,10 +43,8 @@ bool alike_on_cpu(const py::args& lists) {
         if (!tensor.on_cpu() || !tensor.is_contiguous() || !same_shape(first, tensor)) return false;
       }
     }
-  } catch (const py::error_already_set&) {
-    return false;  // torch does not describe it: a sparse tensor, say
-  }
-  return true;
+    return true;
+  });
 }
 
 }  // namespace

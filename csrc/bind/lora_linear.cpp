@@ -1,10 +1,12 @@
 // The door of lora_linear: outputs are allocated by the caller and written here.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <utility>
 
 #include "../library.h"
+#include "lora_linear_fits.h"
 #include "lora_linear_matrices.h"
 
 namespace crucible {
@@ -101,7 +103,7 @@ struct Layers {
   py::sequence lora_as;
   py::sequence lora_bs;
   py::sequence scales;
-  py::handle xa;  // of all updates, one after the other
+  py::handle xa;  // of all updates, one after the other; forward: may be None
   double dropout;
   py::sequence seeds;
 };
@@ -125,33 +127,39 @@ void check_lengths(const Layers& of) {
   check_length("seeds", of.seeds, updates);
 }
 
-// The low-rank products x A^T of all updates, handed out in order.
+// The low-rank products x A^T of all updates, handed out in order: of the caller's tensor, or in
+// memory of its own where that is None and nobody will want them.
 class LowRank {
  public:
-  explicit LowRank(py::handle object) : tensor_(kOp, "xa", object) {
-    check_on_cpu(kOp, "xa", tensor_);
-    check_dtype(kOp, "xa", tensor_, {kFloat32});
-    check_contiguous(kOp, "xa", tensor_);
+  explicit LowRank(py::handle object) {
+    if (object.is_none()) return;
+    tensor_.emplace(kOp, "xa", object);
+    check_on_cpu(kOp, "xa", *tensor_);
+    check_dtype(kOp, "xa", *tensor_, {kFloat32});
+    check_contiguous(kOp, "xa", *tensor_);
   }
   float* next(std::int64_t count) {
-    float* const next = tensor_.data_as<float>() + taken_;
+    if (!tensor_) return own_.emplace_back(new float[static_cast<std::size_t>(count)]).get();
+    float* const next = tensor_->data_as<float>() + taken_;
     taken_ += count;
     return next;
   }
   // Before anything of it is touched.
   void check_all_taken() const {
-    if (taken_ == tensor_.numel()) return;
+    if (!tensor_ || taken_ == tensor_->numel()) return;
     refuse_value(kOp, "xa must have rows x R elements of each update, " + std::to_string(taken_) +
-                          ", got shape " + show_shape(tensor_));
+                          ", got shape " + show_shape(*tensor_));
   }
 
  private:
-  TensorRef tensor_;
+  std::optional<TensorRef> tensor_;
   std::int64_t taken_ = 0;
+  std::vector<std::unique_ptr<float[]>> own_;
 };
 
 // All but x, dx, and the updates' gradients.
-lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward) {
+lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward,
+                          LowRank& xa) {
   check_lengths(of);
   lora_linear::Pass pass{M, K, {nullptr, 0, false}, {nullptr, 0, false}, {}};
   const lora_linear::Matrix none{nullptr, 0, false};
@@ -159,7 +167,6 @@ lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool
   const UpdateMatrices as("lora_a", "[R, K]", "[updates, R, K]", of.lora_as, layers, parts);
   const UpdateMatrices bs("lora_b", "[N, R]", "[updates, N, R]", of.lora_bs, layers, parts);
   const char* const y_name = backward ? "dy" : "y";
-  LowRank xa(of.xa);
   for (std::size_t l = 0; l < layers; ++l) {
     const TensorRef y = of_two_dimensions(y_name, of.ys[l], "[M, N]");
     const std::int64_t N = y.size(1);
@@ -199,7 +206,8 @@ void run_forward(py::handle x, const Layers& of, int threads) {
   check_threads(kOp, threads);
   const TensorRef seen = of_two_dimensions("x", x, "[M, K]");
   const std::int64_t M = seen.size(0), K = seen.size(1);
-  lora_linear::Pass pass = pass_of(of, M, K, false);
+  LowRank xa(of.xa);
+  lora_linear::Pass pass = pass_of(of, M, K, false, xa);
   pass.x_MK = matrix("x", seen, "[M, K]", M, K);
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, forward);
@@ -214,7 +222,9 @@ void run_backward(py::handle x, const Layers& of, py::handle dx, const py::seque
   const TensorRef first_a(kOp, "lora_a", of.lora_as[0]);
   if (first_a.ndim() != 3) check_ndim(kOp, "lora_a", first_a, "[R, K]", 2);
   const std::int64_t K = first_a.size(first_a.ndim() - 1);
-  lora_linear::Pass pass = pass_of(of, M, K, true);
+  if (of.xa.is_none()) refuse_value(kOp, "xa must be given for gradients, got None");
+  LowRank xa(of.xa);
+  lora_linear::Pass pass = pass_of(of, M, K, true, xa);
   pass.x_MK = optional_matrix("x", x, "[M, K]", M, K);
   pass.dx_MK = optional_matrix("dx", dx, "[M, K]", M, K);
   const std::size_t layers = pass.linears.size(), parts = py::len(of.rows);
@@ -260,7 +270,8 @@ void bind_lora_linear(py::module_& m) {
         run_forward(x, {panels, biases, ys, rows, lora_as, lora_bs, scales, xa, dropout, seeds},
                     threads);
       },
-      "Writes y of each layer and xa, x A^T of each update in turn; tensors on the CPU.");
+      "Writes y of each layer and, if it is not None, xa, x A^T of each update in turn; tensors on "
+      "the CPU.");
   m.def(
       "lora_linear_backward",
       [](py::handle x, py::sequence panels, py::sequence dys, py::sequence rows,
@@ -272,6 +283,8 @@ void bind_lora_linear(py::module_& m) {
                      dx, das, dbs, threads);
       },
       "Writes those of dx (their sum), da and db that are not None; tensors on the CPU.");
+  m.def("lora_linear_fits", &lora_linear_fits,
+        "Whether plain tensors fit each other, and the forward takes them as they are.");
 }
 
 }  // namespace crucible

@@ -1,6 +1,7 @@
 // The door of swiglu: outputs are allocated by the caller and written here.
 #include "../../kernels/swiglu/launch.h"
 #include "../check.h"
+#include "../layout.h"
 #include "../library.h"
 
 namespace crucible {
@@ -15,13 +16,21 @@ void* memory(const char* argument, py::handle object, const TensorRef& first) {
   check_on_cpu(kOp, argument, tensor);
   check_dtype(kOp, argument, tensor, {first.dtype()});
   check_contiguous(kOp, argument, tensor);
-  bool same = tensor.ndim() == first.ndim();
-  for (std::int64_t d = 0; same && d < first.ndim(); ++d) same = tensor.size(d) == first.size(d);
-  if (!same) {
+  if (!same_shape(tensor, first)) {
     refuse_value(kOp, std::string(argument) + " must have gate's shape, " + show_shape(first) +
                           ", got " + show_shape(tensor));
   }
   return tensor.data();
+}
+
+// Whether the kernel takes them as they are.
+bool fits(py::handle gate, py::handle up) {
+  return they_fit([&] {
+    const TensorRef first(kOp, "gate", gate), other(kOp, "up", up);
+    return first.on_cpu() && other.on_cpu() && same_shape(first, other) &&
+           (first.dtype() == kFloat32 || first.dtype() == kBFloat16) &&
+           first.dtype() == other.dtype() && first.is_contiguous() && other.is_contiguous();
+  });
 }
 
 TensorRef gate_of(py::handle object) {
@@ -59,6 +68,8 @@ void backward(py::handle dy, py::handle gate, py::handle up, py::handle dgate, p
 }  // namespace
 
 void bind_swiglu(py::module_& m) {
+  m.def("swiglu_fits", &fits,
+        "Whether plain tensors have one shape and dtype, and the forward takes them as they are.");
   m.def("swiglu_forward", &forward, "Writes y = silu(gate) * up; tensors on the CPU.");
   m.def("swiglu_backward", &backward, "Writes the gradients of gate and up; tensors on the CPU.");
 }

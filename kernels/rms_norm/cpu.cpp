@@ -51,7 +51,7 @@ void forward_of(const Forward& f, int threads) {
       return v * v;
     });
     const float rstd = 1.0F / std::sqrt(squares / static_cast<float>(N) + f.eps);
-    f.rstd[m] = rstd;
+    if (f.rstd != nullptr) f.rstd[m] = rstd;
     vectors::each(N, [&](std::int64_t i, auto lanes) {
       lanes.put(y + i, lanes.get(x + i) * rstd * lanes.get(w + i));
     });

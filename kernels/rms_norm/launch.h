@@ -23,7 +23,7 @@ struct Forward {
   Array x;
   Array weight;
   Array y;
-  float* rstd;  // [M]
+  float* rstd;  // [M]; null where it is not wanted
 };
 
 struct Backward {

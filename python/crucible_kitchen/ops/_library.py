@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from crucible_kitchen._C import only_of
 from crucible_kitchen.errors import KernelError
 from crucible_kitchen.ops._autograd import differentiable
+from crucible_kitchen.ops._table import takes_processors
 
 # Any: torch does not annotate these.
 _C: Any = torch._C
@@ -88,6 +89,22 @@ def _unseen(args: tuple[Any, ...]) -> bool:
         and get_interpreter_stack() is None
         and _C._get_tracing_state() is None
         and not _C._autograd._profiler_enabled()
+    )
+
+
+def direct(*args: Any) -> bool:
+    """Whether a call is its kernel and nothing else, if that is the compiled one for processors.
+
+    No gradient is wanted, and nothing is around the call that would see it, change it or refuse it.
+    Most of what a small call takes is finding this out in parts.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and _unseen(args)
+        and forward_ad._current_level < 0
+        and not _C._is_any_autocast_enabled()
+        and not (torch.is_grad_enabled() and _C._any_requires_grad(*args))
+        and takes_processors()
     )
 
 

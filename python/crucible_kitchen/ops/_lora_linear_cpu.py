@@ -93,7 +93,7 @@ def rows_together(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-def _forward(
+def output(
     x: Tensor,
     weight: Tensor,
     lora_a: Tensor,
@@ -101,10 +101,11 @@ def _forward(
     scale: float,
     bias: Tensor | None,
     drop: Drop = NO_DROP,
-) -> Forward:
-    M, N = x.shape[0], weight.shape[0]
-    y = torch.empty((M, N), dtype=x.dtype)
-    xa = torch.empty((M, lora_a.shape[0]), dtype=torch.float32)
+    xa: Tensor | None = None,
+) -> Tensor:
+    """y [M, N]; x A^T is written to `xa`, [M, R] in float32, if somebody will want it."""
+    M = x.shape[0]
+    y = x.new_empty(M, weight.shape[0])
     _C.lora_linear_forward(
         rows_together(x),
         (panels_of(weight, backward=False),),
@@ -119,7 +120,20 @@ def _forward(
         (drop.seed,),
         torch.get_num_threads(),
     )
-    return Forward(y, xa)
+    return y
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    drop: Drop = NO_DROP,
+) -> Forward:
+    xa = torch.empty(x.shape[0], lora_a.shape[0], dtype=torch.float32)
+    return Forward(output(x, weight, lora_a, lora_b, scale, bias, drop, xa), xa)
 
 
 def _backward(
@@ -134,9 +148,9 @@ def _backward(
     drop: Drop = NO_DROP,
 ) -> Gradients:
     M = dy.shape[0]
-    dx = torch.empty((M, weight.shape[1]), dtype=dy.dtype) if wanted[0] else None
-    da = torch.empty(lora_a.shape, dtype=lora_a.dtype) if wanted[1] else None
-    db = torch.empty(lora_b.shape, dtype=lora_b.dtype) if wanted[2] else None
+    dx = dy.new_empty(M, weight.shape[1]) if wanted[0] else None
+    da = lora_a.new_empty(*lora_a.shape) if wanted[1] else None
+    db = lora_b.new_empty(*lora_b.shape) if wanted[2] else None
     _C.lora_linear_backward(
         None if x is None else rows_together(x),
         (panels_of(weight, backward=True) if wanted[0] else None,),

@@ -114,6 +114,11 @@ def using(backend: Backend) -> Iterator[None]:
         _Only.backend = before
 
 
+def takes_processors() -> bool:
+    """Whether every op's tensors on the CPU go to the compiled kernel that takes them."""
+    return _Only.backend in (None, "cpu") and not triton_interpreted()
+
+
 @dataclass(frozen=True)
 class Op:
     """A named computation and the kernels that can do it, best first, the reference last."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from crucible_kitchen import _C
 from crucible_kitchen.kernels.rms_norm.builds import not_built
 from crucible_kitchen.kernels.rms_norm.variant import Forward, Gradients, Variant
-from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.ops._library import direct, refuse_transforms, register
 from crucible_kitchen.ops._recomputing import note
 from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
@@ -36,6 +36,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Source: Zhang and Sennrich 2019, eq. 4, https://arxiv.org/abs/1910.07467
     """
+    if direct(x, weight) and _C.rms_norm_fits(x, weight):
+        return _cpu_y(x, weight, eps)
     refuse_transforms("rms_norm")
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(
@@ -74,21 +76,25 @@ def _built_refuses(x: Tensor, weight: Tensor | None = None, *others: Any) -> str
     return reason
 
 
+def _cpu_y(x: Tensor, weight: Tensor, eps: float, rstd: Tensor | None = None) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _C.rms_norm_forward(x, weight.contiguous(), eps, y, rstd, torch.get_num_threads())
+    return y
+
+
 def _cpu_forward(x: Tensor, weight: Tensor, eps: float) -> Forward:
-    y = torch.empty(x.shape, dtype=x.dtype)
     rstd = torch.empty(x.shape[0], dtype=torch.float32)
-    threads = torch.get_num_threads()
-    _C.rms_norm_forward(x.contiguous(), weight.contiguous(), eps, y, rstd, threads)
-    return Forward(y, rstd)
+    return Forward(_cpu_y(x, weight, eps, rstd), rstd)
 
 
 def _cpu_backward(
     dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, wanted: Sequence[bool]
 ) -> Gradients:
-    dx = torch.empty(x.shape, dtype=x.dtype) if wanted[0] else None
-    dw = torch.empty(weight.shape, dtype=weight.dtype) if wanted[1] else None
-    dense = (t.contiguous() for t in (dy, x, weight, rstd))
-    _C.rms_norm_backward(*dense, dx, dw, torch.get_num_threads())
+    dy, x, weight = dy.contiguous(), x.contiguous(), weight.contiguous()
+    dx = torch.empty_like(x) if wanted[0] else None
+    dw = torch.empty_like(weight) if wanted[1] else None
+    _C.rms_norm_backward(dy, x, weight, rstd.contiguous(), dx, dw, torch.get_num_threads())
     return Gradients(dx, dw)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from crucible_kitchen import _C
 from crucible_kitchen.kernels.swiglu.builds import not_built
 from crucible_kitchen.kernels.swiglu.variant import Variant
-from crucible_kitchen.ops._library import refuse_transforms, register
+from crucible_kitchen.ops._library import direct, refuse_transforms, register
 from crucible_kitchen.ops._recomputing import note
 from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
@@ -34,6 +34,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
     Source: Shazeer 2020, eq. 6, https://arxiv.org/abs/2002.05202
     """
+    if direct(gate, up) and _C.swiglu_fits(gate, up):
+        return _cpu_forward(gate, up)
     refuse_transforms("swiglu")
     if up.shape != gate.shape:
         raise ValueError(
@@ -62,15 +64,17 @@ def _built_refuses(gate: Tensor, *others: Tensor) -> str | None:
 
 
 def _cpu_forward(gate: Tensor, up: Tensor) -> Tensor:
-    y = torch.empty(gate.shape, dtype=gate.dtype)
-    _C.swiglu_forward(gate.contiguous(), up.contiguous(), y, torch.get_num_threads())
+    gate = gate.contiguous()
+    y = torch.empty_like(gate)
+    _C.swiglu_forward(gate, up.contiguous(), y, torch.get_num_threads())
     return y
 
 
 def _cpu_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    dgate, dup = (torch.empty(gate.shape, dtype=gate.dtype) for _ in range(2))
-    dense = (t.contiguous() for t in (dy, gate, up))
-    _C.swiglu_backward(*dense, dgate, dup, torch.get_num_threads())
+    gate = gate.contiguous()
+    dgate, dup = torch.empty_like(gate), torch.empty_like(gate)
+    threads = torch.get_num_threads()
+    _C.swiglu_backward(dy.contiguous(), gate, up.contiguous(), dgate, dup, threads)
     return dgate, dup
 
 
