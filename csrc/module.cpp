@@ -7,6 +7,7 @@
 
 namespace crucible {
 void bind_cubins(pybind11::module_& m);
+void bind_decoder_layer(pybind11::module_& m);
 void bind_lists(pybind11::module_& m);
 void bind_pages(pybind11::module_& m);
 #define X(op) void bind_##op(pybind11::module_& m);
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("why_no_cuda", &crucible::why_no_cuda,
         "Why the CUDA kernels cannot be used, or an empty string.");
   crucible::bind_cubins(m);
+  crucible::bind_decoder_layer(m);
   crucible::bind_lists(m);
   crucible::bind_pages(m);
 #define X(op) crucible::bind_##op(m);

@@ -1,36 +1,14 @@
 // The door of lora_linear: outputs are allocated by the caller and written here.
-#include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "../library.h"
 #include "lora_linear_fits.h"
-#include "lora_linear_matrices.h"
+#include "lora_linear_pass.h"
 
 namespace crucible {
 namespace py = pybind11;
 namespace {
-
-lora_linear::Direction direction_of(bool backward) {
-  return backward ? lora_linear::Direction::kBackward : lora_linear::Direction::kForward;
-}
-
-bool multiplies_int16() {
-  static const auto said = CRUCIBLE_CPU(lora_linear, multiplies_int16);
-  return said();
-}
-
-lora_linear::Form form_of(const TensorRef& panels) {
-  if (panels.dtype() == kInt16) return lora_linear::Form::kInt16;
-  return panels.dtype() == kBFloat16 ? lora_linear::Form::kBFloat16 : lora_linear::Form::kFloat32;
-}
-
-std::int64_t numel_of(std::int64_t N, std::int64_t K, bool backward, lora_linear::Form form) {
-  static const auto numel = CRUCIBLE_CPU(lora_linear, panels_numel);
-  return numel(N, K, direction_of(backward), form);
-}
 
 std::int64_t panels_numel(std::int64_t N, std::int64_t K, bool backward, bool int16) {
   if (int16 && !multiplies_int16()) {
@@ -38,25 +16,6 @@ std::int64_t panels_numel(std::int64_t N, std::int64_t K, bool backward, bool in
   }
   // Panels in the weight's own dtype have as many elements in either.
   return numel_of(N, K, backward, int16 ? lora_linear::Form::kInt16 : lora_linear::Form::kFloat32);
-}
-
-lora_linear::Panels panels_of(py::handle object, std::int64_t N, std::int64_t K, bool backward) {
-  TensorRef tensor(kOp, "panels", object);
-  check_on_cpu(kOp, "panels", tensor);
-  if (multiplies_int16()) {
-    check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16, kInt16});
-  } else {
-    check_dtype(kOp, "panels", tensor, {kFloat32, kBFloat16});
-  }
-  const lora_linear::Form form = form_of(tensor);
-  check_shape(kOp, "panels", tensor, "[panels_numel]", {numel_of(N, K, backward, form)});
-  check_contiguous(kOp, "panels", tensor);
-  return {tensor.data(), form};
-}
-
-lora_linear::Panels weight_of(py::handle panels, std::int64_t N, std::int64_t K, bool backward) {
-  if (panels.is_none()) return {nullptr, lora_linear::Form::kFloat32};
-  return panels_of(panels, N, K, backward);
 }
 
 struct Packed {
@@ -93,39 +52,12 @@ bool panels_hold(py::handle weight, py::handle panels, bool backward) {
   return run(packed.weight, packed.N, packed.K, direction_of(backward), packed.panels);
 }
 
-// The arguments of a call as Python gives them: one layer with one update, or several. Lists have
-// an entry a layer, or for each layer an entry an update; A and B may be either.
+// The arguments of a call as Python gives them, but x.
 struct Layers {
-  py::sequence panels;
-  py::sequence biases;  // backward: empty
-  py::sequence ys;      // backward: dy
-  py::sequence rows;
-  py::sequence lora_as;
-  py::sequence lora_bs;
-  py::sequence scales;
-  py::handle xa;  // of all updates, one after the other; forward: may be None
-  double dropout;
-  py::sequence seeds;
+  Lists of;
+  py::sequence ys;  // an entry a layer; backward: dy
+  py::handle xa;    // of all updates, one after the other; forward: may be None
 };
-
-lora_linear::Drop drop_of(double dropout, py::handle seed) {
-  if (!(dropout >= 0.0 && dropout < 1.0)) {
-    refuse_value(kOp, "dropout must be in [0, 1), got " + std::to_string(dropout));
-  }
-  constexpr double kMost = 4294967295.0;
-  const double threshold = std::min(std::nearbyint(dropout * 4294967296.0), kMost);
-  // Any 64 bits: torch's integers are signed.
-  const auto bits = static_cast<std::uint64_t>(seed.cast<std::int64_t>());
-  return {static_cast<std::uint32_t>(threshold), bits};
-}
-
-void check_lengths(const Layers& of) {
-  const std::size_t layers = py::len(of.panels), updates = layers * py::len(of.rows);
-  check_length("ys", of.ys, layers);
-  if (py::len(of.biases) != 0) check_length("biases", of.biases, layers);
-  check_length("scales", of.scales, updates);
-  check_length("seeds", of.seeds, updates);
-}
 
 // The low-rank products x A^T of all updates, handed out in order: of the caller's tensor, or in
 // memory of its own where that is None and nobody will want them.
@@ -158,73 +90,44 @@ class LowRank {
 };
 
 // All but x, dx, and the updates' gradients.
-lora_linear::Pass pass_of(const Layers& of, std::int64_t M, std::int64_t K, bool backward,
+lora_linear::Pass pass_of(const Layers& given, std::int64_t M, std::int64_t K, bool backward,
                           LowRank& xa) {
-  check_lengths(of);
-  lora_linear::Pass pass{M, K, {nullptr, 0, false}, {nullptr, 0, false}, {}};
-  const lora_linear::Matrix none{nullptr, 0, false};
-  const std::size_t layers = py::len(of.panels), parts = py::len(of.rows);
-  const UpdateMatrices as("lora_a", "[R, K]", "[updates, R, K]", of.lora_as, layers, parts);
-  const UpdateMatrices bs("lora_b", "[N, R]", "[updates, N, R]", of.lora_bs, layers, parts);
-  const char* const y_name = backward ? "dy" : "y";
-  for (std::size_t l = 0; l < layers; ++l) {
-    const TensorRef y = of_two_dimensions(y_name, of.ys[l], "[M, N]");
-    const std::int64_t N = y.size(1);
-    lora_linear::Linear linear{
-        N,
-        weight_of(of.panels[l], N, K, backward),
-        py::len(of.biases) == 0 ? none : vector("bias", of.biases[l], "[N]", N),
-        matrix(y_name, y, "[M, N]", M, N),
-        {}};
-    linear.updates.reserve(parts);
-    std::int64_t first = 0;
-    for (std::size_t u = 0; u < parts; ++u) {
-      const std::size_t i = l * parts + u;
-      const auto rows = of.rows[u].cast<std::int64_t>();
-      const std::int64_t R = as.rows(l, u);
-      if (R < 1) refuse_value(kOp, "lora_a must have at least one row, got none");
-      if (rows < 0 || rows > M - first) {
-        refuse_value(kOp, "rows must sum to M = " + std::to_string(M) + ", got " +
-                              std::to_string(rows) + " after " + std::to_string(first));
-      }
-      linear.updates.push_back({first, rows, R, of.scales[i].cast<float>(),
-                                drop_of(of.dropout, of.seeds[i]), as.of(l, u, R, K),
-                                bs.of(l, u, N, R), xa.next(rows * R), none, none});
-      first += rows;
-    }
-    if (first != M) {
-      refuse_value(kOp,
-                   "rows must sum to M = " + std::to_string(M) + ", got " + std::to_string(first));
-    }
-    pass.linears.push_back(std::move(linear));
-  }
+  check_length("ys", given.ys, py::len(given.of.panels));
+  const char* const name = backward ? "dy" : "y";
+  const auto output = [&](std::size_t layer, const UpdateMatrices&) {
+    const TensorRef y = of_two_dimensions(name, given.ys[layer], "[M, N]");
+    return Output{y.size(1), matrix(name, y, "[M, N]", M, y.size(1))};
+  };
+  lora_linear::Pass pass =
+      pass_of(given.of, M, K, backward, output, [&](std::int64_t count) { return xa.next(count); });
   xa.check_all_taken();
   return pass;
 }
 
-void run_forward(py::handle x, const Layers& of, int threads) {
+void run_forward(py::handle x, const Layers& given, int threads) {
   check_threads(kOp, threads);
   const TensorRef seen = of_two_dimensions("x", x, "[M, K]");
   const std::int64_t M = seen.size(0), K = seen.size(1);
-  LowRank xa(of.xa);
-  lora_linear::Pass pass = pass_of(of, M, K, false, xa);
+  LowRank xa(given.xa);
+  lora_linear::Pass pass = pass_of(given, M, K, false, xa);
   pass.x_MK = matrix("x", seen, "[M, K]", M, K);
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, forward);
   run(pass, threads);
 }
 
-void run_backward(py::handle x, const Layers& of, py::handle dx, const py::sequence& das,
+void run_backward(py::handle x, const Layers& given, py::handle dx, const py::sequence& das,
                   const py::sequence& dbs, int threads) {
   check_threads(kOp, threads);
+  const Lists& of = given.of;
   if (py::len(of.lora_as) == 0) refuse_value(kOp, "lora_a must have an entry, got none");
-  const std::int64_t M = of_two_dimensions("dy", of.ys[0], "[M, N]").size(0);
+  const std::int64_t M = of_two_dimensions("dy", given.ys[0], "[M, N]").size(0);
   const TensorRef first_a(kOp, "lora_a", of.lora_as[0]);
   if (first_a.ndim() != 3) check_ndim(kOp, "lora_a", first_a, "[R, K]", 2);
   const std::int64_t K = first_a.size(first_a.ndim() - 1);
-  if (of.xa.is_none()) refuse_value(kOp, "xa must be given for gradients, got None");
-  LowRank xa(of.xa);
-  lora_linear::Pass pass = pass_of(of, M, K, true, xa);
+  if (given.xa.is_none()) refuse_value(kOp, "xa must be given for gradients, got None");
+  LowRank xa(given.xa);
+  lora_linear::Pass pass = pass_of(given, M, K, true, xa);
   pass.x_MK = optional_matrix("x", x, "[M, K]", M, K);
   pass.dx_MK = optional_matrix("dx", dx, "[M, K]", M, K);
   const std::size_t layers = pass.linears.size(), parts = py::len(of.rows);
@@ -267,7 +170,7 @@ void bind_lora_linear(py::module_& m) {
       [](py::handle x, py::sequence panels, py::sequence biases, py::sequence ys, py::sequence rows,
          py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::handle xa,
          double dropout, py::sequence seeds, int threads) {
-        run_forward(x, {panels, biases, ys, rows, lora_as, lora_bs, scales, xa, dropout, seeds},
+        run_forward(x, {{panels, biases, rows, lora_as, lora_bs, scales, dropout, seeds}, ys, xa},
                     threads);
       },
       "Writes y of each layer and, if it is not None, xa, x A^T of each update in turn; tensors on "
@@ -278,9 +181,8 @@ void bind_lora_linear(py::module_& m) {
          py::sequence lora_as, py::sequence lora_bs, py::sequence scales, py::handle xa,
          double dropout, py::sequence seeds, py::handle dx, py::sequence das, py::sequence dbs,
          int threads) {
-        run_backward(x,
-                     {panels, py::tuple(), dys, rows, lora_as, lora_bs, scales, xa, dropout, seeds},
-                     dx, das, dbs, threads);
+        const Lists of{panels, py::tuple(), rows, lora_as, lora_bs, scales, dropout, seeds};
+        run_backward(x, {of, dys, xa}, dx, das, dbs, threads);
       },
       "Writes those of dx (their sum), da and db that are not None; tensors on the CPU.");
   m.def("lora_linear_fits", &lora_linear_fits,

@@ -14,8 +14,8 @@ namespace {
 
 constexpr const char* kOp = "lora_linear";
 
-void check_no_gaps(const char* argument, const TensorRef& tensor, std::int64_t rows,
-                   std::int64_t columns) {
+inline void check_no_gaps(const char* argument, const TensorRef& tensor, std::int64_t rows,
+                          std::int64_t columns) {
   const std::int64_t stride = tensor.stride(tensor.ndim() - 1);
   if (columns <= 1 || rows == 0 || stride == 1) return;
   refuse_value(kOp, std::string(argument) + " must have rows without gaps, got stride " +
@@ -23,8 +23,8 @@ void check_no_gaps(const char* argument, const TensorRef& tensor, std::int64_t r
 }
 
 // A float32 or bfloat16 matrix on the CPU whose rows have no gaps.
-lora_linear::Matrix matrix(const char* argument, const TensorRef& tensor, const char* letters,
-                           std::int64_t rows, std::int64_t columns) {
+inline lora_linear::Matrix matrix(const char* argument, const TensorRef& tensor,
+                                  const char* letters, std::int64_t rows, std::int64_t columns) {
   check_on_cpu(kOp, argument, tensor);
   check_dtype(kOp, argument, tensor, {kFloat32, kBFloat16});
   check_shape(kOp, argument, tensor, letters, {rows, columns});
@@ -32,14 +32,15 @@ lora_linear::Matrix matrix(const char* argument, const TensorRef& tensor, const 
   return {tensor.data(), tensor.stride(0), tensor.dtype() == kBFloat16};
 }
 
-lora_linear::Matrix optional_matrix(const char* argument, py::handle object, const char* letters,
-                                    std::int64_t rows, std::int64_t columns) {
+inline lora_linear::Matrix optional_matrix(const char* argument, py::handle object,
+                                           const char* letters, std::int64_t rows,
+                                           std::int64_t columns) {
   if (object.is_none()) return {nullptr, 0, false};
   return matrix(argument, TensorRef(kOp, argument, object), letters, rows, columns);
 }
 
-lora_linear::Matrix vector(const char* argument, py::handle object, const char* letters,
-                           std::int64_t size) {
+inline lora_linear::Matrix vector(const char* argument, py::handle object, const char* letters,
+                                  std::int64_t size) {
   if (object.is_none()) return {nullptr, 0, false};
   const TensorRef tensor(kOp, argument, object);
   check_on_cpu(kOp, argument, tensor);
@@ -49,13 +50,13 @@ lora_linear::Matrix vector(const char* argument, py::handle object, const char* 
   return {tensor.data(), size, tensor.dtype() == kBFloat16};
 }
 
-TensorRef of_two_dimensions(const char* argument, py::handle object, const char* letters) {
+inline TensorRef of_two_dimensions(const char* argument, py::handle object, const char* letters) {
   TensorRef tensor(kOp, argument, object);
   check_ndim(kOp, argument, tensor, letters, 2);
   return tensor;
 }
 
-void check_length(const char* name, const py::sequence& given, std::size_t wanted) {
+inline void check_length(const char* name, const py::sequence& given, std::size_t wanted) {
   if (py::len(given) == wanted) return;
   refuse_value(kOp, std::string(name) + " must have " + std::to_string(wanted) + " entries, got " +
                         std::to_string(py::len(given)));

@@ -2,6 +2,7 @@
 #include "../../kernels/varlen_attention/launch.h"
 #include "../check.h"
 #include "../library.h"
+#include "segments.h"
 
 namespace crucible {
 namespace py = pybind11;
@@ -22,29 +23,6 @@ void* array(const char* argument, const TensorRef& tensor, const char* letters,
 void* array(const char* argument, py::handle object, const char* letters,
             std::initializer_list<std::int64_t> shape, DataType dtype) {
   return array(argument, TensorRef(kOp, argument, object), letters, shape, dtype);
-}
-
-// From 0 to T without a step back; parents before their children.
-op::Segments segments_of(py::handle bounds, py::handle parents, std::int64_t T) {
-  const TensorRef ends(kOp, "cu_seqlens", bounds);
-  check_ndim(kOp, "cu_seqlens", ends, "[segments + 1]", 1);
-  const std::int64_t count = ends.size(0) - 1;
-  if (count < 0) refuse_value(kOp, "cu_seqlens must have at least 1 element, got 0");
-  const auto* at = static_cast<const std::int64_t*>(
-      array("cu_seqlens", ends, "[segments + 1]", {count + 1}, kInt64));
-  bool rising = at[0] == 0 && at[count] == T;
-  for (std::int64_t i = 0; i < count; ++i) rising = rising && at[i] <= at[i + 1];
-  if (!rising) refuse_value(kOp, "cu_seqlens must rise from 0 to T = " + std::to_string(T));
-  if (parents.is_none()) return {count, at, nullptr};
-  const auto* up =
-      static_cast<const std::int64_t*>(array("parents", parents, "[segments]", {count}, kInt64));
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (up[i] < -1 || up[i] >= i) {
-      refuse_value(kOp, "parents[" + std::to_string(i) +
-                            "] must be an earlier segment or -1, got " + std::to_string(up[i]));
-    }
-  }
-  return {count, at, up};
 }
 
 struct Call {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from crucible_kitchen import nn
+from crucible_kitchen import nn, ops
 from crucible_kitchen.adapters.local import decoder
 from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.packed import Packed
@@ -25,7 +25,7 @@ MODELS = {
     "biases": (LlamaForCausalLM, LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=3)),
 }
-NODE = "_NodeBackward"
+NODES = ("_NodeBackward", "_NodeInOneCallBackward")
 # float32: sums in another order where several layers give one gradient, and some of them cancel.
 CLOSE = 1e-5
 
@@ -79,15 +79,20 @@ def parts(monkeypatch):
     return parts
 
 
-def nodes(output):
-    """How many layers of an output's graph are one node each."""
+def graph(output):
     seen, waiting = set(), [output.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions]
-    return sum(type(node).__name__ == NODE for node in seen)
+    return seen
+
+
+def nodes(output):
+    """How many layers of an output's graph are one node each."""
+    seen = graph(output)
+    return sum(type(node).__name__ in NODES for node in seen)
 
 
 def gradients(model, packed):
@@ -111,6 +116,37 @@ def test_outputs_and_gradients(load, packed, parts, name, dropout):
     assert nodes(model.hidden(packed)) == SIZES["num_hidden_layers"] - 1
     assert parts(lambda: nodes(model.hidden(packed))) == 0
     close(gradients(model, packed), parts(gradients, model, packed))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_call_gives_the_bits_of_its_kernels(load, packed, name, dtype):
+    model = load(name, dtype, dropout=0.3)
+    model.model.train()
+
+    def kinds():
+        return {type(node).__name__ for node in graph(model.hidden(packed))} & {*NODES}
+
+    assert kinds() == {"_NodeInOneCallBackward"}
+    got = gradients(model, packed)
+    with ops.using("cpu"):
+        assert kinds() == {"_NodeBackward"}
+        want = gradients(model, packed)
+    assert all(map(torch.equal, got, want))
+
+
+def test_one_call_at_any_number_of_threads_and_again(load, packed):
+    model, before = load(), torch.get_num_threads()
+    want = gradients(model, packed)
+    try:
+        torch.set_num_threads(1 if before > 1 else 2)
+        assert all(map(torch.equal, gradients(model, packed), want))
+    finally:
+        torch.set_num_threads(before)
+    hidden = model.hidden(packed)
+    wanted = list(nn.lora_parameters(model.model))
+    first = torch.autograd.grad(hidden.sum(), wanted, retain_graph=True)
+    assert all(map(torch.equal, torch.autograd.grad(hidden.sum(), wanted), first))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,13 +1,14 @@
 """A decoder layer of Llama and Mistral as one node of torch's graph.
 
 Where each op of a layer is a node of its own, torch and Python take a fifth of the time that a step
-of some hundred tokens takes. Here kernels run one after the other; linears that read the same rows
-are one call, and what the norms and the gated MLP put out is made again in the backward pass.
+of some hundred tokens takes. Here kernels run one after the other, on processors with no Python
+between them; linears that read the same rows are one call, and what the norms and the gated MLP put
+out is made again in the backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from crucible_kitchen import ops
 from crucible_kitchen.kernels.lora_linear_many.variant import Updates, Wanted
 from crucible_kitchen.kernels.varlen_attention.variant import Segments
 from crucible_kitchen.nn.lora_linear import LoraLinear
+from crucible_kitchen.ops import _decoder_layer_cpu
 from crucible_kitchen.ops._library import not_again
 
 
@@ -31,6 +33,10 @@ class Norm:
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self._weight, self._eps = weight, eps
+
+    def described(self) -> tuple[Tensor, float]:
+        """As compiled code takes it."""
+        return self._weight.contiguous(), self._eps
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The normed rows, and what the backward needs: 1 / rms of each."""
@@ -64,6 +70,17 @@ class Linears:
         self._updates = Updates(a, b, scales, each[0].rows, drops)
         self.trained = (*a, *b)
 
+    def described(self, backward: bool, wants_x: bool) -> _decoder_layer_cpu.Arguments:
+        """As compiled code takes them."""
+        return _decoder_layer_cpu.linears(
+            self._weights, self._biases, self._updates, backward=backward, wants_x=wants_x
+        )
+
+    def wanted(self, wants: Sequence[bool], wants_x: bool = True) -> Wanted:
+        """What a backward computes, from which of `trained` need a gradient."""
+        count = len(self._updates.lora_a)
+        return Wanted(wants_x, any(wants[:count]), any(wants[count:]))
+
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Each layer's output, and what the backward needs: x A^T of all."""
         kernel: Any = ops.OPS["lora_linear_many"].choose(x, self._weights, self._updates.lora_a)
@@ -81,9 +98,8 @@ class Linears:
         wants_x: bool = True,
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients of x, summed over the layers, and of `trained`, as far as wanted."""
-        count = len(self._updates.lora_a)
-        wanted = Wanted(wants_x, any(wants[:count]), any(wants[count:]))
-        none: list[Tensor | None] = [None] * count
+        wanted = self.wanted(wants, wants_x)
+        none: list[Tensor | None] = [None] * len(self._updates.lora_a)
         if not any(wanted):
             return None, none + none
         kernel: Any = ops.OPS["lora_linear_many"].choose(
@@ -112,6 +128,10 @@ class Attention:
     segments: Segments
     scale: float
     window: int
+
+    def described(self) -> _decoder_layer_cpu.Arguments:
+        """As compiled code takes it."""
+        return self.cos, self.sin, *self.segments, self.scale, self.window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         """From projections [T, A D] to outputs [T, A, D], and what else the backward needs."""
@@ -165,8 +185,22 @@ class DecoderLayer:
         Source: Touvron et al. 2023, section 2.2, https://arxiv.org/abs/2302.13971
         """
         trained = [t for of in self.linears for t in of.trained]
-        output: Tensor = _Node.apply(self, x, *trained)  # type: ignore[no-untyped-call]
+        node = _NodeInOneCall if _decoder_layer_cpu.takes(x) else _Node
+        output: Tensor = node.apply(self, x, *trained)  # type: ignore[no-untyped-call]
         return output
+
+    def described(self, *, backward: bool, wants_x: bool = True) -> _decoder_layer_cpu.Layer:
+        """As compiled code takes it."""
+        return _decoder_layer_cpu.Layer(
+            tuple(norm.described() for norm in self.norms),
+            self.attention.described(),
+            tuple(of.described(backward, wants_x or of is not self.qkv) for of in self.linears),
+        )
+
+    def shared_out(self, wants: Sequence[bool]) -> Iterator[list[bool]]:
+        """What is said of each of `trained`, by the linears that have them."""
+        each = iter(wants)
+        return ([next(each) for _ in of.trained] for of in self.linears)
 
     @property
     def linears(self) -> tuple[Linears, ...]:
@@ -204,10 +238,7 @@ class _Node(torch.autograd.Function):
         x, rstd_before, xa_qkv, out, *attended, xa_o = ctx.saved_tensors[:9]
         middle, rstd_between, xa_gate_up, gate, up, xa_down = ctx.saved_tensors[9:15]
         _, wants_x, *wants = ctx.needs_input_grad
-        wanted = iter(wants)
-        of_qkv, of_o, of_gate_up, of_down = (
-            [next(wanted) for _ in of.trained] for of in layer.linears
-        )
+        of_qkv, of_o, of_gate_up, of_down = layer.shared_out(wants)
         before, between = layer.norms
         dy = dy.contiguous()
         dinner, d_down = layer.down.backward([dy], _gated(gate, up), xa_down, of_down)
@@ -228,6 +259,35 @@ class _Node(torch.autograd.Function):
             dx = before.backward(dnormed, x, rstd_before)
             dx += dmiddle
         return None, dx, *d_qkv, *d_o, *d_gate_up, *d_down
+
+
+class _NodeInOneCall(torch.autograd.Function):
+    """The same where compiled code runs the whole of a pass."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: DecoderLayer, x: Tensor, *trained: Tensor) -> Tensor:
+        x = x.contiguous()
+        y, kept = _decoder_layer_cpu.forward(x, layer.described(backward=False))
+        ctx.layer = layer
+        ctx.save_for_backward(x, kept, *trained)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise not_again("decoder_layer")
+        layer: DecoderLayer = ctx.layer
+        x, kept, *_ = ctx.saved_tensors
+        _, wants_x, *wants = ctx.needs_input_grad
+        each = zip(layer.linears, layer.shared_out(wants), strict=True)
+        dx, gradients = _decoder_layer_cpu.backward(
+            dy.contiguous(),
+            x,
+            kept,
+            layer.described(backward=True, wants_x=wants_x),
+            [of.wanted(theirs, wants_x or of is not layer.qkv) for of, theirs in each],
+        )
+        return None, dx, *gradients
 
 
 def _gated(gate: Tensor, up: Tensor) -> Tensor:

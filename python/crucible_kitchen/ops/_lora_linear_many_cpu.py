@@ -21,7 +21,8 @@ from crucible_kitchen.ops._lora_linear_cpu import panels_of, rows_together
 def _forward(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], updates: Updates
 ) -> Forward:
-    ys = [torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype) for weight in weights]
+    M = x.shape[0]
+    ys = [x.new_empty(M, weight.shape[0]) for weight in weights]
     xa = torch.empty(sum(updates.xa_numels()), dtype=torch.float32)
     _C.lora_linear_forward(
         rows_together(x),
@@ -49,7 +50,7 @@ def _backward(
     wanted: Wanted,
 ) -> Gradients:
     M, K = dys[0].shape[0], weights[0].shape[1]
-    dx = torch.empty((M, K), dtype=dys[0].dtype) if wanted.x else None
+    dx = dys[0].new_empty(M, K) if wanted.x else None
     das = _empty_like(updates.lora_a) if wanted.lora_a else []
     dbs = _empty_like(updates.lora_b) if wanted.lora_b else []
     none = [None] * len(updates.lora_a)
@@ -78,10 +79,11 @@ def _rows_together(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A tensor for each; cut from one where all are alike, for there may be hundreds."""
-    shape, dtype = tensors[0].shape, tensors[0].dtype
+    first = tensors[0]
+    shape, dtype = first.shape, first.dtype
     if len(tensors) > 1 and all(t.shape == shape and t.dtype == dtype for t in tensors):
-        return list(torch.empty((len(tensors), *shape), dtype=dtype).unbind())
-    return [torch.empty(t.shape, dtype=t.dtype) for t in tensors]
+        return list(first.new_empty(len(tensors), *shape).unbind())
+    return [t.new_empty(*t.shape) for t in tensors]
 
 
 lora_linear_many = Variant(_forward, _backward, takes_stacks=True)

@@ -114,6 +114,11 @@ def using(backend: Backend) -> Iterator[None]:
         _Only.backend = before
 
 
+def held() -> Backend | None:
+    """The backend that every op is held to, or None."""
+    return _Only.backend
+
+
 def takes_processors() -> bool:
     """Whether every op's tensors on the CPU go to the compiled kernel that takes them."""
     return _Only.backend in (None, "cpu") and not triton_interpreted()

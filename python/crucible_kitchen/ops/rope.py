@@ -65,9 +65,9 @@ def _built_refuses(x: Tensor, *angles: Tensor) -> str | None:
 
 
 def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
-    y = torch.empty(x.shape, dtype=x.dtype)
-    x, cos, sin = (t.detach().contiguous() for t in (x, cos, sin))
-    _C.rope_rotate(x, cos, sin, back, y, torch.get_num_threads())
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _C.rope_rotate(x, cos.contiguous(), sin.contiguous(), back, y, torch.get_num_threads())
     return y
 
 

@@ -154,7 +154,7 @@ def _cpu_forward(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, window: int
 ) -> Forward:
     q, k, v = (t.contiguous() for t in (q, k, v))
-    made = Forward(torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2]))
+    made = Forward(torch.empty_like(q), torch.empty(*q.shape[:2]))
     threads = torch.get_num_threads()
     _C.varlen_attention_forward(q, k, v, *segments, scale, window, *made, threads)
     return made
@@ -172,7 +172,7 @@ def _cpu_backward(
     window: int,
 ) -> Gradients:
     dense = [t.contiguous() for t in (dout, q, k, v, out, lse)]
-    made = Gradients(*(torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v)))
+    made = Gradients(*map(torch.empty_like, dense[1:4]))
     threads = torch.get_num_threads()
     _C.varlen_attention_backward(*dense, *segments, scale, window, *made, threads)
     return made
