@@ -24,7 +24,8 @@
 
 namespace crucible::gemm {
 
-// Rows of integers: `scales` has one for each slice of a row, of `slice` elements.
+// Rows of integers: `scales` has one for each slice of a row, of `slice` elements. Where they lie
+// together (Rows::kTogether), pair p of row i is at data[2 * i + p * stride].
 struct Int16Rows {
   const std::int16_t* data;
   std::int64_t stride;
@@ -70,6 +71,10 @@ struct Int16Layout {
 inline std::int64_t int16_numel(std::int64_t rows, std::int64_t columns);
 inline Int16Rows quantize_rows(const A& a, std::int64_t rows, std::int64_t columns, float* memory);
 inline void quantize_panel(const float* from, const Int16Layout& layout, void* to);
+// ... and kWidth columns of `depth` rows, as one slice each: pairs along the rows, `step` from pair
+// to pair, and a scale for each column.
+inline void quantize_columns(const float* from, std::int64_t stride, std::int64_t depth,
+                             std::int16_t* to, std::int64_t step, float* scales);
 
 #if defined(__AVX512VNNI__)
 constexpr bool kInt16 = true;
@@ -103,6 +108,22 @@ inline Scale scale_of(std::int32_t most, float squares, F&& squares_of) {
 
 inline __attribute__((always_inline)) __m512i magnitude(__m512 x) {
   return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+
+// kWidth slices at once: their scales, and what their numbers are multiplied with.
+template <typename F>
+inline __m512 scales_of(__m512i most, __m512 squares, float* scales, F&& squares_of) {
+  float sums[kWidth], inverses[kWidth];
+  std::int32_t largest[kWidth];
+  _mm512_storeu_ps(sums, squares);
+  _mm512_storeu_si512(largest, most);
+  for (int lane = 0; lane < kWidth; ++lane) {
+    const Scale scale =
+        scale_of(largest[lane], sums[lane], [&](float lift) { return squares_of(lane, lift); });
+    scales[lane] = scale.scale;
+    inverses[lane] = scale.inverse;
+  }
+  return _mm512_loadu_ps(inverses);
 }
 
 // One slice of a row. Writes up to 15 zeros behind it.
@@ -158,49 +179,42 @@ inline Int16Rows quantize_rows(const A& a, std::int64_t rows, std::int64_t colum
   return {data, stride, scales, a_row, slices.size};
 }
 
+inline void quantize_columns(const float* from, std::int64_t stride, std::int64_t depth,
+                             std::int16_t* to, std::int64_t step, float* scales) {
+  const auto row = [&](std::int64_t k) __attribute__((always_inline)) {
+    return k < depth ? _mm512_loadu_ps(from + k * stride) : _mm512_setzero_ps();
+  };
+  __m512 sums = _mm512_setzero_ps();
+  __m512i most = _mm512_setzero_si512();
+  for (std::int64_t k = 0; k < depth; ++k) {
+    sums = _mm512_fmadd_ps(row(k), row(k), sums);
+    most = _mm512_max_epi32(most, magnitude(row(k)));
+  }
+  const __m512 inverse = scales_of(most, sums, scales, [&](int lane, float lift) {
+    float sum = 0.0F;
+    for (std::int64_t k = 0; k < depth; ++k) {
+      const float x = from[k * stride + lane] * lift;
+      sum += x * x;
+    }
+    return sum;
+  });
+  const auto whole = [&](std::int64_t k) __attribute__((always_inline)) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(row(k), inverse));
+  };
+  for (std::int64_t k = 0; k < depth; k += 2, to += step) {
+    const __m512i pair =
+        _mm512_mask_blend_epi16(0xaaaaaaaaU, whole(k), _mm512_slli_epi32(whole(k + 1), 16));
+    _mm512_storeu_si512(to, pair);
+  }
+}
+
 inline void quantize_panel(const float* from, const Int16Layout& layout, void* to) {
   auto* const panel = static_cast<std::int16_t*>(to);
-  const std::int64_t depth = layout.slices.depth;
   float* scales = reinterpret_cast<float*>(panel + layout.depth * kColumns);
   layout.slices.each([&](std::int64_t first, std::int64_t count, bool) {
     for (int j = 0; j < kColumns; j += kWidth) {
-      const auto row = [&](std::int64_t k) {
-        return k < depth ? _mm512_loadu_ps(from + k * kColumns + j) : _mm512_setzero_ps();
-      };
-      const auto lifted = [&](int lane, float lift) {
-        float sum = 0.0F;
-        for (std::int64_t k = first; k < first + count; ++k) {
-          const float x = from[k * kColumns + j + lane] * lift;
-          sum += x * x;
-        }
-        return sum;
-      };
-      __m512 sums = _mm512_setzero_ps();
-      __m512i most = _mm512_setzero_si512();
-      for (std::int64_t k = first; k < first + count; ++k) {
-        sums = _mm512_fmadd_ps(row(k), row(k), sums);
-        most = _mm512_max_epi32(most, magnitude(row(k)));
-      }
-      float squares[kWidth], inverses[kWidth];
-      std::int32_t largest[kWidth];
-      _mm512_storeu_ps(squares, sums);
-      _mm512_storeu_si512(largest, most);
-      for (int lane = 0; lane < kWidth; ++lane) {
-        const Scale scale =
-            scale_of(largest[lane], squares[lane], [&](float lift) { return lifted(lane, lift); });
-        scales[j + lane] = scale.scale;
-        inverses[lane] = scale.inverse;
-      }
-      const __m512 inverse = _mm512_loadu_ps(inverses);
-      const auto whole = [&](std::int64_t k) {
-        const __m512i wide = _mm512_cvtps_epi32(_mm512_mul_ps(row(k), inverse));
-        return _mm512_cvtepi16_epi32(_mm512_cvtsepi32_epi16(wide));
-      };
-      for (std::int64_t k = first; k < first + count; k += 2) {
-        const __m512i pair =
-            _mm512_mask_blend_epi16(0xaaaaaaaaU, whole(k), _mm512_slli_epi32(whole(k + 1), 16));
-        _mm512_storeu_si512(panel + k * kColumns + 2 * j, pair);
-      }
+      quantize_columns(from + first * kColumns + j, kColumns, count,
+                       panel + first * kColumns + 2 * j, 2 * kColumns, scales + j);
     }
     scales += kColumns;
   });
@@ -232,20 +246,22 @@ inline __attribute__((always_inline)) void add_products(const Int16Rows& a, cons
                                                         std::int64_t depth,
                                                         Vector (&sums)[sizeof...(kRow)][kAcross],
                                                         std::integer_sequence<int, kRow...>) {
-  static_assert(kLie == Rows::kApart, "a pair lies in one row");
-  const std::int16_t* const rows[] = {(a.data + kRow * a.stride)...};
+  constexpr bool kApart = kLie == Rows::kApart;
+  const std::int64_t a_step = kApart ? 2 : a.stride;
+  const std::int16_t* const rows[] = {(a.data + kRow * (kApart ? a.stride : 2))...};
   const std::int16_t* panel = b.data;
+  std::int64_t at = 0;
   Integers whole[sizeof...(kRow)][kAcross] = {};
-  for (std::int64_t k = 0; k < depth; k += 2, panel += b.step) {
+  for (std::int64_t k = 0; k < depth; k += 2, at += a_step, panel += b.step) {
     __builtin_prefetch(panel + kAhead * b.step);
     if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + 2 * kWidth);
     const Integers left = integers_at(panel);
     if constexpr (kAcross == 1) {
-      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows[kRow] + k), left)), ...);
+      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows[kRow] + at), left)), ...);
     } else {
       const Integers right = integers_at(panel + 2 * kWidth);
-      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows[kRow] + k), left),
-        whole[kRow][1] = add_pairs(whole[kRow][1], one_pair(rows[kRow] + k), right)),
+      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows[kRow] + at), left),
+        whole[kRow][1] = add_pairs(whole[kRow][1], one_pair(rows[kRow] + at), right)),
        ...);
     }
   }
@@ -259,7 +275,7 @@ inline __attribute__((always_inline)) void add_products(const Int16Rows& a, cons
 
 template <Rows kLie>
 inline void go_down(Int16Rows& a, std::int64_t rows) {
-  a.data += rows * a.stride;
+  a.data += rows * (kLie == Rows::kApart ? a.stride : 2);
   a.scales += rows * a.scale_stride;
 }
 

@@ -60,13 +60,14 @@ class ForwardWorker {
     const std::int64_t entries = kBlock * stride_, tokens = call.blocks.size * call.size.H;
     const std::int64_t head = kBlock * head_stride(call.size.H);
     parts_ = scratch.take(depth * call.part_numel() + tokens + head + 2 * entries +
-                          3 * call.blocks.size);
+                          3 * call.blocks.size + (kInt16 ? Int16Gather::numel(call.size.H) : 0));
     panels_ = parts_ + depth * call.part_numel();
     block_of_head_ = panels_ + tokens;
     logits_ = block_of_head_ + head;
     bend_ = logits_ + entries;
     rescale_ = bend_ + entries;
     known_.lse = rescale_ + call.blocks.size;
+    integers_ = known_.lse + 2 * call.blocks.size;
     known_.keys = reinterpret_cast<std::uint32_t*>(known_.lse + call.blocks.size);
   }
 
@@ -107,6 +108,10 @@ class ForwardWorker {
   }
 
  private:
+  // Whether the slope is a sum of products of integers. (The logits are not: they would lose the
+  // digits that log-probabilities are asked for.)
+  static constexpr bool kInt16 = gemm::kInt16 && std::is_same_v<T, BFloat16>;
+
   // Whether the logits are products of pairs of bfloat16.
   bool pairs() const { return gemm::in_pairs<T> && call_.size.H % 2 == 0; }
 
@@ -198,9 +203,18 @@ class ForwardWorker {
     gemm::each_panel(tokens_, [&](std::int64_t t, int) {
       rescale_panel(H, rescale_ + t, part.slope + t, part.tokens);
     });
-    gather(head, rows, logits_, stride_, tokens_, H, part.slope, part.tokens, ahead);
-    if (part.even == nullptr) return;
-    gather(head, rows, bend_, stride_, tokens_, H, part.even, part.tokens, ahead);
+    const auto add = [&](const auto& gathered) {
+      gathered(logits_, stride_, tokens_, part.slope, part.tokens, ahead);
+      if (part.even != nullptr) gathered(bend_, stride_, tokens_, part.even, part.tokens, ahead);
+    };
+    if constexpr (kInt16) {
+      add(Int16Gather(head, rows, H, integers_));
+    } else {
+      add([&](const float* entries, std::int64_t from, std::int64_t tokens, float* sums,
+              std::int64_t to, Ahead<T>& after_tile) {
+        gather(head, rows, entries, from, tokens, H, sums, to, after_tile);
+      });
+    }
   }
 
   // D = sum over v of (q_v - p_v) bend_v W_v from its three parts: target, others, even share.
@@ -263,6 +277,7 @@ class ForwardWorker {
   float* bend_ = nullptr;           // the same
   float* rescale_ = nullptr;        // [tokens]
   Known known_{};                   // [tokens] each
+  float* integers_ = nullptr;       // what Int16Gather works in
 };
 
 template <typename T>

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../common/panels.h"
+#include "../common/int16.h"
 
 namespace crucible::linear_logprobs::cpu {
 namespace {

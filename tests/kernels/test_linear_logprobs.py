@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crucible_kitchen import ops
+from crucible_kitchen import _C, ops
 from crucible_kitchen.errors import KernelError
 from crucible_kitchen.kernels.linear_logprobs import cases, reference
 from crucible_kitchen.kernels.linear_logprobs.variant import Variant
@@ -48,9 +48,12 @@ def test_every_option_matches_the_definition(
     hidden, weight, targets = cases.inputs(cases.Size(35, 37, 701), dtype, "cpu")
     made = variant().forward(hidden, weight, targets, softcap, smoothing)
     want = reference.forward(hidden, weight, targets, softcap, smoothing)
-    # The scratch of a GPU kernel is 16 bits wide, the CPU's is not.
-    for got, wanted in zip(made, want, strict=True):
-        close(got, wanted, 2e-6 if dtype == torch.float32 or not INTERPRETED else 2e-3)
+    # The scratch of a GPU kernel is 16 bits wide, the CPU's is not; the slope may be a sum of
+    # products of integers, off by a fiftieth of what it is rounded to.
+    of_integers = dtype == torch.bfloat16 and _C.lora_linear_multiplies_int16()
+    for name, got, wanted in zip(made._fields, made, want, strict=True):
+        tolerance = 1e-4 if of_integers and name == "slope" else 2e-6
+        close(got, wanted, tolerance if dtype == torch.float32 or not INTERPRETED else 2e-3)
     grad = torch.linspace(-1, 1, 35)
     got = variant().grad_weight(
         grad, hidden, weight, targets, made.lse, made.miss, softcap, smoothing
@@ -288,7 +291,7 @@ def test_compiles_into_one_graph() -> None:
 
 MEMORY = """
 import resource, torch
-from crucible_kitchen import ops
+from crucible_kitchen import _C, ops
 T, H, V = {T}, 64, 50_000
 hidden = torch.randn(T, H, requires_grad=True)
 weight, targets = torch.randn(V, H), torch.randint(V, (T,))
