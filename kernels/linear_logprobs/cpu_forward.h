@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../common/threads.h"
+#include "cpu_gather.h"
 #include "cpu_sampled.h"
 #include "cpu_vocabulary.h"
 
@@ -53,22 +54,27 @@ template <typename T>
 class ForwardWorker {
  public:
   ForwardWorker(const ForwardCall& call, gemm::Scratch& scratch)
-      : call_(call), hidden_(hidden_of<T>(call.in)), head_(head_of<T>(call.in)) {
+      : call_(call),
+        hidden_(hidden_of<T>(call.in)),
+        head_(head_of<T>(call.in)),
+        scores_(hidden_, head_, call.size.H, call.options.softcap != 0.0F) {
     std::int64_t depth = 1;  // parts that a walk over all slices keeps
     for (std::int64_t slices = call.vocabulary.slices; slices > 1; slices /= 2) ++depth;
     stride_ = call.blocks.stride();
-    const std::int64_t entries = kBlock * stride_, tokens = call.blocks.size * call.size.H;
-    const std::int64_t head = kBlock * head_stride(call.size.H);
-    parts_ = scratch.take(depth * call.part_numel() + tokens + head + 2 * entries +
-                          3 * call.blocks.size + (kInt16 ? Int16Gather::numel(call.size.H) : 0));
-    panels_ = parts_ + depth * call.part_numel();
-    block_of_head_ = panels_ + tokens;
+    const std::int64_t size = call.blocks.size, H = call.size.H;
+    const std::int64_t entries = kBlock * stride_, head = kBlock * head_stride(H);
+    const std::int64_t scores = Scores<T>::numel(size, H);
+    parts_ = scratch.take(depth * call.part_numel() + scores + head + 2 * entries + 3 * size +
+                          Gather<T>::numel(H));
+    float* const scored = parts_ + depth * call.part_numel();
+    scores_.work_in(scored, size);
+    block_of_head_ = scored + scores;
     logits_ = block_of_head_ + head;
     bend_ = logits_ + entries;
     rescale_ = bend_ + entries;
-    known_.lse = rescale_ + call.blocks.size;
-    integers_ = known_.lse + 2 * call.blocks.size;
-    known_.keys = reinterpret_cast<std::uint32_t*>(known_.lse + call.blocks.size);
+    known_.lse = rescale_ + size;
+    known_.keys = reinterpret_cast<std::uint32_t*>(known_.lse + size);
+    gathered_ = known_.lse + 2 * size;
   }
 
   void take(std::int64_t block) {
@@ -76,8 +82,7 @@ class ForwardWorker {
     block_ = block;
     first_token_ = call_.blocks.first(block);
     tokens_ = call_.blocks.tokens(block);
-    in_panels(
-        [&](auto* panels) { pack_tokens(hidden_, first_token_, tokens_, call_.size.H, panels); });
+    scores_.take(first_token_, tokens_, call_.in.targets_T + first_token_);
     if (call_.samples()) know_targets();
   }
 
@@ -108,22 +113,6 @@ class ForwardWorker {
   }
 
  private:
-  // Whether the slope is a sum of products of integers. (The logits are not: they would lose the
-  // digits that log-probabilities are asked for.)
-  static constexpr bool kInt16 = gemm::kInt16 && std::is_same_v<T, BFloat16>;
-
-  // Whether the logits are products of pairs of bfloat16.
-  bool pairs() const { return gemm::in_pairs<T> && call_.size.H % 2 == 0; }
-
-  // Calls f(panels) with what they are of.
-  template <typename F>
-  void in_panels(F&& f) const {
-    if constexpr (gemm::in_pairs<T>) {
-      if (pairs()) return f(reinterpret_cast<BFloat16*>(panels_));
-    }
-    f(panels_);
-  }
-
   // The target's logit is the first that is known of each token's sum.
   void know_targets() {
     for (std::int64_t t = 0; t < call_.blocks.size; ++t) {
@@ -162,25 +151,20 @@ class ForwardWorker {
     const bool bends = call_.options.softcap != 0.0F;
     const std::int64_t H = call_.size.H;
     gemm::A head{};
-    if (!pairs() || call_.gathers()) head = copy_rows(head_, first, rows, H, block_of_head_);
+    if (scores_.by_floats() || call_.gathers())
+      head = copy_rows(head_, first, rows, H, block_of_head_);
     const std::int64_t tiles =
         score_tiles(rows, tokens_, H) + (call_.gathers() ? gather_tiles(tokens_, H) : 0);
     Ahead<T> ahead(head_, first + rows, rows, call_.size.V, H, tiles);
-    in_panels([&](auto* panels) {
-      if constexpr (std::is_same_v<decltype(panels), BFloat16*>) {
-        const gemm::PairRows as_they_lie{head_.row(first), head_.stride};
-        score(as_they_lie, rows, panels, tokens_, H, logits_, stride_, ahead);
-      } else {
-        score(head, rows, panels, tokens_, H, logits_, stride_, ahead);
-      }
-    });
+    scores_.score(head, first, rows, logits_, stride_, ahead);
     gemm::each_panel(tokens_, [&](std::int64_t t, int count) {
       float* logits = logits_ + t;
+      scores_.correct(first, rows, t, part, logits, stride_);
       if (bends) cap(rows, call_.options.softcap, logits, bend_ + t, stride_);
       if (call_.options.smoothing != 0.0F) add_totals(rows, logits, stride_, part.total + t);
       each_target(call_.in.targets_T + first_token_ + t, count, first, rows, stride_,
                   [&](std::int64_t at, std::int64_t i) {
-                    part.at_target[t + i] = logits[at];
+                    part.at_target[t + i] = scores_.of_target(t + i, logits[at]);
                     part.bend[t + i] = bends ? bend_[t + at] : 1.0F;
                     logits[at] = -kInfinity;
                   });
@@ -203,18 +187,10 @@ class ForwardWorker {
     gemm::each_panel(tokens_, [&](std::int64_t t, int) {
       rescale_panel(H, rescale_ + t, part.slope + t, part.tokens);
     });
-    const auto add = [&](const auto& gathered) {
-      gathered(logits_, stride_, tokens_, part.slope, part.tokens, ahead);
-      if (part.even != nullptr) gathered(bend_, stride_, tokens_, part.even, part.tokens, ahead);
-    };
-    if constexpr (kInt16) {
-      add(Int16Gather(head, rows, H, integers_));
-    } else {
-      add([&](const float* entries, std::int64_t from, std::int64_t tokens, float* sums,
-              std::int64_t to, Ahead<T>& after_tile) {
-        gather(head, rows, entries, from, tokens, H, sums, to, after_tile);
-      });
-    }
+    const Gather<T> gather(head, rows, H, gathered_);
+    gather.add(logits_, stride_, tokens_, part.slope, part.tokens, ahead);
+    if (part.even == nullptr) return;
+    gather.add(bend_, stride_, tokens_, part.even, part.tokens, ahead);
   }
 
   // D = sum over v of (q_v - p_v) bend_v W_v from its three parts: target, others, even share.
@@ -269,15 +245,15 @@ class ForwardWorker {
 
   const ForwardCall& call_;
   Matrix<T> hidden_, head_;
+  Scores<T> scores_;
   std::int64_t block_ = -1, first_token_ = 0, tokens_ = 0, stride_ = 0;
   float* parts_ = nullptr;          // one for each level of the tree
-  float* panels_ = nullptr;         // [panel][H][kColumns], or half as large in pairs
   float* block_of_head_ = nullptr;  // as `copy_rows` makes it
   float* logits_ = nullptr;         // [kBlock][stride_]
   float* bend_ = nullptr;           // the same
   float* rescale_ = nullptr;        // [tokens]
   Known known_{};                   // [tokens] each
-  float* integers_ = nullptr;       // what Int16Gather works in
+  float* gathered_ = nullptr;       // what a Gather works in
 };
 
 template <typename T>

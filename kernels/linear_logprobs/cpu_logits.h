@@ -158,51 +158,6 @@ void gather(const gemm::A& head, std::int64_t rows, const float* entries,
   }
 }
 
-// The same by integers, made in `room`: of the block of the head once, of the entries for each
-// panel. For models in bfloat16 (../common/int16.h).
-class Int16Gather {
- public:
-  static std::int64_t numel(std::int64_t H) {
-    const std::int64_t columns = groups(H, kWidth) * kWidth;
-    return kBlock / 2 * (columns + kColumns) + columns + kColumns;
-  }
-  Int16Gather(const gemm::A& head, std::int64_t rows, std::int64_t H, float* room)
-      : rows_(rows), H_(H), columns_(groups(H, kWidth) * kWidth) {
-    float* const scales = room + kBlock / 2 * columns_;
-    entries_scales_ = scales + columns_;
-    entries_ = reinterpret_cast<std::int16_t*>(entries_scales_ + kColumns);
-    auto* const whole = reinterpret_cast<std::int16_t*>(room);
-    head_ = {whole, 2 * columns_, scales, 1, kBlock};
-    if constexpr (gemm::kInt16) {
-      for (std::int64_t h = 0; h < H; h += kWidth) {
-        gemm::quantize_columns(head.data + h, head.stride, rows, whole + 2 * h, 2 * columns_,
-                               scales + h);
-      }
-    }
-  }
-  template <typename F>
-  void operator()(const float* entries, std::int64_t entries_stride, std::int64_t tokens,
-                  float* sums, std::int64_t stride, F&& after_tile) const {
-    if constexpr (gemm::kInt16) {
-      for (std::int64_t t = 0; t < tokens; t += kColumns) {
-        for (std::int64_t j = 0; j < kColumns; j += kWidth) {
-          gemm::quantize_columns(entries + t + j, entries_stride, rows_, entries_ + 2 * j,
-                                 2 * kColumns, entries_scales_ + j);
-        }
-        gemm::multiply<gemm::Rows::kTogether>(
-            H_, head_, gemm::Int16Panel{entries_, 2 * kColumns, entries_scales_}, rows_, {},
-            {sums + t, stride, kColumns, true}, after_tile);
-      }
-    }
-  }
-
- private:
-  std::int64_t rows_, H_, columns_;
-  gemm::Int16Rows head_;
-  std::int16_t* entries_;
-  float* entries_scales_;
-};
-
 // z becomes softcap tanh(z / softcap); bend is its derivative. One panel of each.
 inline void cap(std::int64_t rows, float softcap, float* logits, float* bend, std::int64_t stride) {
   for (std::int64_t v = 0; v < rows; ++v) {

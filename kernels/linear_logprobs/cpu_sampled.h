@@ -48,12 +48,6 @@ inline Vec uniform(Words keys, std::uint32_t row) {
   return __builtin_convertvector(reinterpret_cast<IntVec>((h >> 8) + 1), Vec) * 0x1p-24F;
 }
 
-inline bool any(IntVec lanes) {
-  std::int32_t found = 0;
-  for (int i = 0; i < kWidth; ++i) found |= lanes[i];
-  return found != 0;
-}
-
 // Of the tokens of one panel: lists what may be kept among the exponentials of rows [first, first +
 // rows). Everything at the panel's first token, which is `token` in its block.
 inline void list_entries(std::int64_t first, std::int64_t rows, std::int64_t token,

@@ -20,6 +20,12 @@ inline Vec choose(IntVec where, Vec yes, Vec no) {
                                (~where & reinterpret_cast<IntVec>(no)));
 }
 
+inline bool any(IntVec lanes) {
+  std::int32_t found = 0;
+  for (int i = 0; i < kWidth; ++i) found |= lanes[i];
+  return found != 0;
+}
+
 // For x below 88; 0 below -87. Within 2 units in the last place: 2^n times the Taylor series to
 // degree 7 of the rest, which is at most ln(2) / 2. NaN stays NaN.
 inline Vec exponential(Vec x) {

@@ -1,4 +1,4 @@
-"""Frozen products of bfloat16 as integers of 16 bits, where the processor has them."""
+"""Products of bfloat16 as integers of 16 bits, where the processor has them."""
 
 from __future__ import annotations
 
@@ -107,3 +107,62 @@ def test_float32_weights_have_no_such_panels() -> None:
     panels = torch.empty(_C.lora_linear_panels_numel(40, 100, False, True), dtype=torch.int16)
     with pytest.raises(TypeError, match=r"panels must be torch.float32, got torch.int16"):
         _C.lora_linear_pack(drawn(40, 100).float(), panels, False, 1)
+
+
+# Standard deviations of the logits: an untrained model's, a language model's of text, and one that
+# is sure of everything.
+SPREADS = [0.01, 2.5, 30.0]
+
+
+def head(spread: float, T: int = 40, H: int = 576, V: int = 9000) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(V, (T,), generator=generator)
+    hidden = drawn(T, H) * spread
+    hidden[:, 5] *= 20  # as models have
+    return hidden, drawn(V, H) / H**0.5, targets
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_log_probabilities_keep_their_digits(spread: float) -> None:
+    hidden, weight, targets = head(spread)
+    got = ops.linear_logprobs(hidden, weight, targets)
+    logits = hidden.double() @ weight.double().T
+    want = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert float((got.double() - want).abs().max()) <= 1e-4  # nats
+    assert float(((got.double() - want) / want).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_the_gradient_is_as_good_as_its_rounding(spread: float) -> None:
+    hidden, weight, targets = head(spread)
+    hidden.requires_grad_()
+    got = torch.autograd.grad(ops.linear_logprobs(hidden, weight, targets).sum(), hidden)[0]
+    share = -(hidden.detach().double() @ weight.double().T).softmax(-1)
+    share[torch.arange(len(targets)), targets] += 1
+    want = share @ weight.double()
+    rounding = error(want.bfloat16(), want)
+    assert error(got, want) <= (rounding**2 + 4e-4**2) ** 0.5
+
+
+def test_tokens_have_the_same_bits_alone_and_on_any_number_of_threads() -> None:
+    hidden, weight, targets = head(2.5, T=70)
+    threads, made = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            made.append(ops.linear_logprobs(hidden, weight, targets))
+    finally:
+        torch.set_num_threads(threads)
+    made.append(torch.cat([ops.linear_logprobs(hidden[i : i + 7], weight, targets[i : i + 7])
+                           for i in range(0, 70, 7)]))  # fmt: skip
+    for other in made[1:]:
+        assert torch.equal(made[0], other)
+
+
+def test_a_hidden_state_that_is_not_finite_stays_alone() -> None:
+    hidden, weight, targets = head(2.5)
+    want = ops.linear_logprobs(hidden, weight, targets)
+    hidden[3, 7], hidden[4, 8] = float("nan"), float("inf")
+    got = ops.linear_logprobs(hidden, weight, targets)
+    assert got[3:5].isnan().all()
+    assert torch.equal(got[5:], want[5:])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from crucible_kitchen import ops
+from crucible_kitchen import _C, ops
 from crucible_kitchen.kernels.linear_logprobs import cases
 
 from .conftest import INTERPRETED
@@ -64,7 +64,10 @@ def test_matches_the_long_way(
     x, w = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
     want = eager(x, w, targets, **options)
     assert got.shape == want.shape
-    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
+    # Smoothing has the mean of all logits in it, most of which may be of integers.
+    of_integers = dtype == torch.bfloat16 and _C.lora_linear_multiplies_int16()
+    tolerance = 1e-5 if of_integers and smoothing else 1e-6
+    torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
     upstream = torch.linspace(-1, 1, want.numel()).reshape(want.shape)
     got_grads = torch.autograd.grad(got, (hidden, weight), upstream.to(got.dtype))
     want_grads = torch.autograd.grad(want, (x, w), upstream.double())
