@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "gemm.h"
+#include "vectors.h"
 
 namespace crucible::gemm {
 
@@ -52,13 +53,7 @@ inline __attribute__((always_inline)) void turn(Vector (&rows)[kWidth],
   }
 }
 
-inline __attribute__((always_inline)) Vector load(const BFloat16* p) {
-  using Halves = std::uint16_t __attribute__((vector_size(2 * kWidth)));
-  using Words = std::uint32_t __attribute__((vector_size(4 * kWidth)));
-  Halves halves;
-  std::memcpy(&halves, p, sizeof halves);
-  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
-}
+inline __attribute__((always_inline)) Vector load(const BFloat16* p) { return vectors::load(p); }
 
 // kWidth elements of up to kWidth rows, as columns of a panel; those of other rows are zero.
 template <typename T, int... kLane>

@@ -59,10 +59,17 @@ CRUCIBLE_INLINE Floats load(const float* p) {
 }
 CRUCIBLE_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
+CRUCIBLE_INLINE Words widen(Halves v) {
+#if defined(__AVX512F__)  // GCC 12 makes two instructions of it, and two moves
+  return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(v)));
+#else
+  return __builtin_convertvector(v, Words);
+#endif
+}
 CRUCIBLE_INLINE Floats load(const BFloat16* p) {
   Halves halves;
   std::memcpy(&halves, p, sizeof halves);
-  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+  return reinterpret_cast<Floats>(widen(halves) << 16);
 }
 // The upper halves of words.
 CRUCIBLE_INLINE void store_upper(BFloat16* p, Words v) {
@@ -110,11 +117,17 @@ CRUCIBLE_INLINE bool any(Ints where) {
 #endif
 }
 
-// The lanes added in order.
+// The sum of the lanes, by halves: one after the other, each would wait for the one before.
+template <int kApart, int... kLane>
+CRUCIBLE_INLINE float sum_of(Floats v, std::integer_sequence<int, kLane...> lanes) {
+  if constexpr (kApart == 0) {
+    return v[0];
+  } else {
+    return sum_of<kApart / 2>(v + __builtin_shufflevector(v, v, (kLane ^ kApart)...), lanes);
+  }
+}
 CRUCIBLE_INLINE float sum_of(Floats v) {
-  float sum = 0.0F;
-  for (int lane = 0; lane < kWidth; ++lane) sum += v[lane];
-  return sum;
+  return sum_of<kWidth / 2>(v, std::make_integer_sequence<int, kWidth>());
 }
 
 // What `each` hands on: how to reach the elements of one vector.

@@ -125,15 +125,17 @@ template <typename T>
 void forward_tile(const Forward& f, const Tree& tree, const ForwardMemory& m, std::int64_t group,
                   const Tile& queries) {
   const std::int64_t A = f.in.size.A, G = f.in.size.G, D = f.in.size.D;
-  const std::int64_t width = padded(D), heads = A / G, rows = heads * kQueriesForward;
+  const std::int64_t width = padded(D), heads = A / G;
+  const std::int64_t rows = gemm::groups(queries.count, kPanel) * kPanel;
   const T* q = static_cast<const T*>(f.in.q) + (queries.first * A + group * heads) * D;
   for (std::int64_t head = 0; head < heads; ++head) {
-    turn_rows(q + head * D, A * D, queries.count, D, m.q + head * kQueriesForward * D);
+    const std::int64_t at = head * kQueriesForward;
+    turn_rows(q + head * D, A * D, queries.count, D, m.q + at * D);
+    std::fill_n(m.out + at * width, rows * width, 0.0F);
+    std::fill_n(m.sum + at, rows, 0.0F);
+    std::fill_n(m.most + at, rows, kNever);
+    std::fill_n(m.base + at, rows, 0.0F);
   }
-  std::fill(m.out, m.out + rows * width, 0.0F);
-  std::fill(m.sum, m.sum + rows, 0.0F);
-  std::fill(m.most, m.most + rows, kNever);
-  std::fill(m.base, m.base + rows, 0.0F);
   for (const std::int64_t segment : tree.path(queries.segment)) {
     tree.each_tile(segment, kKeys, [&](const Tile& keys) {
       const Seen seen(queries, keys, f.in.window);
