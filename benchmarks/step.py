@@ -107,7 +107,7 @@ def run(options: StepOptions, say: Callable[[str], None] = print) -> None:
 
 def lines(rows: list[StepRow]) -> Iterator[str]:
     """A table of at most 80 columns."""
-    titles = ("s a step", "ratio", "tokens/s", "peak MB", "error", "loss")
+    titles = ("s a step", "ratio", "tok/s", "peak MB", "error", "loss")
     yield " " * 30 + "".join(f"{title:>8}" for title in titles)
     for row in rows:
         cells = (
