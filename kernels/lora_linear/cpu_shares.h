@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t kBackwardRows = 66;
 // An update of more blocks than a few has groups of two or more. They are at most so many, and what
 // they keep takes at most so many floats.
-constexpr std::int64_t kFewBlocks = 16;
+constexpr std::int64_t kFewBlocks = 40;
 constexpr std::int64_t kMostGroups = 64;
 constexpr std::int64_t kMostKept = std::int64_t{8} << 20;
 
