@@ -9,16 +9,15 @@
 // fits the second-level cache. B is packed (panels.h) where many rows pass by; a weight that does
 // not change, once for all.
 //
-// Where the processor multiplies pairs of bfloat16 (AVX512-BF16), A and B may be these: a row of A
-// as it lies, and panels of pairs, [depth / 2][kColumns][2]. Sums are float32 all the same.
+// Operands of other kinds than float32 have files of their own, bfloat16_pairs.h and int16.h, and
+// bring what a tile is made of: add_products() and go_down(). Sums are float32 all the same.
 //
 // An element of C is the sum over k in increasing order, cut at multiples of the slice, whatever
 // the blocking of rows and columns: so results never depend on how work is spread over threads.
 //
 // Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"; Van Zee
 // and van de Geijn 2015, "BLIS". What is different: A stays where it is, and a second, short
-// product
-// (`Tail`) rides in the last slice, so C is not visited again for it.
+// product (`Tail`) rides in the last slice, so C is not visited again for it.
 #pragma once
 
 #include <algorithm>
@@ -26,12 +25,6 @@
 #include <cstring>
 #include <memory>
 #include <utility>
-
-#include "bfloat16.h"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace crucible::gemm {
 
@@ -95,24 +88,7 @@ struct B {
   std::int64_t step;
 };
 
-#if defined(__AVX512BF16__)
-constexpr bool kPairs = true;
-#else
-constexpr bool kPairs = false;
-#endif
-// The same of bfloat16, in pairs along the reduction; `step` is from pair to pair, and a reduction
-// is of whole pairs.
-struct PairRows {
-  const BFloat16* data;
-  std::int64_t stride;
-};
-struct PairPanel {
-  const BFloat16* data;
-  std::int64_t step;
-};
-
 inline B panel_at(const float* data) { return {data, kColumns}; }
-inline PairPanel panel_at(const BFloat16* data) { return {data, 2 * kColumns}; }
 
 // A second product of the same rows and columns, added in the same registers, after what C holds
 // where that is added too; depth 0 for none.
@@ -172,39 +148,6 @@ inline __attribute__((always_inline)) void add_products(const A& a, const B& b, 
     for (const float*& row : rows) row += along;
   }
 }
-
-#if defined(__AVX512BF16__)
-inline __attribute__((always_inline)) __m512bh pairs_at(const BFloat16* p) {
-  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
-}
-inline __attribute__((always_inline)) __m512bh one_pair(const BFloat16* p) {
-  std::int32_t pair;
-  std::memcpy(&pair, p, sizeof pair);
-  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-}
-template <int kAcross, Rows kLie, int... kRow>
-inline __attribute__((always_inline)) void add_products(const PairRows& a, const PairPanel& b,
-                                                        std::int64_t depth,
-                                                        Vector (&sums)[sizeof...(kRow)][kAcross],
-                                                        std::integer_sequence<int, kRow...>) {
-  static_assert(kLie == Rows::kApart, "a pair lies in one row");
-  const BFloat16* const rows[] = {(a.data + kRow * a.stride)...};
-  const BFloat16* panel = b.data;
-  for (std::int64_t k = 0; k < depth; k += 2, panel += b.step) {
-    __builtin_prefetch(panel + kAhead * b.step);
-    if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + 2 * kWidth);
-    const __m512bh left = pairs_at(panel);
-    if constexpr (kAcross == 1) {
-      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows[kRow] + k), left)), ...);
-    } else {
-      const __m512bh right = pairs_at(panel + 2 * kWidth);
-      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows[kRow] + k), left),
-        sums[kRow][1] = _mm512_dpbf16_ps(sums[kRow][1], one_pair(rows[kRow] + k), right)),
-       ...);
-    }
-  }
-}
-#endif
 
 template <int kAcross>
 inline __attribute__((always_inline)) void add_row(const C& c, std::int64_t i,
@@ -309,14 +252,6 @@ inline void multiply(std::int64_t count, A a, const B& b, std::int64_t depth, Ta
                      F&& after_tile = {}) {
   internal::multiply<kLie>(count, a, b, depth, tail, c, after_tile);
 }
-#if defined(__AVX512BF16__)
-template <Rows kLie, typename F = Nothing>
-inline void multiply(std::int64_t count, PairRows a, const PairPanel& b, std::int64_t depth,
-                     Tail tail, C c, F&& after_tile = {}) {
-  internal::multiply<kLie>(count, a, b, depth, tail, c, after_tile);
-}
-#endif
-
 // Memory of one thread that outlives the call: fresh pages would cost more than small products.
 class Scratch {
  public:

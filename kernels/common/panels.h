@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "gemm.h"
+#include "bfloat16_pairs.h"
 #include "vectors.h"
 
 namespace crucible::gemm {
