@@ -48,13 +48,12 @@ void quantize_panel(const Matrix& weight, const Turn& turn, const T* first, int 
 
 // Whether `element` of the weight is what the panels have there.
 template <typename T>
-bool holds(const T* element, const Panels& panels, std::int64_t depth, std::int64_t row,
-           std::int64_t column) {
-  if (panels.form == Form::kInt16) {
-    return gemm::Int16Layout(depth).holds(panels.data, row, column, widen(*element));
-  }
+bool holds(const T* element, const Panels& panels, const gemm::Int16Layout& layout,
+           std::int64_t row, std::int64_t column) {
+  if (panels.form == Form::kInt16) return layout.holds(panels.data, row, column, widen(*element));
   const std::int64_t first = column / gemm::kColumns * gemm::kColumns;
-  const std::int64_t at = first * gemm::panel_depth<T>(depth) + gemm::place<T>(row, column - first);
+  const std::int64_t at =
+      first * gemm::panel_depth<T>(layout.slices.depth) + gemm::place<T>(row, column - first);
   return std::memcmp(element, static_cast<const T*>(panels.data) + at, sizeof(T)) == 0;
 }
 
@@ -89,14 +88,15 @@ void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction dir
 
 bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
                  const Panels& panels) {
-  constexpr std::int64_t kSample = 256;
+  constexpr std::int64_t kSample = 64;  // each of them waits for memory three times
   const Turn turn(N, K, direction);
+  const gemm::Int16Layout layout(turn.depth);
   for (std::int64_t i = 0; i < kSample && N * K > 0; ++i) {
     // Rows in turn, columns at random; without a division, which would take longer than the rest.
     const std::int64_t n = i * N / kSample;
     const std::int64_t k = mix(static_cast<std::uint32_t>(i)) * K >> 32;
     const bool same = typed(weight_NK, n, k, [&](auto* element) {
-      return holds(element, panels, turn.depth, turn.turned ? k : n, turn.turned ? n : k);
+      return holds(element, panels, layout, turn.turned ? k : n, turn.turned ? n : k);
     });
     if (!same) return false;
   }

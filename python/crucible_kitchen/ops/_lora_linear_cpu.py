@@ -42,7 +42,7 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     """The panels of a weight [N, K], packed when it is first seen and whenever it has changed.
 
     A change in place is seen by torch's version counter; one that goes round the counter, through
-    `.data`, is seen if it changes any of 256 elements spread over the weight.
+    `.data`, is seen if it changes any of 64 elements spread over the weight.
 
     A weight that maps a file, as safetensors are read, is not resident beside its panels: whoever
     reads it, reads the file. Then any change is seen.

@@ -105,7 +105,7 @@ def compute(asked: Sequence[Asked], done: Done, *, train: bool) -> list[ForwardB
     """
     done.batches += len(asked)
     for one in asked:
-        one.trainer.model.model.train(train)
+        one.trainer.model.train(train)
         one.begin()
     with asked[0].trainer.model.whole(), torch.set_grad_enabled(train):
         while waiting := [one for one in asked if one.waiting]:

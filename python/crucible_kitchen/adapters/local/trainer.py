@@ -88,7 +88,7 @@ class Trainer:
         self, examples: Sequence[Example], datums: Sequence[Datum], fn: CustomLoss
     ) -> ForwardBackwardResult:
         """As `forward_backward`, for a loss that sees the whole batch at once."""
-        self.model.model.train()
+        self.model.train()
         with self.model.whole():
             mine = self.group.share(examples, _COMPARED)
             own, reached = self._one_pass(mine, self._logprobs)
@@ -104,7 +104,7 @@ class Trainer:
         self, sequences: Sequence[list[int]], datums: Sequence[Datum], fn: CustomLoss
     ) -> ForwardBackwardResult:
         """As `forward_backward_custom`, of the sequences' scores."""
-        self.model.model.train()
+        self.model.train()
         with self.model.whole():
             own, reached = self._one_pass(self.group.share(sequences, _COMPARED), self._scores)
             scores = self._with_the_others(own)
