@@ -35,7 +35,7 @@ _PARTS = {
     "loss": ("logprobs", "log_softmax", "nll_loss", "cross_entropy"),
     "optimizer": ("adamw", "grad_norm", "_foreach", "linalg_vector_norm", "optimizer"),
     "products": ("lora_linear", "::mm", "addmm", "bmm", "matmul", "linear"),
-    "norms, MLP gate, rotary": (
+    "norms, gate, rotary": (
         "rms_norm",
         "swiglu",
         "rope",
@@ -46,10 +46,15 @@ _PARTS = {
         "neg",
     ),
     "copies and fills": ("copy", "clone", "fill", "zero", "cat", "empty", "contiguous"),
-    "sums and products by element": ("::add", "::mul", "::sum", "::div", "::sub"),
+    "sums by element": ("::add", "::mul", "::sum", "::div", "::sub"),
 }
 PARTS = (*_PARTS, "the rest")
-CONTENDERS: dict[str, type[Ours] | type[Peft]] = {"ours": Ours, "transformers + PEFT": Peft}
+# Who computes, and in which dtype.
+CONTENDERS: dict[str, tuple[type[Ours] | type[Peft], str]] = {
+    "ours, bfloat16": (Ours, "bfloat16"),
+    "ours": (Ours, "float32"),
+    "transformers + PEFT": (Peft, "float32"),
+}
 
 
 def part_of(name: str) -> str:
@@ -60,13 +65,13 @@ def part_of(name: str) -> str:
 
 
 def measure(
-    folder: str, datums: Sequence[Datum], *, dtype: str = "float32", warm_up: int = 2
+    folder: str, datums: Sequence[Datum], *, warm_up: int = 2
 ) -> dict[str, dict[str, float]]:
     """Seconds of one step by part, for each contender, in turn in this process."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="crucible-profile-") as adapter:
         write_adapter(folder, adapter)
-        for name, contender in CONTENDERS.items():
+        for name, (contender, dtype) in CONTENDERS.items():
             one = contender(folder, adapter, dtype, datums, "cpu")
             for _ in range(warm_up):
                 one.forward_backward()
@@ -122,12 +127,12 @@ def _spent(events: Sequence[Any]) -> Iterator[tuple[str, float]]:
 
 def lines(found: dict[str, dict[str, float]]) -> Iterator[str]:
     """A table of at most 80 columns: seconds and shares of the step."""
-    yield f"{'':<30}" + "".join(f"{name:>24}" for name in found)
+    yield f"{'':<19}" + "".join(f"{name:>20}" for name in found)
     sums = {name: sum(seconds.values()) for name, seconds in found.items()}
     for part in PARTS:
-        cells = (f"{s[part]:>15.3f} s {s[part] / sums[name]:>6.1%}" for name, s in found.items())
-        yield f"  {part:<28}" + "".join(cells)
-    yield f"  {'together':<28}" + "".join(f"{total:>15.3f} s {'':>6}" for total in sums.values())
+        cells = (f"{s[part]:>11.3f} s {s[part] / sums[name]:>6.1%}" for name, s in found.items())
+        yield f"{part:<19}" + "".join(cells)
+    yield f"{'together':<19}" + "".join(f"{total:>11.3f} s {'':>6}" for total in sums.values())
 
 
 def main(arguments: list[str] | None = None) -> None:

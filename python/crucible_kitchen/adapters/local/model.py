@@ -191,7 +191,7 @@ class CausalModel:
         return scores
 
     def train(self, mode: bool = True) -> None:
-        """torch's `train`, without its walk over all modules, 5 ms of them, where nothing changes."""
+        """torch's `train`, without its walk over all modules (5 ms) where nothing changes."""
         if self.model.training != mode:
             self.model.train(mode)
 
