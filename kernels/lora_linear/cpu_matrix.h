@@ -9,20 +9,31 @@
 namespace crucible::lora_linear::cpu {
 namespace {
 
-// M rows in equal blocks of about `most` at the most: with what belongs to them they stay in the
-// second-level cache. Depends on M only, and so do all sums.
+// M rows in blocks of about `most` at the most: with what belongs to them they stay in the second-
+// level cache. Of whole tiles, as equal as these allow, and of an even number where they are more
+// than two: of 9, one of two threads would wait for the other. Depends on M only, and so do all
+// sums.
 struct Blocks {
-  Blocks(std::int64_t M, std::int64_t most)
-      : M(M),
-        rows(gemm::groups(gemm::groups(M, std::max<std::int64_t>(1, gemm::groups(M, most))),
-                          gemm::kRows) *
-             gemm::kRows),
-        count(M == 0 ? 0 : gemm::groups(M, rows)) {}
-  std::int64_t first(std::int64_t block) const { return block * rows; }
-  std::int64_t size(std::int64_t block) const { return std::min(rows, M - first(block)); }
+  Blocks(std::int64_t M, std::int64_t most) : M(M), count(0), tiles(0), larger(0), rows(0) {
+    if (M == 0) return;
+    const std::int64_t all = gemm::groups(M, gemm::kRows);
+    count = gemm::groups(all, gemm::groups(most, gemm::kRows));
+    if (count > 2) count += count % 2;
+    tiles = all / count;
+    larger = all % count;
+    rows = (tiles + (larger > 0 ? 1 : 0)) * gemm::kRows;
+  }
+  std::int64_t first(std::int64_t block) const {
+    return (block * tiles + std::min(block, larger)) * gemm::kRows;
+  }
+  std::int64_t size(std::int64_t block) const {
+    return std::min(M, first(block + 1)) - first(block);
+  }
   std::int64_t M;
-  std::int64_t rows;
   std::int64_t count;
+  std::int64_t tiles;   // of a block
+  std::int64_t larger;  // so many of the first have one more
+  std::int64_t rows;    // of the largest, in whole tiles
 };
 
 // Calls f(typed pointer to the element), for the dtype that the matrix has.
