@@ -4,9 +4,9 @@
 //
 // Of integers a logit is off by about 9e-6 |x| |w|, a thousandth of a nat or so, too much for the
 // log- probability of a token. So logits that matter are computed again, in float32: the target's,
-// and all that are at least 2^-8 of what is known of their token's sum. Of the others, with
+// and all that are at least 2^-7 of what is known of their token's sum. Of the others, with
 // probabilities p below that, the errors are independent and leave sqrt(sum p^2) of themselves in
-// the sum, a sixteenth at the most.
+// the sum, an eleventh at the most.
 #pragma once
 
 #include "cpu_softmax.h"
@@ -109,7 +109,7 @@ class Scores {
     if (!by_integers_) return;
     constexpr std::int64_t kTogether = 4;  // rows that are looked at before any lane is
     for (int half = 0; half < kColumns; half += kWidth) {
-      const Vec least = known(token + half, part) - 8 * kLog2;
+      const Vec least = known(token + half, part) - 7 * kLog2;
       for (std::int64_t v = 0; v < rows; v += kTogether) {
         const std::int64_t end = std::min(rows, v + kTogether);
         IntVec matters{};
