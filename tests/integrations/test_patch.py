@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections import Counter
 
 import pytest
@@ -12,7 +13,7 @@ import transformers
 import crucible_kitchen as ck
 from crucible_kitchen.integrations.patching import ARCHITECTURES
 
-from .models import CONFIGS, SIZES, assert_same_step, step, tiny, with_lora
+from .models import CONFIGS, SIZES, assert_same_step, batch, step, tiny, with_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -60,12 +61,23 @@ def test_in_bfloat16(name: str) -> None:
     model = with_lora(tiny(name).bfloat16())
     plain, exact = copy.deepcopy(model), copy.deepcopy(model).double()
     assert {part.op for part in ck.patch(model).patched} >= {"lora_linear", "rms_norm"}
-    (loss, grads), (_, theirs), (want, wants) = step(model), step(plain), step(exact)
+    (loss, grads), (want, wants) = step(model), step(exact)
     assert abs(loss - want) <= BFLOAT16 * want
     for name_, grad in wants.items():
         assert (grads[name_] - grad).norm() <= BFLOAT16 * grad.norm(), name_
-    # Two ways to round are draws of one kind: which is nearer by a few percent is chance.
-    assert distance(grads, wants) <= 1.1 * distance(theirs, wants)
+    # Of one batch either may be nearer, four times even: what counts is the mean over several.
+    ratios = []
+    for seed in range(8):
+        found, theirs, wants = (step(m, **drawn(seed))[1] for m in (model, plain, exact))
+        ratios.append(distance(found, wants) / distance(theirs, wants))
+    assert statistics.geometric_mean(ratios) <= 1, ratios
+
+
+def drawn(seed: int) -> dict[str, torch.Tensor]:
+    """Other tokens in the places of the batch."""
+    like = batch()["labels"]
+    tokens = torch.randint(3, 96, like.shape, generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": tokens, "labels": tokens.masked_fill(like < 0, -100)}
 
 
 def distance(got: dict[str, torch.Tensor], wants: dict[str, torch.Tensor]) -> float:
