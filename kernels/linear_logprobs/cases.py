@@ -24,6 +24,7 @@ SIZES = {
     "one_row": Size(1, 64, 300),
     "one_word": Size(5, 8, 1),
     "odd": Size(67, 37, 1031),
+    "many_words": Size(9, 64, 2049),
 }
 BENCHMARK_SIZES = {
     "smollm2_135m_512": Size(512, 576, 49152),

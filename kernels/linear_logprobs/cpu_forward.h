@@ -57,7 +57,7 @@ class ForwardWorker {
       : call_(call),
         hidden_(hidden_of<T>(call.in)),
         head_(head_of<T>(call.in)),
-        scores_(hidden_, head_, call.size.H, call.options.softcap != 0.0F) {
+        scores_(hidden_, head_, call.size, call.options.softcap != 0.0F) {
     std::int64_t depth = 1;  // parts that a walk over all slices keeps
     for (std::int64_t slices = call.vocabulary.slices; slices > 1; slices /= 2) ++depth;
     stride_ = call.blocks.stride();

@@ -17,6 +17,8 @@ namespace {
 // Whether a head in T is multiplied by integers.
 template <typename T>
 constexpr bool kByIntegers = gemm::kInt16 && std::is_same_v<T, BFloat16>;
+// And how many words it has then: of few, many are above 2^-7, and integers save nothing.
+constexpr std::int64_t kWordsByIntegers = 2048;
 
 // x . w, in the same order wherever it is computed.
 template <typename T>
@@ -47,13 +49,13 @@ class Scores {
     }
   }
   // Integers only where logits stay as they are: those that matter are found before any is bent.
-  Scores(const Matrix<T>& hidden, const Matrix<T>& head, std::int64_t H, bool bends)
+  Scores(const Matrix<T>& hidden, const Matrix<T>& head, const Size& size, bool bends)
       : hidden_(hidden),
         head_(head),
-        H_(H),
-        by_integers_(kByIntegers<T> && !bends),
-        by_pairs_(gemm::in_pairs<T> && H % 2 == 0),
-        layout_(H) {}
+        H_(size.H),
+        by_integers_(kByIntegers<T> && size.V >= kWordsByIntegers && !bends),
+        by_pairs_(gemm::in_pairs<T> && size.H % 2 == 0),
+        layout_(size.H) {}
   void work_in(float* room, std::int64_t tokens) {
     panels_ = room;
     integers_ = reinterpret_cast<std::int16_t*>(panels_ + tokens * H_);
