@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,20 +48,13 @@ SMALL: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, 
 }
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Of one call; processor time of many."""
-    begin = time.process_time()
-    for _ in range(CALLS):
-        call()
-    return (time.process_time() - begin) / CALLS
-
-
-def forward(op: Callable[..., Tensor], args: tuple[Any, ...]) -> Callable[[], object]:
-    def call() -> object:
-        with torch.no_grad():
-            return op(*args)
-
-    return call
+def seconds(call: Callable[[], object], *, no_grad: bool = False) -> float:
+    """Of one call; processor time of many. A model enters no_grad once for all its calls."""
+    with torch.set_grad_enabled(not no_grad):
+        begin = time.process_time()
+        for _ in range(CALLS):
+            call()
+        return (time.process_time() - begin) / CALLS
 
 
 def both_ways(
@@ -76,8 +70,10 @@ def both_ways(
 def test_small_calls(name: str, backward: bool, benchmark: Any) -> None:
     ours, plain, args, wanted = SMALL[name]
     torch.testing.assert_close(ours(*args), plain(*args))
-    calls = [both_ways(op, args, wanted) if backward else forward(op, args) for op in (ours, plain)]
-    pairs = [[seconds(call) for call in calls] for _ in range(ROUNDS)]
+    calls: list[Callable[[], object]] = [
+        both_ways(op, args, wanted) if backward else partial(op, *args) for op in (ours, plain)
+    ]
+    pairs = [[seconds(call, no_grad=not backward) for call in calls] for _ in range(ROUNDS)]
     benchmark.pedantic(calls[0], rounds=ROUNDS, iterations=CALLS)
     mine, theirs = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
     over = statistics.median(pair[1] / pair[0] for pair in pairs)
@@ -88,11 +84,11 @@ def test_small_calls(name: str, backward: bool, benchmark: Any) -> None:
 def doors() -> dict[str, Callable[[], object]]:
     """Calls of compiled code alone, on the tensors of `SMALL`, into memory that is there."""
     (x, w, a, b, scale), (rows, gain, eps) = LORA, SMALL["rms_norm"][2]
-    y, xa, panels = torch.empty(4, 16), torch.empty(4, 2), panels_of(w, backward=False)
+    y, panels = torch.empty(4, 16), panels_of(w, backward=False)
     out, rstd, gate, up = torch.empty(4, 16), torch.empty(4), *SMALL["swiglu"][2]
     return {
-        "lora_linear": lambda: _C.lora_linear_forward(
-            x, (panels,), (), (y,), (4,), (a,), (b,), (scale,), xa, 0.0, (0,), 1
+        "lora_linear": lambda: _C.lora_linear_forward_alone(
+            x, w, a, b, None, scale, panels, True, y, 1
         ),
         "rms_norm": lambda: _C.rms_norm_forward(rows, gain, eps, out, rstd, 1),
         "swiglu": lambda: _C.swiglu_forward(gate, up, out, 1),
@@ -103,8 +99,8 @@ def doors() -> dict[str, Callable[[], object]]:
 def test_what_a_call_takes_beside_its_door(name: str, benchmark: Any) -> None:
     """Checks, the choice of a kernel, torch's modes, and the outputs' memory."""
     ours, _, args, _ = SMALL[name]
-    whole, door = forward(ours, args), doors()[name]
-    pairs = [(seconds(whole), seconds(door)) for _ in range(ROUNDS)]
+    whole, door = partial(ours, *args), doors()[name]
+    pairs = [(seconds(whole, no_grad=True), seconds(door, no_grad=True)) for _ in range(ROUNDS)]
     beside = statistics.median(pair[0] - pair[1] for pair in pairs)
     benchmark.pedantic(door, rounds=ROUNDS, iterations=CALLS)
     benchmark.extra_info["beside_us"] = 1e6 * beside

@@ -3,8 +3,7 @@
 #include <string>
 #include <utility>
 
-#include "lora_linear_fits.h"
-#include "lora_linear_pass.h"
+#include "lora_linear_alone.h"
 
 namespace crucible {
 namespace py = pybind11;
@@ -44,12 +43,6 @@ void pack(py::handle weight, py::handle panels, bool backward, int threads) {
   const py::gil_scoped_release others_run;
   static const auto run = CRUCIBLE_CPU(lora_linear, pack);
   run(packed.weight, packed.N, packed.K, direction_of(backward), packed.panels, threads);
-}
-
-bool panels_hold(py::handle weight, py::handle panels, bool backward) {
-  const Packed packed = packed_of(weight, panels, backward);
-  static const auto run = CRUCIBLE_CPU(lora_linear, panels_hold);
-  return run(packed.weight, packed.N, packed.K, direction_of(backward), packed.panels);
 }
 
 // The arguments of a call as Python gives them, but x.
@@ -163,8 +156,13 @@ void bind_lora_linear(py::module_& m) {
         "use.");
   m.def("lora_linear_pack", &pack,
         "Writes the panels of a weight, in its dtype or, of bfloat16, as int16.");
-  m.def("lora_linear_panels_hold", &panels_hold,
-        "Whether the panels agree with the weight wherever a sample of it looks.");
+  m.def(
+      "lora_linear_panels_hold",
+      [](py::handle weight, py::handle panels, bool backward) {
+        return panels_hold(of_two_dimensions("weight", weight, "[N, K]"),
+                           TensorRef(kOp, "panels", panels), backward);
+      },
+      "Whether the panels agree with the weight wherever a sample of it looks.");
   m.def(
       "lora_linear_forward",
       [](py::handle x, py::sequence panels, py::sequence biases, py::sequence ys, py::sequence rows,
@@ -185,8 +183,14 @@ void bind_lora_linear(py::module_& m) {
         run_backward(x, {of, dys, xa}, dx, das, dbs, threads);
       },
       "Writes those of dx (their sum), da and db that are not None; tensors on the CPU.");
-  m.def("lora_linear_fits", &lora_linear_fits,
-        "Whether plain tensors fit each other, and the forward takes them as they are.");
+  m.def(
+      "lora_linear_forward_alone",
+      [](py::handle x, py::handle weight, py::handle lora_a, py::handle lora_b, py::handle bias,
+         double scale, py::handle panels, bool look, py::handle y, int threads) {
+        return forward_alone({x, weight, lora_a, lora_b, bias, scale, panels, look, y}, threads);
+      },
+      "Writes y of one layer with one update, in few rows. Or returns false: where a tensor would "
+      "have to be copied or refused, or the panels, looked at, are another weight's.");
 }
 
 }  // namespace crucible

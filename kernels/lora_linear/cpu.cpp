@@ -89,18 +89,19 @@ void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction dir
 bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
                  const Panels& panels) {
   constexpr std::int64_t kSample = 64;  // each of them waits for memory three times
+  if (N * K == 0) return true;
   const Turn turn(N, K, direction);
   const gemm::Int16Layout layout(turn.depth);
-  for (std::int64_t i = 0; i < kSample && N * K > 0; ++i) {
+  return typed(weight_NK, 0, 0, [&](const auto* elements) {
     // Rows in turn, columns at random; without a division, which would take longer than the rest.
-    const std::int64_t n = i * N / kSample;
-    const std::int64_t k = mix(static_cast<std::uint32_t>(i)) * K >> 32;
-    const bool same = typed(weight_NK, n, k, [&](auto* element) {
-      return holds(element, panels, layout, turn.turned ? k : n, turn.turned ? n : k);
-    });
-    if (!same) return false;
-  }
-  return true;
+    for (std::int64_t i = 0; i < kSample; ++i) {
+      const std::int64_t n = i * N / kSample;
+      const std::int64_t k = mix(static_cast<std::uint32_t>(i)) * K >> 32;
+      const auto* const element = elements + n * weight_NK.stride + k;
+      if (!holds(element, panels, layout, turn.turned ? k : n, turn.turned ? n : k)) return false;
+    }
+    return true;
+  });
 }
 
 void forward(const Pass& pass, int threads) { ForwardPass(pass).run(threads); }

@@ -94,8 +94,17 @@ def lora_linear_multiplies_int16() -> bool: ...
 def lora_linear_panels_numel(N: int, K: int, backward: bool, int16: bool = False) -> int: ...
 def lora_linear_pack(weight: Tensor, panels: Tensor, backward: bool, threads: int) -> None: ...
 def lora_linear_panels_hold(weight: Tensor, panels: Tensor, backward: bool) -> bool: ...
-def lora_linear_fits(
-    x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None
+def lora_linear_forward_alone(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    panels: Tensor,
+    look: bool,
+    y: Tensor,
+    threads: int,
 ) -> bool: ...
 def lora_linear_forward(
     x: Tensor,

@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crucible_kitchen import _C, ops
+from crucible_kitchen.kernels.lora_linear import reference
 from crucible_kitchen.ops._library import direct
+from crucible_kitchen.ops._lora_linear_cpu import panels_of
 
 M, N, K, R = 3, 5, 4, 2
 
@@ -170,7 +172,26 @@ FITTING = {"x": drawn(M, K), "weight": drawn(N, K), "lora_a": drawn(R, K), "lora
 )
 def test_what_lora_linear_takes_as_it_is(other: dict[str, Tensor]) -> None:
     given = {"bias": None} | FITTING | other
-    assert _C.lora_linear_fits(*(given[name] for name in (*FITTING, "bias")))
+    y = written_alone(given, given["weight"])
+    assert y is not None
+    tensors = [given[name].double() for name in FITTING]
+    bias = None if given["bias"] is None else given["bias"].double()
+    want = reference.lora_linear(*tensors, 2.0, bias)
+    torch.testing.assert_close(y.double(), want, rtol=1e-2, atol=1e-2)
+
+
+def written_alone(
+    given: dict[str, Any], packed: Tensor, *, y: Tensor | None = None, look: bool = True
+) -> Tensor | None:
+    """y of one layer, with the panels of that weight; None where the door did not write it."""
+    panels = panels_of(packed, backward=False)
+    if y is None:
+        x = given["x"]
+        y = torch.full((len(x), N), 7.0, dtype=x.dtype)
+    tensors = (given[name] for name in (*FITTING, "bias"))
+    written = _C.lora_linear_forward_alone(*tensors, 2.0, panels, look, y, 1)
+    assert written or bool((y == 7.0).all())
+    return y if written else None
 
 
 @pytest.mark.parametrize(
@@ -194,7 +215,38 @@ def test_what_lora_linear_takes_as_it_is(other: dict[str, Tensor]) -> None:
 )
 def test_what_lora_linear_does_not(other: dict[str, Tensor]) -> None:
     given = {"bias": None} | FITTING | other
-    assert not _C.lora_linear_fits(*(given[name] for name in (*FITTING, "bias")))
+    assert written_alone(given, FITTING["weight"]) is None
+
+
+@pytest.mark.parametrize(
+    "y",
+    [torch.full((M, N + 1), 7.0), torch.full((M, N), 7.0).bfloat16(), torch.full((N, M), 7.0).T],
+)
+def test_where_lora_linear_does_not_write(y: Tensor) -> None:
+    assert written_alone({"bias": None} | FITTING, FITTING["weight"], y=y) is None
+
+
+def test_more_rows_than_a_small_call_has() -> None:
+    given = {"bias": None} | FITTING | {"x": drawn(4096, K)}
+    assert written_alone(given, FITTING["weight"]) is None
+    rows = ops.lora_linear(given["x"], *LORA[1:], 2.0)
+    assert torch.equal(rows[:M], ops.lora_linear(given["x"][:M], *LORA[1:], 2.0))
+
+
+@pytest.mark.parametrize("other", [drawn(N, K) + 1, drawn(N + 1, K), drawn(N, K).bfloat16()])
+def test_panels_of_another_weight_are_seen(other: Tensor) -> None:
+    given = {"bias": None} | FITTING
+    assert written_alone(given, other) is None
+    if other.shape == (N, K) and other.dtype == torch.float32:  # what a look is for
+        assert written_alone(given, other, look=False) is not None
+
+
+def test_the_next_call_sees_a_weight_that_changed() -> None:
+    x, weight, a, b = (tensor.clone() for tensor in LORA)
+    for change in (lambda: weight.mul_(3), lambda: weight.data.mul_(3), lambda: None):
+        change()
+        want = reference.lora_linear(x, weight, a, b, 2.0)
+        torch.testing.assert_close(ops.lora_linear(x, weight, a, b, 2.0), want)
 
 
 def test_what_only_gradients_need_is_not_kept() -> None:

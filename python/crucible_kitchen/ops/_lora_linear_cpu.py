@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,14 +19,32 @@ from crucible_kitchen.kernels.lora_linear.variant import (
 )
 
 
-class _Packed(NamedTuple):
+@dataclass(frozen=True, slots=True)  # of whose attributes Python asks faster than of a tuple's
+class _Packed:
     """Panels of a weight, and what it was when they were made."""
 
     weight: weakref.ref[Tensor]
     address: int
-    version: int | None
+    version: int | None  # tensors made under inference_mode count none
     panels: Tensor
+    rows_together: bool
     given_back: bool
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether it is that weight, unchanged as far as can be known without a look at it."""
+        return (
+            self.weight() is weight
+            and (self.version is None or self.version == weight._version)
+            and self.address == weight.data_ptr()
+            and (not self.given_back or _C.pages_unwritten(weight))
+        )
+
+    def hold(self, weight: Tensor, backward: bool) -> bool:
+        """Whether that weight is what the panels say, by a look at it where that is not known."""
+        if self.given_back:
+            return True
+        rows = weight if self.rows_together else rows_together(weight)
+        return _C.lora_linear_panels_hold(rows, self.panels, backward)
 
 
 # By id of the weight; panels live as long as the memory of their weights does. (torch's
@@ -47,33 +65,21 @@ def panels_of(weight: Tensor, *, backward: bool) -> Tensor:
     A weight that maps a file, as safetensors are read, is not resident beside its panels: whoever
     reads it, reads the file. Then any change is seen.
     """
-    rows = rows_together(weight)
-    # Tensors made under inference_mode count no versions.
-    version = None if weight.is_inference() else weight._version
-    int16 = _INT16 and weight.dtype == torch.bfloat16
-    dtype = torch.int16 if int16 else weight.dtype
     known, key = _FOR_BACKWARD if backward else _FOR_FORWARD, id(weight)
     packed = known.get(key)
-    if (
-        packed is not None
-        and packed.weight() is weight
-        and packed.version == version
-        and packed.address == weight.data_ptr()
-        and packed.panels.dtype == dtype
-        and (
-            _C.pages_unwritten(weight)
-            if packed.given_back
-            else _C.lora_linear_panels_hold(rows, packed.panels, backward)
-        )
-    ):
+    if packed is not None and packed.is_of(weight) and packed.hold(weight, backward):
         return packed.panels
+    rows = rows_together(weight)
+    int16 = _INT16 and weight.dtype == torch.bfloat16
     _forget_freed()
     numel = _C.lora_linear_panels_numel(weight.shape[0], weight.shape[1], backward, int16)
-    panels = torch.empty(numel, dtype=dtype)
+    panels = torch.empty(numel, dtype=torch.int16 if int16 else weight.dtype)
     _C.lora_linear_pack(rows, panels, backward, torch.get_num_threads())
-    given_back = rows is weight and _C.pages_give_back(weight)
+    together = rows is weight
+    given_back = together and _C.pages_give_back(weight)
     died = weakref.ref(weight, lambda _: known.pop(key, None))
-    known[key] = _Packed(died, weight.data_ptr(), version, panels, given_back)
+    version = None if weight.is_inference() else weight._version
+    known[key] = _Packed(died, weight.data_ptr(), version, panels, together, given_back)
     return panels
 
 
@@ -93,7 +99,30 @@ def rows_together(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-def output(
+def output_alone(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    bias: Tensor | None,
+) -> Tensor | None:
+    """y [M, N] of few rows x [M, K] and a weight whose panels are known; else None.
+
+    None too where a tensor does not lie as the kernel takes it, or does not fit.
+    """
+    packed = _FOR_FORWARD.get(id(weight))
+    if packed is None or x.ndim != 2 or not packed.is_of(weight):
+        return None
+    y = x.new_empty(x.shape[0], weight.shape[0])
+    look, threads = not packed.given_back, torch.get_num_threads()
+    written = _C.lora_linear_forward_alone(
+        x, weight, lora_a, lora_b, bias, scale, packed.panels, look, y, threads
+    )
+    return y if written else None
+
+
+def _forward(
     x: Tensor,
     weight: Tensor,
     lora_a: Tensor,
@@ -101,11 +130,10 @@ def output(
     scale: float,
     bias: Tensor | None,
     drop: Drop = NO_DROP,
-    xa: Tensor | None = None,
-) -> Tensor:
-    """y [M, N]; x A^T is written to `xa`, [M, R] in float32, if somebody will want it."""
+) -> Forward:
     M = x.shape[0]
     y = x.new_empty(M, weight.shape[0])
+    xa = torch.empty(M, lora_a.shape[0], dtype=torch.float32)
     _C.lora_linear_forward(
         rows_together(x),
         (panels_of(weight, backward=False),),
@@ -120,20 +148,7 @@ def output(
         (drop.seed,),
         torch.get_num_threads(),
     )
-    return y
-
-
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    scale: float,
-    bias: Tensor | None,
-    drop: Drop = NO_DROP,
-) -> Forward:
-    xa = torch.empty(x.shape[0], lora_a.shape[0], dtype=torch.float32)
-    return Forward(output(x, weight, lora_a, lora_b, scale, bias, drop, xa), xa)
+    return Forward(y, xa)
 
 
 def _backward(

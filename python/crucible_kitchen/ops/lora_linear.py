@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crucible_kitchen import _C
 from crucible_kitchen.kernels.common.launcher import DTYPES, aligned
 from crucible_kitchen.kernels.lora_linear.builds import not_built
 from crucible_kitchen.kernels.lora_linear.variant import Drop, Gradients
 from crucible_kitchen.ops._library import direct, lowered, refuse_transforms, register
-from crucible_kitchen.ops._lora_linear_cpu import output
+from crucible_kitchen.ops._lora_linear_cpu import output_alone
 from crucible_kitchen.ops._refusals import cpu_refuses
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
@@ -61,9 +60,10 @@ def lora_linear(
 
     Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685
     """
-    given = (x, weight, lora_a, lora_b, bias)
-    if direct(*given) and not weight.requires_grad and not dropout and _C.lora_linear_fits(*given):
-        return output(x, weight, lora_a, lora_b, scale, bias)
+    if direct(x, weight, lora_a, lora_b, bias) and not dropout:
+        alone = output_alone(x, weight, lora_a, lora_b, scale, bias)
+        if alone is not None:
+            return alone
     refuse_transforms("lora_linear")
     x, weight = lowered(x, weight)
     check_lora_linear("lora_linear", x, weight, lora_a, lora_b, bias)
