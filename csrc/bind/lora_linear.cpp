@@ -172,7 +172,7 @@ void bind_lora_linear(py::module_& m) {
                     threads);
       },
       "Writes y of each layer and, if it is not None, xa, x A^T of each update in turn; tensors on "
-      "the CPU.");
+      "the CPU. Without rows there are no updates: y is x W^T, or of backward panels x W.");
   m.def(
       "lora_linear_backward",
       [](py::handle x, py::sequence panels, py::sequence dys, py::sequence rows,

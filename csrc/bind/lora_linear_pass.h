@@ -66,8 +66,8 @@ inline lora_linear::Drop drop_of(double dropout, py::handle seed) {
   return {static_cast<std::uint32_t>(threshold), bits};
 }
 
-// One layer with one update, or several. Lists have an entry a layer, or for each layer an entry an
-// update; A and B may be either.
+// One layer with one update, or several, or none. Lists have an entry a layer, or for each layer an
+// entry an update; A and B may be either.
 struct Lists {
   py::sequence panels;
   py::sequence biases;  // empty: none
@@ -127,7 +127,7 @@ lora_linear::Pass pass_of(const Lists& of, std::int64_t M, std::int64_t K, bool 
                                 bs.of(l, u, N, R), next(rows * R), none, none});
       first += rows;
     }
-    if (first != M) {
+    if (parts > 0 && first != M) {
       refuse_value(kOp,
                    "rows must sum to M = " + std::to_string(M) + ", got " + std::to_string(first));
     }

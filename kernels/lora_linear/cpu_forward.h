@@ -150,6 +150,7 @@ class ForwardPass {
     room.pieces.clear();
     room.runs.clear();
     const std::vector<Update>& updates = p_.linears[linear].updates;
+    if (updates.empty()) return add_run(room.runs, {0, rows, false, nullptr, nullptr, 0});
     const auto ends_before = [](std::int64_t row, const Update& u) {
       return row < u.first + u.rows;
     };

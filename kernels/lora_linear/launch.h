@@ -47,7 +47,7 @@ struct Update {
   Matrix db_NR;
 };
 
-// A frozen layer and its updates, which cover all rows of x in order.
+// A frozen layer and its updates, which cover all rows of x in order; forward: or none.
 struct Linear {
   std::int64_t N;  // out features
   Panels weight;   // packed for the direction; null where dx is not wanted
@@ -78,7 +78,6 @@ void pack(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction dir
 bool panels_hold(const Matrix& weight_NK, std::int64_t N, std::int64_t K, Direction direction,
                  const Panels& panels);
 
-// The same bits for any number of threads.
 // The same bits for any number of threads, and for an update whatever stands beside it.
 void forward(const Pass& pass, int threads);
 void backward(const Pass& pass, int threads);

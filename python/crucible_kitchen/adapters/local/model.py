@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from crucible_kitchen import ops
-from crucible_kitchen.adapters.local import attention, decoder, rotary, sharding, trained_head
+from crucible_kitchen.adapters.local import (
+    attention,
+    decoder,
+    linears,
+    rotary,
+    sharding,
+    trained_head,
+)
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.packed import Packed, groups
 from crucible_kitchen.errors import ConfigError, PortError
@@ -232,6 +239,7 @@ class CausalModel:
         tokens = [torch.tensor([sequence], device=self.device) for sequence in sequences]
         wanted = torch.cat([self.model(input_ids=t, use_cache=False).logits[0] for t in tokens])
         self.model.set_attn_implementation(attention.NAME)
+        linears.fuse(self.model)
         fuse(self.model)
         rotary.fuse(self.model)
         decoder.fuse(self.model)
