@@ -40,20 +40,21 @@ inline __attribute__((always_inline)) void add_products(const PairRows& a, const
                                                         Vector (&sums)[sizeof...(kRow)][kAcross],
                                                         std::integer_sequence<int, kRow...>) {
   static_assert(kLie == Rows::kApart, "a pair lies in one row");
-  const BFloat16* const rows[] = {(a.data + kRow * a.stride)...};
+  TileRows<sizeof...(kRow), kLie, BFloat16> rows(a.data, a.stride, 2);
   const BFloat16* panel = b.data;
   for (std::int64_t k = 0; k < depth; k += 2, panel += b.step) {
     __builtin_prefetch(panel + kAhead * b.step);
     if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + 2 * kWidth);
     const __m512bh left = pairs_at(panel);
     if constexpr (kAcross == 1) {
-      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows[kRow] + k), left)), ...);
+      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows.at(kRow)), left)), ...);
     } else {
       const __m512bh right = pairs_at(panel + 2 * kWidth);
-      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows[kRow] + k), left),
-        sums[kRow][1] = _mm512_dpbf16_ps(sums[kRow][1], one_pair(rows[kRow] + k), right)),
+      ((sums[kRow][0] = _mm512_dpbf16_ps(sums[kRow][0], one_pair(rows.at(kRow)), left),
+        sums[kRow][1] = _mm512_dpbf16_ps(sums[kRow][1], one_pair(rows.at(kRow)), right)),
        ...);
     }
+    rows.go_on();
   }
 }
 

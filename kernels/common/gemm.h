@@ -26,6 +26,8 @@
 #include <memory>
 #include <utility>
 
+#include "tile_rows.h"
+
 namespace crucible::gemm {
 
 #if defined(__AVX512F__)
@@ -72,11 +74,6 @@ struct Slices {
   std::int64_t size;
 };
 
-// How the rows of A that one tile reads lie: row i of column k is at
-//   kApart     data[i * stride + k]      rows of a matrix
-//   kTogether  data[i + k * stride]      columns of a matrix: its transpose
-enum class Rows { kApart, kTogether };
-
 struct A {
   const float* data;
   std::int64_t stride;
@@ -120,19 +117,7 @@ template <int kAcross, Rows kLie, int... kRow>
 inline __attribute__((always_inline)) void add_products(const A& a, const B& b, std::int64_t depth,
                                                         Vector (&sums)[sizeof...(kRow)][kAcross],
                                                         std::integer_sequence<int, kRow...>) {
-  // An instruction adds no, one or two strides to an address, so every third row has a pointer.
-  constexpr int kCount = sizeof...(kRow), kShare = kLie == Rows::kApart ? 3 : kCount;
-  const std::int64_t along = kLie == Rows::kApart ? 1 : a.stride;
-  const std::int64_t across = kLie == Rows::kApart ? a.stride : 1;
-  const float* rows[(kCount + kShare - 1) / kShare];
-  for (int i = 0; i < kCount; i += kShare) {
-    rows[i / kShare] = a.data + i * across;
-    // Else GCC computes all of them from one, by more offsets than there are registers.
-    asm("" : "+r"(rows[i / kShare]));
-  }
-  const auto element = [&](int row) __attribute__((always_inline)) {
-    return rows[row / kShare][row % kShare * across];
-  };
+  TileRows<sizeof...(kRow), kLie, float> rows(a.data, a.stride, 1);
   const float* panel = b.data;
   for (std::int64_t k = 0; k < depth; ++k, panel += b.step) {
     // What a tile waits for are panels that come from the second-level cache.
@@ -140,12 +125,12 @@ inline __attribute__((always_inline)) void add_products(const A& a, const B& b, 
     if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + kWidth);
     const Vector left = load(panel);
     if constexpr (kAcross == 1) {
-      ((sums[kRow][0] += element(kRow) * left), ...);
+      ((sums[kRow][0] += *rows.at(kRow) * left), ...);
     } else {
       const Vector right = load(panel + kWidth);
-      ((sums[kRow][0] += element(kRow) * left, sums[kRow][1] += element(kRow) * right), ...);
+      ((sums[kRow][0] += *rows.at(kRow) * left, sums[kRow][1] += *rows.at(kRow) * right), ...);
     }
-    for (const float*& row : rows) row += along;
+    rows.go_on();
   }
 }
 

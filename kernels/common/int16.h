@@ -246,24 +246,22 @@ inline __attribute__((always_inline)) void add_products(const Int16Rows& a, cons
                                                         std::int64_t depth,
                                                         Vector (&sums)[sizeof...(kRow)][kAcross],
                                                         std::integer_sequence<int, kRow...>) {
-  constexpr bool kApart = kLie == Rows::kApart;
-  const std::int64_t a_step = kApart ? 2 : a.stride;
-  const std::int16_t* const rows[] = {(a.data + kRow * (kApart ? a.stride : 2))...};
+  TileRows<sizeof...(kRow), kLie, std::int16_t> rows(a.data, a.stride, 2);
   const std::int16_t* panel = b.data;
-  std::int64_t at = 0;
   Integers whole[sizeof...(kRow)][kAcross] = {};
-  for (std::int64_t k = 0; k < depth; k += 2, at += a_step, panel += b.step) {
+  for (std::int64_t k = 0; k < depth; k += 2, panel += b.step) {
     __builtin_prefetch(panel + kAhead * b.step);
     if constexpr (kAcross > 1) __builtin_prefetch(panel + kAhead * b.step + 2 * kWidth);
     const Integers left = integers_at(panel);
     if constexpr (kAcross == 1) {
-      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows[kRow] + at), left)), ...);
+      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows.at(kRow)), left)), ...);
     } else {
       const Integers right = integers_at(panel + 2 * kWidth);
-      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows[kRow] + at), left),
-        whole[kRow][1] = add_pairs(whole[kRow][1], one_pair(rows[kRow] + at), right)),
+      ((whole[kRow][0] = add_pairs(whole[kRow][0], one_pair(rows.at(kRow)), left),
+        whole[kRow][1] = add_pairs(whole[kRow][1], one_pair(rows.at(kRow)), right)),
        ...);
     }
+    rows.go_on();
   }
   const Vector left = load(b.scales);
   ((sums[kRow][0] = scaled(whole[kRow][0], left, a.scales + kRow * a.scale_stride)), ...);
