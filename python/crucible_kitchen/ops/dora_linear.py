@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen.ops._library import refuse_transforms
-from crucible_kitchen.ops.lora_linear import check_lora_linear, lora_linear
+from crucible_kitchen.ops._lora_linear_checks import check_lora_linear
+from crucible_kitchen.ops.lora_linear import lora_linear
 
 _NAME = "dora_linear"
 # Of W + s B A at a time: together they stay in a cache, alone they would be many small products.

@@ -11,14 +11,10 @@ from torch import Tensor
 from crucible_kitchen.kernels.lora_linear.variant import NO_DROP, Drop
 from crucible_kitchen.kernels.lora_linear_many.variant import Forward, Gradients, Updates, Wanted
 from crucible_kitchen.ops._library import lowered, refuse_transforms, register
+from crucible_kitchen.ops._lora_linear_checks import check_dropout, check_lora_linear
 from crucible_kitchen.ops._table import Kernel, Op
 from crucible_kitchen.ops._triton import triton_kernels
-from crucible_kitchen.ops.lora_linear import (
-    check_dropout,
-    check_lora_linear,
-    refuse_built,
-    refuse_cpu,
-)
+from crucible_kitchen.ops.lora_linear import refuse_built, refuse_cpu
 
 _NAME = "lora_linear_many"
 
