@@ -117,6 +117,69 @@ def test_a_model_is_no_further_from_float64_than_by_torchs_products(load, monkey
     assert sum(errors[True]) <= 1.05 * sum(errors[False])
 
 
+def test_log_probabilities_keep_their_digits(load, tiny_folder):
+    """Hidden states are rounded to bfloat16, but logits of them are not."""
+    model = load()
+    model.head.weight.data *= 8.0  # a standard deviation of 8, where text has 6
+    tokenizer, prompt = load_tokenizer(tiny_folder, port="completer"), [5, 6, 7, 8]
+    seen = []
+    model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, -1]))
+    params = SamplingParams(max_tokens=1, temperature=1.0, stop=(), seed=1)
+
+    def exact(hidden):
+        return (model.head.weight.double() @ hidden.double()).log_softmax(-1)
+
+    for sample in sampler.sample(model, tokenizer, prompt, 16, params):
+        want = float(exact(seen[0])[sample.tokens[0]])
+        assert sample.logprobs[0] == pytest.approx(want, abs=5e-3)  # bfloat16's would be 3e-2
+    with torch.no_grad():
+        want = exact(model.hidden(Packed.of([prompt], torch.device("cpu")))[-1])
+    for token, logprob in sampler.topk_logprobs(model, [*prompt, 9], 320)[-1]:
+        assert logprob == pytest.approx(float(want[token]), abs=1e-4)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_trained_head_keeps_its_digits(load, tiny_folder, rslora):
+    """Log-probabilities and gradients in training, and what is drawn, with dropout off."""
+    model = load()
+    config = nn.LoraConfig(rank=4, targets="head", dropout=0.5, use_rslora=rslora)
+    nn.apply_lora(model.model, config)
+    linears.fuse(model.model)
+    head = model.head.eval()
+    head.weight.data *= 8.0
+    head.lora_b.data.normal_(generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(40, 96, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(320, (40,), generator=generator)
+    wanted = [hidden, head.lora_a, head.lora_b]
+    got = model.logprobs_of(hidden, targets)
+    slopes = torch.autograd.grad(got.sum(), wanted)
+    exact = [t.detach().double().requires_grad_() for t in wanted]
+    x, a, b = exact
+    logits = x @ head.weight.double().T + head.scale * (x @ a.T) @ b.T
+    want = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert float((got.double() - want).abs().max().detach()) <= 1e-2  # bfloat16's would be 1e-1
+    for slope, other in zip(slopes, torch.autograd.grad(want.sum(), exact), strict=True):
+        assert float((slope.double() - other).norm() / other.norm()) <= 5e-3
+    seen = []
+    head.register_forward_hook(lambda _, args, made: seen.append(made.dtype))
+    params = SamplingParams(max_tokens=1, temperature=0.0, stop=())
+    sampler.sample(model, load_tokenizer(tiny_folder, port="completer"), [5, 6], 1, params)
+    assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("config", [{"dora": True}, {"dropout": 0.5}], ids=str)
+def test_a_head_with_another_update_computes_as_ever(load, config):
+    model = load()
+    nn.apply_lora(model.model, nn.LoraConfig(rank=4, targets="head", **config))
+    nn.set_dropout_step(model.model, 3)
+    head = model.head.train()
+    hidden = torch.randn(5, 96).bfloat16()
+    want = head(hidden)
+    linears.fuse(model.model)
+    assert torch.equal(head(hidden), want)
+
+
 def test_gradients_go_through_linears_that_nobody_trains(load, monkeypatch, products):
     batch, made = packed(), {}
     rows = torch.arange(len(batch.tokens))

@@ -11,6 +11,7 @@ from transformers import (
     GraniteForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
 )
 
 from crucible_kitchen import ops
@@ -19,6 +20,7 @@ from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.model import CausalModel
 from crucible_kitchen.adapters.local.packed import Packed
 from crucible_kitchen.errors import KernelError, PortError
+from crucible_kitchen.ops import _frozen_linear
 
 LENGTHS = (5, 1, 9, 3)
 
@@ -155,12 +157,32 @@ def test_device_and_dtype_by_name():
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(PortError, match="got 'gpu9'"):
         resolve_device("gpu9")
-    assert resolve_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    chosen = resolve_dtype("auto", torch.device("cpu"))
-    assert chosen is (torch.bfloat16 if native else torch.float32)
+    cpu = torch.device("cpu")
+    assert resolve_dtype("bfloat16", cpu, "nowhere") is torch.bfloat16
+    assert resolve_dtype("float32", cpu, "nowhere") is torch.float32
     with pytest.raises(PortError, match="float16"):
-        resolve_dtype("float16", torch.device("cpu"))
+        resolve_dtype("float16", cpu, "nowhere")
+
+
+@pytest.mark.parametrize("pays", [False, True])
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_is_the_dtype_that_is_faster(tiny_folder, tmp_path, monkeypatch, native, pays):
+    """Experts are weights that our kernels do not multiply by."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(_frozen_linear, "PAYS", pays)
+    MixtralConfig(**SIZES, num_local_experts=4).save_pretrained(tmp_path)
+    dtypes = {True: torch.bfloat16, False: torch.float32}
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu, tiny_folder) is dtypes[native or pays]
+    assert resolve_dtype("auto", cpu, tmp_path) is dtypes[native]
+    assert CausalModel.load(tiny_folder, device="cpu").dtype in str(dtypes[native or pays])
+
+
+def test_auto_needs_a_configuration_that_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(_frozen_linear, "PAYS", True)
+    with pytest.raises(PortError, match="could not load model"):
+        CausalModel.load(tmp_path, device="cpu")
 
 
 def test_rope_is_ours_where_there_is_no_cache(tiny_folder, monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from crucible_kitchen import nn
-from crucible_kitchen.adapters.local import TrainingClient
+from crucible_kitchen.adapters.local import TrainingClient, device
 from crucible_kitchen.errors import ConfigError, DataError, PortError
+from crucible_kitchen.ops import _frozen_linear
 
 
 def weights_of(client, session):
@@ -39,6 +40,15 @@ def test_bfloat16_learns_too(start, local_client, datums):
     for _ in range(20):
         step(local_client, session, datums)
     assert local_client.forward(session, datums).result().loss < 0.6 * first
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_session_says_what_auto_has_come_to(start, local_client, monkeypatch, dtype):
+    """What is kept of its numbers, as a reference's answers are, holds for that dtype alone."""
+    monkeypatch.setattr(device, "_computes_bfloat16", lambda _: dtype == "bfloat16")
+    monkeypatch.setattr(_frozen_linear, "PAYS", False)
+    session = start(dtype="auto")
+    assert session.config.dtype == dtype == local_client.trainer(session).model.dtype
 
 
 def test_only_the_update_is_trained(start, local_client, datums):

@@ -62,7 +62,7 @@ def test_results_and_gradients_are_as_good_as_their_rounding(size, straight, out
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_kernel_without_updates_in_float32(size, straight):
     x, weight = layer(size, straight, torch.float32)
-    got = _frozen_linear._run(x, weight, None, straight)
+    got = _frozen_linear._run(x, weight, None, straight, False)
     assert error(got, product(x, weight, straight)) <= CLOSE
 
 
@@ -78,6 +78,21 @@ def test_a_row_has_the_same_bits_beside_any_others_and_on_any_number_of_threads(
         torch.set_num_threads(threads)
     alone = torch.cat([frozen_linear(row[None], weight, straight=straight) for row in x])
     assert torch.equal(alone, want)
+
+
+@BOTH
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_sums_that_nobody_rounds(size, straight):
+    x, weight = layer(size, straight)
+    x.requires_grad_()
+    y = frozen_linear(x, weight, straight=straight, wide=True)
+    assert y.dtype == torch.float32
+    assert error(y, product(x.detach(), weight, straight)) <= 4e-4  # integers', floats' less
+    narrow = frozen_linear(x, weight, straight=straight)
+    assert torch.equal(y.bfloat16(), narrow)
+    dy = drawn(*y.shape)
+    slopes = [torch.autograd.grad(o, x, dy.to(o.dtype))[0] for o in (y, narrow)]
+    assert torch.equal(*slopes)
 
 
 @BOTH
@@ -102,7 +117,7 @@ def test_it_is_a_node_of_torch_that_can_be_differentiated_again():
 
 def test_torchs_own_checks_of_an_op():
     x, weight = layer((6, 20, 30), False)
-    args = (x.requires_grad_(), weight, drawn(20), False)
+    args = (x.requires_grad_(), weight, drawn(20), False, False)
     made = torch.library.opcheck(torch.ops.crucible_kitchen.frozen_linear.default, args)
     assert set(made.values()) == {"SUCCESS"}
 

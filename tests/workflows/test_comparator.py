@@ -99,7 +99,7 @@ def test_a_tiny_model_learns_to_say_which_is_better(run, tmp_path) -> None:
     assert losses[-1] < 0.7 < losses[0]
     assert values(result, "eval_accuracy")[0] < values(result, "eval_accuracy")[-1] == 1.0
     assert values(result, "eval_agreement") == [0.0, 1.0]
-    comparator = Comparator(result.run_dir)
+    comparator = Comparator(result.run_dir, dtype="float32")
     better = comparator.compare("Q 20?", "one 20", "no! 20")
     assert better > 0.5
     assert comparator.compare("Q 20?", "no! 20", "one 20") == pytest.approx(1 - better, abs=1e-6)

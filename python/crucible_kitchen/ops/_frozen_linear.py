@@ -38,7 +38,12 @@ def takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def frozen_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, straight: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    straight: bool = False,
+    wide: bool = False,
 ) -> Tensor:
     """y = x W^T (+ bias), differentiable in x, for what `takes` says yes to.
 
@@ -47,18 +52,19 @@ def frozen_linear(
         weight: W [N, K], bfloat16. It is kept packed as `ops.lora_linear` keeps it.
         bias: [N], bfloat16 or float32.
         straight: y = x W, with W [K, N].
+        wide: y as it was summed, in float32.
 
     Returns:
-        y, [..., N], bfloat16, rounded once.
+        y, [..., N], bfloat16, rounded once; or float32.
     """
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     run = _run if direct(x, weight, bias) else _frozen_linear
-    y: Tensor = run(rows, weight, bias, straight)
+    y: Tensor = run(rows, weight, bias, straight, wide)
     return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
 
 
-def _run(x: Tensor, weight: Tensor, bias: Tensor | None, straight: bool) -> Tensor:
-    y = _fake(x, weight, bias, straight)
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, straight: bool, wide: bool) -> Tensor:
+    y = _fake(x, weight, bias, straight, wide)
     _C.lora_linear_forward(
         rows_together(x),
         (panels_of(weight, backward=straight),),
@@ -77,22 +83,24 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, straight: bool) -> Tens
     return y
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, straight: bool) -> Tensor:
-    return x.new_empty(len(x), weight.shape[1 if straight else 0])
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, straight: bool, wide: bool) -> Tensor:
+    dtype = torch.float32 if wide else x.dtype
+    return x.new_empty(len(x), weight.shape[1 if straight else 0], dtype=dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, weight, _, ctx.straight = inputs
+    _, weight, _, ctx.straight, _ = inputs
     ctx.save_for_backward(weight)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     (weight,) = ctx.saved_tensors
-    return _frozen_linear(dy, weight, None, not ctx.straight), None, None, None
+    dx = _frozen_linear(dy.to(weight.dtype), weight, None, not ctx.straight, False)
+    return dx, None, None, None, None
 
 
 _frozen_linear = register(
-    "frozen_linear(Tensor x, Tensor weight, Tensor? bias, bool straight) -> Tensor",
+    "frozen_linear(Tensor x, Tensor weight, Tensor? bias, bool straight, bool wide) -> Tensor y",
     _run,
     _fake,
     setup_context=_setup_context,

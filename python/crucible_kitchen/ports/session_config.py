@@ -22,7 +22,7 @@ class SessionConfig(BaseModel):
             ``head`` (that over the vocabulary), and names of linear layers.
         use_rslora: rank-stabilised scale.
         dora: train the magnitude of each output beside its direction (weight-decomposed LoRA).
-        dtype: of the frozen weights; ``auto`` takes what the device is good at.
+        dtype: of the frozen weights; ``auto`` takes what is faster on the device.
         seed: of the update's initial values and of dropout.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
         fsdp: keep a part of the frozen weights in each of the processes that train together, and

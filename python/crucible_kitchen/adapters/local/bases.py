@@ -6,6 +6,8 @@ import threading
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import torch
+
 from crucible_kitchen.adapters.local.device import resolve_device, resolve_dtype
 from crucible_kitchen.adapters.local.model import CausalModel
 
@@ -30,7 +32,7 @@ class Bases:
         Raises:
             PortError: see `CausalModel.load`.
         """
-        key = (folder, resolve_dtype(dtype, resolve_device(self.device)), *_stamps(folder))
+        key = (folder, self._dtype(folder, dtype), *_stamps(folder))
         with self._lock:
             base = self._read.get(key)
             if base is None:
@@ -44,8 +46,11 @@ class Bases:
         Raises:
             PortError: see `CausalModel.load`.
         """
-        wanted = resolve_dtype(dtype, resolve_device(self.device))
-        return CausalModel.load(folder, dtype=str(wanted).removeprefix("torch."), device="cpu")
+        wanted = str(self._dtype(folder, dtype)).removeprefix("torch.")
+        return CausalModel.load(folder, dtype=wanted, device="cpu")
+
+    def _dtype(self, folder: str, dtype: str) -> torch.dtype:
+        return resolve_dtype(dtype, resolve_device(self.device), folder)
 
 
 def _stamps(folder: str) -> tuple[tuple[str, int, int], ...]:

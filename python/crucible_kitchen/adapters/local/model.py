@@ -68,7 +68,7 @@ class CausalModel:
         """Read a folder of config, tokenizer and safetensors.
 
         Args:
-            dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes in it.
+            dtype: ``float32``, ``bfloat16``, or ``auto``, see `resolve_dtype`.
             device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto``: cuda if there is one.
 
         Raises:
@@ -80,7 +80,7 @@ class CausalModel:
             with quiet():
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     os.fspath(folder),
-                    dtype=resolve_dtype(dtype, where),
+                    dtype=resolve_dtype(dtype, where, folder),
                     attn_implementation="eager",
                     local_files_only=True,
                 )
@@ -129,6 +129,11 @@ class CausalModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights, ``float32`` or ``bfloat16``."""
+        return str(self.head.weight.dtype).removeprefix("torch.")
 
     @property
     def vocabulary(self) -> int:
@@ -219,6 +224,7 @@ class CausalModel:
         """
         try:
             load_lora(self.model, path)
+            linears.fuse(self.model)
         except ConfigError as error:
             raise PortError(f"local model: {os.fspath(path)} does not fit: {error}") from error
 

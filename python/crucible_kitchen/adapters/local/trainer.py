@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crucible_kitchen import nn
+from crucible_kitchen.adapters.local import linears
 from crucible_kitchen.adapters.local.batch import Example, counts, together
 from crucible_kitchen.adapters.local.group import Group
 from crucible_kitchen.adapters.local.model import CausalModel
@@ -63,6 +64,7 @@ class Trainer:
                 seed=config.seed,
             ),
         )
+        linears.fuse(model.model)
         if config.head == "scalar":
             nn.add_scalar_head(model.model, model.head.in_features, seed=config.seed)
         if config.gradient_checkpointing:

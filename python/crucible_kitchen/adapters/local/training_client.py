@@ -132,7 +132,9 @@ class TrainingClient(ports.TrainingClient):
 
         trainer = self.worker.submit(start).result()
         session_id = f"local-{next(self._ids)}"
-        session = LocalSession(session_id, config, tokenizer, trainer.model.vocabulary)
+        # What `auto` has come to: numbers that are kept of a session hold for that dtype only.
+        started = config.model_copy(update={"dtype": trainer.model.dtype})
+        session = LocalSession(session_id, started, tokenizer, trainer.model.vocabulary)
         self._open.add(session, (session, trainer))
         return session
 
