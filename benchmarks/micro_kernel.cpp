@@ -205,7 +205,7 @@ bool agrees(const std::vector<float>& a, const std::vector<float>& b, const std:
 // Samples in turn, of the instruction and of a product of each shape; medians.
 template <typename Form>
 void measure(int threads, int samples) {
-  constexpr std::int64_t kSteps = 4000;
+  constexpr std::int64_t kSteps = 20000;  // as long as a product, or threads would not meet
   const std::vector<std::function<void()>> alone(static_cast<std::size_t>(threads),
                                                  [] { Form::alone(kSteps); });
   const double of_alone = Form::kOperations * kSums * kSteps;
