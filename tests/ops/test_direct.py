@@ -249,6 +249,14 @@ def test_the_next_call_sees_a_weight_that_changed() -> None:
         torch.testing.assert_close(ops.lora_linear(x, weight, a, b, 2.0), want)
 
 
+def test_a_weight_that_is_no_longer_frozen_is_refused() -> None:
+    x, weight, a, b = (tensor.clone() for tensor in LORA)
+    ops.lora_linear(x, weight, a, b, 2.0)
+    weight.requires_grad_()
+    with torch.no_grad(), pytest.raises(ValueError, match="weight must be frozen"):
+        ops.lora_linear(x, weight, a, b, 2.0)
+
+
 def test_what_only_gradients_need_is_not_kept() -> None:
     x, gain, y = drawn(M, K), drawn(K), torch.zeros(M, K)
     with pytest.raises(ValueError, match="rms_norm: rstd must be given for gradients"):

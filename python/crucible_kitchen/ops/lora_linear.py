@@ -61,7 +61,7 @@ def lora_linear(
 
     Source: Hu et al. 2021, eq. 3, https://arxiv.org/abs/2106.09685
     """
-    if direct(x, weight, lora_a, lora_b, bias) and not dropout:
+    if direct(x, weight, lora_a, lora_b, bias) and not weight.requires_grad and not dropout:
         alone = output_alone(x, weight, lora_a, lora_b, scale, bias)
         if alone is not None:
             return alone
